@@ -1,0 +1,120 @@
+//! OTLP exporters, by the standard's settings.
+
+use std::collections::HashMap;
+
+use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
+use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
+use opentelemetry_otlp::{
+    Compression, MetricExporter, Protocol, SpanExporter, WithExportConfig, WithHttpConfig,
+    WithTonicConfig,
+};
+use opentelemetry_sdk::metrics::Temporality;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use secrecy::ExposeSecret as _;
+
+use super::Error;
+use crate::settings::{self, Otlp};
+
+/// The exporter of metrics. Inside a tokio runtime.
+///
+/// # Errors
+///
+/// When the settings do not fit together.
+pub fn metrics(otlp: &Otlp, temporality: settings::Temporality) -> Result<MetricExporter, Error> {
+    let builder = MetricExporter::builder().with_temporality(match temporality {
+        settings::Temporality::Cumulative => Temporality::Cumulative,
+        settings::Temporality::Delta => Temporality::Delta,
+        settings::Temporality::LowMemory => Temporality::LowMemory,
+    });
+    let built = match otlp.protocol {
+        settings::Protocol::HttpProtobuf => http(builder.with_http(), otlp)?.build(),
+        settings::Protocol::Grpc => grpc(builder.with_tonic(), otlp).build(),
+    };
+    built.map_err(|error| Error::Otlp(error.to_string()))
+}
+
+/// The exporter of the agent's own spans. Inside a tokio runtime.
+///
+/// # Errors
+///
+/// When the settings do not fit together.
+pub fn traces(otlp: &Otlp) -> Result<SpanExporter, Error> {
+    let builder = SpanExporter::builder();
+    let built = match otlp.protocol {
+        settings::Protocol::HttpProtobuf => http(builder.with_http(), otlp)?.build(),
+        settings::Protocol::Grpc => grpc(builder.with_tonic(), otlp).build(),
+    };
+    built.map_err(|error| Error::Otlp(error.to_string()))
+}
+
+fn http<B: WithExportConfig + WithHttpConfig>(builder: B, otlp: &Otlp) -> Result<B, Error> {
+    let headers: HashMap<_, _> = otlp
+        .headers
+        .iter()
+        .map(|(name, value)| (name.clone(), value.expose_secret().to_owned()))
+        .collect();
+    let builder = builder
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(otlp.endpoint.as_str())
+        .with_timeout(otlp.timeout)
+        .with_http_client(http_client(otlp)?)
+        .with_headers(headers);
+    Ok(match otlp.compression {
+        settings::Compression::Gzip => builder.with_compression(Compression::Gzip),
+        settings::Compression::None => builder,
+    })
+}
+
+fn http_client(otlp: &Otlp) -> Result<reqwest::Client, Error> {
+    let unusable =
+        |setting: &str, error: reqwest::Error| Error::Otlp(format!("{setting}: {error}"));
+    let mut client = reqwest::Client::builder()
+        .timeout(otlp.timeout)
+        .redirect(reqwest::redirect::Policy::none());
+    if let Some(pem) = &otlp.certificate {
+        let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
+            .map_err(|error| unusable("OTEL_EXPORTER_OTLP_CERTIFICATE", error))?;
+        client = client.tls_certs_only(certificates);
+    }
+    if let Some((certificate, key)) = &otlp.client_identity {
+        let pem = format!("{certificate}\n{}", key.expose_secret());
+        let identity = reqwest::Identity::from_pem(pem.as_bytes())
+            .map_err(|error| unusable("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", error))?;
+        client = client.identity(identity);
+    }
+    client
+        .build()
+        .map_err(|error| unusable("OTEL_EXPORTER_OTLP_CERTIFICATE", error))
+}
+
+fn grpc<B: WithExportConfig + WithTonicConfig>(builder: B, otlp: &Otlp) -> B {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &otlp.headers {
+        // The settings have checked both.
+        if let (Ok(name), Ok(mut value)) = (
+            HeaderName::from_bytes(name.as_bytes()),
+            HeaderValue::from_str(value.expose_secret()),
+        ) {
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+    }
+    let mut builder = builder
+        .with_endpoint(otlp.endpoint.as_str())
+        .with_timeout(otlp.timeout)
+        .with_metadata(MetadataMap::from_headers(headers));
+    if otlp.endpoint.scheme() == "https" {
+        let mut tls = match &otlp.certificate {
+            Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+            None => ClientTlsConfig::new().with_enabled_roots(),
+        };
+        if let Some((certificate, key)) = &otlp.client_identity {
+            tls = tls.identity(Identity::from_pem(certificate, key.expose_secret()));
+        }
+        builder = builder.with_tls_config(tls);
+    }
+    match otlp.compression {
+        settings::Compression::Gzip => builder.with_compression(Compression::Gzip),
+        settings::Compression::None => builder,
+    }
+}

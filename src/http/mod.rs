@@ -1,0 +1,89 @@
+//! The agent's own endpoints: `/metrics`, `/healthz`, `/readyz`, and a page of links.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use tower_http::compression::CompressionLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use crate::export::prometheus::{self, Page};
+
+const INDEX: &str = "<!doctype html><title>prefect-otel-agent</title><h1>prefect-otel-agent</h1>\
+<ul><li><a href=\"/metrics\">/metrics</a><li><a href=\"/healthz\">/healthz</a>\
+<li><a href=\"/readyz\">/readyz</a></ul>\n";
+
+/// Whether the agent is ready: the last cycle that could read Prefect is not long ago.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    started: Instant,
+    /// Milliseconds from `started` to the last good cycle; negative before the first.
+    good_at: Arc<AtomicI64>,
+    stale_after: Duration,
+}
+
+impl Readiness {
+    /// Not ready yet; a good cycle makes it ready for `stale_after`.
+    pub fn new(stale_after: Duration) -> Self {
+        Readiness {
+            started: Instant::now(),
+            good_at: Arc::new(AtomicI64::new(-1)),
+            stale_after,
+        }
+    }
+
+    /// A cycle could read Prefect.
+    pub fn good_cycle(&self) {
+        let now = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
+        self.good_at.store(now, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let Ok(good_at) = u64::try_from(self.good_at.load(Ordering::Relaxed)) else {
+            return Err("no cycle has read Prefect yet".to_owned());
+        };
+        let age = self
+            .started
+            .elapsed()
+            .saturating_sub(Duration::from_millis(good_at));
+        match age > self.stale_after {
+            true => Err(format!("Prefect was last read {} s ago", age.as_secs())),
+            false => Ok(()),
+        }
+    }
+}
+
+/// The routes. Without a page, `/metrics` is not there.
+pub fn router(page: Option<Page>, readiness: Readiness) -> Router {
+    let router = Router::new()
+        .route("/", get(Html(INDEX)))
+        .route("/healthz", get("ok\n"))
+        .route("/readyz", get(ready).with_state(readiness));
+    let router = match page {
+        Some(page) => router.route("/metrics", get(metrics).with_state(page)),
+        None => router,
+    };
+    router
+        .layer(CompressionLayer::new())
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::REQUEST_TIMEOUT,
+            Duration::from_secs(10),
+        ))
+}
+
+async fn metrics(State(page): State<Page>) -> Response {
+    ([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], page.text()).into_response()
+}
+
+async fn ready(State(readiness): State<Readiness>) -> Response {
+    match readiness.check() {
+        Ok(()) => "ready\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}

@@ -1,0 +1,27 @@
+//! A push-based metrics agent for Prefect 3.
+//!
+//! It samples the API of a Prefect server (or of a Prefect Cloud workspace) and turns what it
+//! sees into OpenTelemetry metrics: pushed by OTLP, and served on `/metrics` for Prometheus.
+//! Data flows one way, through these rooms:
+//!
+//! - [`settings`]: every setting, its default and its check;
+//! - [`prefect`]: the API as a typed client;
+//! - [`sampler`]: what to ask in a cycle, and how to ask it cheaply;
+//! - [`snapshot`]: the workspace as last seen, plain data;
+//! - [`metrics`]: the catalogue, every family declared once;
+//! - [`export`]: OpenTelemetry's meter provider, OTLP, the Prometheus bridge;
+//! - [`http`]: `/metrics`, `/healthz`, `/readyz`;
+//! - [`agent`]: the loop that ties them; [`telemetry`]: its own logs and traces;
+//!   [`shutdown`]: its end; [`cli`]: its arguments.
+
+pub mod agent;
+pub mod cli;
+pub mod export;
+pub mod http;
+pub mod metrics;
+pub mod prefect;
+pub mod sampler;
+pub mod settings;
+pub mod shutdown;
+pub mod snapshot;
+pub mod telemetry;

@@ -1,0 +1,57 @@
+//! The door: arguments in, exit code out.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use prefect_otel_agent::agent::Agent;
+use prefect_otel_agent::settings::Settings;
+use prefect_otel_agent::shutdown::Shutdown;
+use prefect_otel_agent::{cli, telemetry};
+
+/// The process could not start or go on.
+const FAILURE: u8 = 1;
+/// The settings cannot be used.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let settings = match Settings::load(&cli::sources()) {
+        Ok(settings) => settings,
+        Err(error) => return fail(USAGE, &error),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(run(settings)),
+        Err(error) => fail(FAILURE, &error),
+    }
+}
+
+async fn run(settings: Settings) -> ExitCode {
+    let telemetry = match telemetry::start(&settings) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return fail(USAGE, &error),
+    };
+    let (shutdown, (agent, listener)) = match (Shutdown::on_signals(), Agent::new(&settings).await)
+    {
+        (Ok(shutdown), Ok(agent)) => (shutdown, agent),
+        (Err(error), _) => return fail(FAILURE, &error),
+        (_, Err(error)) => return fail(FAILURE, &error),
+    };
+    tracing::info!(
+        version = cli::VERSION,
+        prefect_api_url = %settings.prefect.api_url,
+        listening_on = %agent.address(),
+        exporters = ?settings.otel.metrics,
+        "started"
+    );
+    agent.run(listener, shutdown).await;
+    telemetry.shutdown(Duration::from_secs(1)).await;
+    ExitCode::SUCCESS
+}
+
+fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("{}: {error}", env!("CARGO_PKG_NAME"));
+    ExitCode::from(code)
+}

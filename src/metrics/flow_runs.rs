@@ -1,0 +1,187 @@
+//! Families of flow runs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+
+use super::compatible::{
+    self, DEPLOYMENT_NAME, FLOW_NAME, FLOW_RUN_NAME, STATE_NAME, WORK_QUEUE_NAME, family,
+};
+use super::{Family, Points, View};
+use crate::snapshot::{FlowRun, Section, StateType};
+
+const FINISHED: &[Section] = &[Section::FinishedRuns, Section::Deployments, Section::Flows];
+const UNFINISHED: &[Section] = &[
+    Section::ActiveRuns,
+    Section::ScheduledRuns,
+    Section::Deployments,
+    Section::Flows,
+];
+const ALL: &[Section] = &[
+    Section::ActiveRuns,
+    Section::ScheduledRuns,
+    Section::FinishedRuns,
+    Section::Deployments,
+    Section::Flows,
+];
+const FAILED: &[Section] = &[Section::FailedRuns, Section::Deployments, Section::Flows];
+const FAILED_LABELS: &[&str] = &[DEPLOYMENT_NAME, FLOW_NAME, "last_failed_run_id", STATE_NAME];
+const FAILED_HELP: &str = "1 for each of the newest FAILED_RUNS_LIMIT failed or crashed runs of each deployment, flow and state name that started within FAILED_RUNS_OFFSET_MINUTES.";
+
+pub(super) const FAMILIES: &[Family] = &[
+    family(
+        "prefect.flow_runs.total",
+        "Number of flow runs that ended within OFFSET_MINUTES.",
+        &[],
+        &[Section::FinishedRuns],
+        |view, points| points.set([], ended_in_window(view).count() as f64),
+    ),
+    family(
+        "prefect.flow_runs.total_run_time",
+        "Run time, in seconds, of the flow run of each deployment and flow that ended last within OFFSET_MINUTES.",
+        &[DEPLOYMENT_NAME, FLOW_NAME],
+        FINISHED,
+        total_run_time,
+    ),
+    family(
+        "prefect.flow_runs.ongoing_run_time",
+        "Seconds since the start of each flow run that has not ended.",
+        &[
+            DEPLOYMENT_NAME,
+            FLOW_NAME,
+            STATE_NAME,
+            "flow_run.id",
+            FLOW_RUN_NAME,
+        ],
+        UNFINISHED,
+        ongoing_run_time,
+    ),
+    family(
+        "prefect.info.flow_runs",
+        "Number of flow runs, of any state, that started, or were to start, within OFFSET_MINUTES or later.",
+        &[
+            DEPLOYMENT_NAME,
+            FLOW_NAME,
+            STATE_NAME,
+            WORK_QUEUE_NAME,
+            FLOW_RUN_NAME,
+        ],
+        ALL,
+        info,
+    ),
+    family(
+        "prefect.deployment.failed_flow_runs",
+        FAILED_HELP,
+        FAILED_LABELS,
+        FAILED,
+        failed,
+    ),
+    family(
+        "prefect.deployment.last_failed_flow_run",
+        FAILED_HELP,
+        FAILED_LABELS,
+        FAILED,
+        failed,
+    ),
+];
+
+fn ended_in_window<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Arc<FlowRun>> {
+    let since = view.window_start();
+    view.snapshot
+        .finished
+        .iter()
+        .filter(move |run| run.end_time.is_some_and(|end| end >= since))
+}
+
+fn total_run_time(view: &View<'_>, points: &mut Points) {
+    // The one that ended last is set last.
+    let mut runs: Vec<_> = ended_in_window(view).collect();
+    runs.sort_unstable_by_key(|run| (run.end_time, Arc::clone(&run.id)));
+    for run in runs {
+        let (deployment, flow) = compatible::names(view.snapshot, run);
+        points.set([deployment, flow], run.total_run_time);
+    }
+}
+
+fn ongoing_run_time(view: &View<'_>, points: &mut Points) {
+    const TYPES: [StateType; 3] = [StateType::Running, StateType::Pending, StateType::Scheduled];
+    for run in &view.snapshot.unfinished {
+        let (Some(start), None) = (run.start_time, run.end_time) else {
+            continue;
+        };
+        if !run.state_type.is_some_and(|state| TYPES.contains(&state)) {
+            continue;
+        }
+        let (deployment, flow) = compatible::names(view.snapshot, run);
+        let seconds = view
+            .snapshot
+            .now
+            .duration_since(start)
+            .as_secs_f64()
+            .max(0.0);
+        let labels = [
+            deployment,
+            flow,
+            compatible::text(&run.state_name),
+            Arc::clone(&run.id),
+            compatible::text(&run.name),
+        ];
+        points.set(labels, seconds);
+    }
+}
+
+fn info(view: &View<'_>, points: &mut Points) {
+    let since = view.window_start();
+    for run in view
+        .snapshot
+        .unfinished
+        .iter()
+        .chain(&view.snapshot.finished)
+    {
+        if run.started_or_expected().is_none_or(|start| start < since) {
+            continue;
+        }
+        let (deployment, flow) = compatible::names(view.snapshot, run);
+        let labels = [
+            deployment,
+            flow,
+            compatible::text(&run.state_name),
+            compatible::text(&run.work_queue_name),
+            compatible::text(&run.name),
+        ];
+        points.add(labels, 1.0);
+    }
+}
+
+fn failed(view: &View<'_>, points: &mut Points) {
+    let mut groups: HashMap<_, Vec<&Arc<FlowRun>>> = HashMap::new();
+    for run in &view.snapshot.failed {
+        let key = (&run.deployment_id, &run.flow_id, run.state_name.value());
+        groups.entry(key).or_default().push(run);
+    }
+    for mut runs in groups.into_values() {
+        runs.sort_unstable_by_key(|run| std::cmp::Reverse((run.started_or_expected(), &run.id)));
+        for run in runs.into_iter().take(view.options.failed_runs_limit) {
+            let (deployment, flow) = compatible::names(view.snapshot, run);
+            let labels = [
+                deployment,
+                flow,
+                Arc::clone(&run.id),
+                compatible::text(&run.state_name),
+            ];
+            points.set(labels, 1.0);
+        }
+    }
+}
+
+impl View<'_> {
+    /// The start of the window of `OFFSET_MINUTES`.
+    fn window_start(&self) -> jiff::Timestamp {
+        let offset = SignedDuration::try_from(self.options.offset).unwrap_or(SignedDuration::MAX);
+        self.snapshot
+            .now
+            .checked_sub(offset)
+            .unwrap_or(jiff::Timestamp::MIN)
+    }
+}

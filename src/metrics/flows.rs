@@ -1,0 +1,26 @@
+//! Families of flows.
+
+use super::Family;
+use super::compatible::{self, FLOW_NAME, family};
+use crate::snapshot::Section;
+
+pub(super) const FAMILIES: &[Family] = &[
+    family(
+        "prefect.flows.total",
+        "Number of flows.",
+        &[],
+        &[Section::Flows],
+        |view, points| points.set([], view.snapshot.flows.len() as f64),
+    ),
+    family(
+        "prefect.info.flows",
+        "1 for each flow.",
+        &[FLOW_NAME],
+        &[Section::Flows],
+        |view, points| {
+            for flow in view.snapshot.flows.values() {
+                points.set([compatible::text(&flow.name)], 1.0);
+            }
+        },
+    ),
+];

@@ -1,0 +1,32 @@
+//! Families of work pools.
+
+use super::Family;
+use super::compatible::{self, IS_PAUSED, STATUS, TYPE, WORK_POOL_NAME, family};
+use crate::snapshot::Section;
+
+pub(super) const FAMILIES: &[Family] = &[
+    family(
+        "prefect.work_pools.total",
+        "Number of work pools.",
+        &[],
+        &[Section::WorkPools],
+        |view, points| points.set([], view.snapshot.work_pools.len() as f64),
+    ),
+    family(
+        "prefect.info.work_pools",
+        "0 for each work pool that is paused, else 1.",
+        &[IS_PAUSED, TYPE, STATUS, WORK_POOL_NAME],
+        &[Section::WorkPools],
+        |view, points| {
+            for pool in view.snapshot.work_pools.iter() {
+                let labels = [
+                    compatible::truth(&pool.is_paused),
+                    compatible::text(&pool.kind),
+                    compatible::text(&pool.status),
+                    compatible::text(&pool.name),
+                ];
+                points.set(labels, compatible::unless_paused(&pool.is_paused));
+            }
+        },
+    ),
+];

@@ -1,0 +1,102 @@
+//! Families of work queues.
+//!
+//! The server works a queue's health out for each queue on its own, one request each; its
+//! rule is applied here instead. Source: `read_work_queue_status` and
+//! `WorkQueueHealthPolicy` of Prefect's server, the same since 3.0.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+
+use super::compatible::{self, IS_PAUSED, STATUS, TYPE, WORK_POOL_NAME, WORK_QUEUE_NAME, family};
+use super::{Family, Points, View};
+use crate::snapshot::{Section, WorkQueue};
+
+/// More late runs than this make a queue unhealthy.
+const MAXIMUM_LATE_RUNS: u32 = 0;
+/// So does a last poll longer ago than this.
+const MAXIMUM_SECONDS_SINCE_LAST_POLLED: i64 = 60;
+
+const LABELS: &[&str] = &[
+    IS_PAUSED,
+    WORK_QUEUE_NAME,
+    "priority",
+    TYPE,
+    WORK_POOL_NAME,
+    STATUS,
+    "healthy",
+    "health_check_policy.maximum_late_runs",
+    "health_check_policy.maximum_seconds_since_last_polled",
+];
+
+pub(super) const FAMILIES: &[Family] = &[
+    family(
+        "prefect.work_queues.total",
+        "Number of work queues.",
+        &[],
+        &[Section::WorkQueues],
+        |view, points| points.set([], view.snapshot.work_queues.len() as f64),
+    ),
+    family(
+        "prefect.info.work_queues",
+        "0 for each work queue that is paused, else 1.",
+        LABELS,
+        &[Section::WorkQueues, Section::ScheduledRuns],
+        |view, points| {
+            let late_runs = late_runs(view);
+            for queue in view.snapshot.work_queues.iter() {
+                let late_runs = late_runs_of(queue, &late_runs);
+                let labels = labels(view, queue, late_runs);
+                points.set(labels, compatible::unless_paused(&queue.is_paused));
+            }
+        },
+    ),
+    family(
+        "prefect.work_queues.late_runs_count",
+        "Late runs in each work queue.",
+        LABELS,
+        &[Section::WorkQueues, Section::ScheduledRuns],
+        |view: &View<'_>, points: &mut Points| {
+            let late_runs = late_runs(view);
+            for queue in view.snapshot.work_queues.iter() {
+                let late_runs = late_runs_of(queue, &late_runs);
+                points.add(labels(view, queue, late_runs), f64::from(late_runs));
+            }
+        },
+    ),
+];
+
+/// Late runs by the id of their queue.
+fn late_runs(view: &View<'_>) -> HashMap<Arc<str>, u32> {
+    let mut count = HashMap::new();
+    for run in view.snapshot.unfinished.iter().filter(|run| run.is_late()) {
+        if let Some(queue) = &run.work_queue_id {
+            *count.entry(Arc::clone(queue)).or_default() += 1;
+        }
+    }
+    count
+}
+
+fn late_runs_of(queue: &WorkQueue, late_runs: &HashMap<Arc<str>, u32>) -> u32 {
+    late_runs.get(&queue.id).copied().unwrap_or_default()
+}
+
+fn labels(view: &View<'_>, queue: &WorkQueue, late_runs: u32) -> [Arc<str>; 9] {
+    let longest = SignedDuration::from_secs(MAXIMUM_SECONDS_SINCE_LAST_POLLED);
+    let polled = queue
+        .last_polled
+        .is_some_and(|polled| view.snapshot.now.duration_since(polled) <= longest);
+    [
+        compatible::truth(&queue.is_paused),
+        compatible::text(&queue.name),
+        compatible::number(&queue.priority),
+        // The API's queues have no type, and the Python exporter has the label all the same.
+        compatible::null(),
+        compatible::text(&queue.work_pool_name),
+        compatible::text(&queue.status),
+        compatible::boolean(late_runs <= MAXIMUM_LATE_RUNS && polled),
+        Arc::from(MAXIMUM_LATE_RUNS.to_string()),
+        Arc::from(MAXIMUM_SECONDS_SINCE_LAST_POLLED.to_string()),
+    ]
+}

@@ -1,0 +1,90 @@
+//! The agent's own logs (on stderr) and traces.
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::runtime::Tokio;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_sdk::trace::span_processor_with_async_runtime::BatchSpanProcessor;
+use tracing::Subscriber;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer, fmt};
+
+use crate::export::{Error, otlp, resource};
+use crate::settings::{Log, LogFormat, Settings};
+
+const OWN: &str = env!("CARGO_CRATE_NAME");
+
+/// What has to be ended so that no span is lost.
+#[must_use]
+pub struct Telemetry {
+    tracer_provider: Option<SdkTracerProvider>,
+}
+
+/// Starts logs and traces. Once a process, inside a tokio runtime.
+///
+/// # Errors
+///
+/// When the exporter of traces cannot be built.
+pub fn start(settings: &Settings) -> Result<Telemetry, Error> {
+    let tracer_provider = match &settings.otel.otlp_traces {
+        Some(otlp) => {
+            let processor = BatchSpanProcessor::builder(otlp::traces(otlp)?, Tokio).build();
+            let provider = SdkTracerProvider::builder()
+                .with_span_processor(processor)
+                .with_resource(resource(settings))
+                .build();
+            Some(provider)
+        }
+        None => None,
+    };
+    let traces = tracer_provider.as_ref().map(|provider| {
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer(OWN))
+            // Only the agent's own spans: those of the exporter would never end.
+            .with_filter(Targets::new().with_target(OWN, LevelFilter::DEBUG))
+    });
+    tracing_subscriber::registry()
+        .with(logs(settings.log))
+        .with(traces)
+        .init();
+    Ok(Telemetry { tracer_provider })
+}
+
+fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + Send + Sync> {
+    // The SDK reports what the agent reports too, and at every push: only for who debugs.
+    let sdk = if log.level >= LevelFilter::DEBUG {
+        LevelFilter::WARN
+    } else {
+        LevelFilter::OFF
+    };
+    let targets = Targets::new()
+        .with_default(log.level.min(LevelFilter::WARN))
+        .with_target("opentelemetry", sdk)
+        .with_target(OWN, log.level);
+    match log.format {
+        LogFormat::Text => fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .with_filter(targets)
+            .boxed(),
+        LogFormat::Json => fmt::layer()
+            .json()
+            .with_writer(std::io::stderr)
+            .with_filter(targets)
+            .boxed(),
+    }
+}
+
+impl Telemetry {
+    /// Sends the last spans, within `patience`.
+    pub async fn shutdown(self, patience: std::time::Duration) {
+        let Some(provider) = self.tracer_provider else {
+            return;
+        };
+        // It blocks until its task on this runtime is done.
+        let end = tokio::task::spawn_blocking(move || provider.shutdown());
+        _ = tokio::time::timeout(patience, end).await;
+    }
+}
