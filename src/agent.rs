@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 use tracing::Instrument as _;
 
+use crate::export::prometheus::Page;
 use crate::export::{self, Exporters};
 use crate::http::{self, Readiness};
 use crate::metrics::agent::{CYCLE_DURATION, REQUEST_DURATION, Stats};
@@ -104,6 +105,11 @@ impl Agent {
     /// Where `/metrics` is served.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The page of `/metrics`, where it is served.
+    pub fn page(&self) -> Option<Page> {
+        self.exporters.page()
     }
 
     /// Runs until `shutdown`: a cycle at once and then every interval. Then one last push.

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer};
 
 /// A field of an API object that tells "absent" from "null": the compatible families print
@@ -261,15 +263,13 @@ fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>,
     let Some(text) = Option::<String>::deserialize(deserializer)? else {
         return Ok(None);
     };
-    let naive = || text.parse::<jiff::civil::DateTime>()?.in_tz("UTC");
-    text.parse::<Timestamp>()
-        .or_else(|error| {
-            naive()
-                .map(|zoned| zoned.timestamp())
-                .map_err(|_: jiff::Error| error)
-        })
-        .map(Some)
-        .map_err(serde::de::Error::custom)
+    let naive = || text.parse::<DateTime>()?.to_zoned(TimeZone::UTC);
+    match text.parse::<Timestamp>() {
+        Ok(time) => Ok(Some(time)),
+        Err(error) => naive()
+            .map(|time: jiff::Zoned| Some(time.timestamp()))
+            .map_err(|_| serde::de::Error::custom(error)),
+    }
 }
 
 /// A part of the snapshot that is read, and can fail, on its own.

@@ -116,6 +116,11 @@ impl Client {
         &self.clock
     }
 
+    /// Whether lists are read to their end.
+    pub fn reads_every_page(&self) -> bool {
+        self.paging.enabled
+    }
+
     /// The server's version; `None` where it answers but does not tell (Prefect Cloud).
     ///
     /// # Errors

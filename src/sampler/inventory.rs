@@ -79,6 +79,10 @@ impl Inventory {
         flows: HashSet<Arc<str>>,
         deadline: Duration,
     ) {
+        if !client.reads_every_page() {
+            // What is left out is left out on purpose.
+            return;
+        }
         self.gone
             .retain(|id| deployments.contains(id) || flows.contains(id));
         let missing = |named: HashSet<Arc<str>>, known: &dyn Fn(&str) -> bool| -> Vec<Arc<str>> {

@@ -1,0 +1,361 @@
+//! What goes wrong, and what the user sees of it: the page, while the agent goes on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
+
+use crate::support::stub::{Stub, garbage, recorded, recorded_error};
+use crate::support::{agent, current, cycle, fleet};
+
+const UP: &str = "prefect_up";
+const AGE: &str = "prefect_agent_section_age_seconds";
+const CYCLES: &str = "prefect_agent_cycles_total";
+
+async fn stub() -> Stub {
+    let stub = Stub::start().await;
+    fleet::small(&mut stub.contents());
+    stub
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prefect_down_at_the_start_and_then_up() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let mut agent = agent(&format!("http://{address}/api"), &[]).await;
+    assert_eq!(current(&agent).value(UP, &[]), None, "no cycle, no answer");
+    let page = cycle(&mut agent).await;
+    assert_eq!(page.value(UP, &[]), Some(0.0));
+    assert_eq!(page.value(CYCLES, &[("outcome", "failure")]), Some(1.0));
+    assert!(page.family("prefect_deployments_total").is_empty());
+
+    let stub = Stub::on(tokio::net::TcpListener::bind(address).await.unwrap());
+    fleet::small(&mut stub.contents());
+    let page = cycle(&mut agent).await;
+    assert_eq!(page.value(UP, &[]), Some(1.0));
+    assert_eq!(page.value("prefect_deployments_total", &[]), Some(1.0));
+    assert_eq!(page.value(CYCLES, &[("outcome", "success")]), Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gauges_are_withheld_once_they_are_stale_and_come_back() {
+    let stub = stub().await;
+    let intervals = [
+        ("SAMPLE_INTERVAL_SECONDS", "1"),
+        ("INVENTORY_INTERVAL_SECONDS", "1"),
+    ];
+    let mut agent = agent(&stub.url, &intervals).await;
+    cycle(&mut agent).await;
+    stub.fault(|_| Some(recorded_error("error_unauthorized")));
+    let page = cycle(&mut agent).await;
+    assert_eq!(page.value(UP, &[]), Some(0.0));
+    assert_eq!(
+        page.value("prefect_deployments_total", &[]),
+        Some(1.0),
+        "the last good value"
+    );
+    tokio::time::sleep(Duration::from_millis(3_200)).await;
+    let page = cycle(&mut agent).await;
+    assert!(
+        page.family("prefect_deployments_total").is_empty(),
+        "withheld, not frozen"
+    );
+    assert!(page.value(AGE, &[("section", "deployments")]).unwrap() > 3.0);
+    stub.heal();
+    let page = cycle(&mut agent).await;
+    assert_eq!(page.value("prefect_deployments_total", &[]), Some(1.0));
+    assert!(page.value(AGE, &[("section", "deployments")]).unwrap() < 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_credentials_are_told_by_up_and_by_the_requests_metric() {
+    let stub = stub().await;
+    stub.fault(|_| Some(recorded_error("error_unauthorized")));
+    let mut agent = agent(&stub.url, &[]).await;
+    let page = cycle(&mut agent).await;
+    assert_eq!(page.value(UP, &[]), Some(0.0));
+    let count = "http_client_request_duration_seconds_count";
+    assert_eq!(page.value(count, &[("error_type", "401")]), Some(1.0));
+    assert_eq!(
+        stub.take_requests().len(),
+        1,
+        "nobody hammers a server that says no"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_429_is_waited_out() {
+    let stub = stub().await;
+    let mut refused = false;
+    stub.fault(move |request| {
+        let refuse = request.path == "/flows/filter" && !std::mem::replace(&mut refused, true);
+        refuse.then(|| (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "2")]).into_response())
+    });
+    let mut agent = agent(&stub.url, &[("MAX_RETRIES", "1")]).await;
+    let started = Instant::now();
+    let page = cycle(&mut agent).await;
+    assert!(started.elapsed() >= Duration::from_secs(2));
+    assert_eq!(page.value(UP, &[]), Some(1.0));
+    assert_eq!(page.value("prefect_flows_total", &[]), Some(1.0));
+    assert_eq!(page.value(CYCLES, &[("outcome", "success")]), Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_maintenance_is_not_waited_for_and_not_disturbed() {
+    let stub = stub().await;
+    stub.fault(|_| {
+        // As a date: ten minutes from the server's own.
+        let until = std::time::SystemTime::now() + Duration::from_secs(600);
+        let headers = [
+            ("retry-after", httpdate::fmt_http_date(until)),
+            ("prefect-maintenance", "true".into()),
+        ];
+        Some((StatusCode::SERVICE_UNAVAILABLE, headers).into_response())
+    });
+    let mut agent = agent(&stub.url, &[("MAX_RETRIES", "3")]).await;
+    let started = Instant::now();
+    for _ in 0..3 {
+        assert_eq!(cycle(&mut agent).await.value(UP, &[]), Some(0.0));
+    }
+    assert!(started.elapsed() < Duration::from_secs(30));
+    assert_eq!(stub.take_requests().len(), 1, "one request, then silence");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_section_fails_and_the_others_go_on() {
+    for broken in [
+        garbage(StatusCode::OK, "<html>not JSON"),
+        garbage(StatusCode::OK, "[{\"id\": 7}]"),
+        garbage(StatusCode::OK, "{\"no\": \"list\"}"),
+        garbage(StatusCode::OK, vec![0xff, 0xfe, 0x00]),
+        garbage(StatusCode::INTERNAL_SERVER_ERROR, "boom"),
+        garbage(StatusCode::MOVED_PERMANENTLY, ""),
+    ] {
+        let stub = stub().await;
+        let mut broken = Some(broken);
+        stub.fault(move |request| {
+            if request.path == "/work_pools/filter" {
+                broken.take()
+            } else {
+                None
+            }
+        });
+        let mut agent = agent(&stub.url, &[]).await;
+        let page = cycle(&mut agent).await;
+        assert_eq!(page.value(UP, &[]), Some(1.0));
+        assert_eq!(page.value(CYCLES, &[("outcome", "partial")]), Some(1.0));
+        assert!(page.family("prefect_work_pools_total").is_empty());
+        assert_eq!(page.value("prefect_deployments_total", &[]), Some(1.0));
+        assert_eq!(
+            page.value(AGE, &[("section", "work_pools")]),
+            None,
+            "never read"
+        );
+        // It is due again at once, not only after the inventory's interval.
+        let page = cycle(&mut agent).await;
+        assert_eq!(page.value("prefect_work_pools_total", &[]), Some(1.0));
+        assert_eq!(page.value(CYCLES, &[("outcome", "success")]), Some(1.0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_end_is_cut_off() {
+    let stub = stub().await;
+    stub.fault(|request| {
+        (request.path == "/flows/filter").then(|| {
+            let chunk = axum::body::Bytes::from(vec![b' '; 1 << 20]);
+            let chunks = std::iter::repeat_with(move || Ok::<_, std::io::Error>(chunk.clone()));
+            let body = axum::body::Body::from_stream(futures_util::stream::iter(chunks));
+            garbage(StatusCode::OK, body)
+        })
+    });
+    let mut agent = agent(&stub.url, &[]).await;
+    let page = cycle(&mut agent).await;
+    assert_eq!(page.value(CYCLES, &[("outcome", "partial")]), Some(1.0));
+    let count = "http_client_request_duration_seconds_count";
+    assert_eq!(
+        page.value(count, &[("error_type", "body_too_large")]),
+        Some(1.0)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_is_given_up() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // It accepts (the system does) and never answers.
+    let url = format!("http://{}/api", listener.local_addr().unwrap());
+    let settings = [
+        ("REQUEST_TIMEOUT_SECONDS", "1"),
+        ("SAMPLE_INTERVAL_SECONDS", "1"),
+        ("MAX_RETRIES", "20"),
+    ];
+    let mut agent = agent(&url, &settings).await;
+    let started = Instant::now();
+    assert_eq!(cycle(&mut agent).await.value(UP, &[]), Some(0.0));
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "retries do not hold the alert up"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transient_errors_are_tried_again_and_others_are_not() {
+    for (status, tries) in [
+        (StatusCode::SERVICE_UNAVAILABLE, 3),
+        (StatusCode::UNPROCESSABLE_ENTITY, 1),
+    ] {
+        let stub = stub().await;
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        stub.fault(move |request| {
+            (request.path == "/flows/filter").then(|| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                garbage(status, "no")
+            })
+        });
+        let mut agent = agent(&stub.url, &[("MAX_RETRIES", "2")]).await;
+        cycle(&mut agent).await;
+        assert_eq!(count.load(Ordering::Relaxed), tries, "{status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_csrf_token_is_fetched_when_the_server_asks_and_renewed_before_it_ends() {
+    for enabled in ["False", "True"] {
+        let stub = stub().await;
+        let tokens = Arc::new(AtomicUsize::new(0));
+        let fetched = Arc::clone(&tokens);
+        stub.fault(move |request| {
+            if request.path == "/csrf-token" {
+                fetched.fetch_add(1, Ordering::Relaxed);
+                let mut answer = recorded("csrf_token");
+                let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2);
+                answer["expiration"] = serde_json::json!(end.to_string());
+                return Some(axum::Json(answer).into_response());
+            }
+            let token = recorded("csrf_token")["token"].as_str().map(str::to_owned);
+            let sent = request
+                .headers
+                .get("prefect-csrf-token")
+                .and_then(|value| value.to_str().ok());
+            let client = request.headers.get("prefect-csrf-client");
+            (sent != token.as_deref() || client.is_none())
+                .then(|| recorded_error("error_csrf_missing"))
+        });
+        let mut agent = agent(&stub.url, &[("PREFECT_CSRF_ENABLED", enabled)]).await;
+        assert_eq!(
+            cycle(&mut agent).await.value(UP, &[]),
+            Some(1.0),
+            "{enabled}"
+        );
+        let page = cycle(&mut agent).await;
+        assert_eq!(page.value(CYCLES, &[("outcome", "success")]), Some(2.0));
+        assert_eq!(tokens.load(Ordering::Relaxed), 1);
+        tokio::time::sleep(Duration::from_millis(2_100)).await;
+        let refused = |stub: &Stub| stub.contents().requests.len();
+        let before = refused(&stub);
+        assert_eq!(cycle(&mut agent).await.value(UP, &[]), Some(1.0));
+        assert_eq!(tokens.load(Ordering::Relaxed), 2);
+        let renewal = &stub.contents().requests[before];
+        assert_eq!(renewal.path, "/csrf-token", "renewed before it is refused");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn csrf_asked_for_at_a_server_without_it_is_no_failure() {
+    let stub = stub().await;
+    let mut agent = agent(&stub.url, &[("PREFECT_CSRF_ENABLED", "True")]).await;
+    for _ in 0..2 {
+        assert_eq!(cycle(&mut agent).await.value(UP, &[]), Some(1.0));
+    }
+    let asked = stub
+        .take_requests()
+        .iter()
+        .filter(|request| request.path == "/csrf-token")
+        .count();
+    assert_eq!(asked, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_sent_and_the_key_wins() {
+    let stub = stub().await;
+    let sent = |stub: &Stub| {
+        let requests = stub.take_requests();
+        requests[0]
+            .headers
+            .get("authorization")
+            .map(|value| value.to_str().unwrap().to_owned())
+    };
+    cycle(&mut agent(&stub.url, &[]).await).await;
+    assert_eq!(sent(&stub), None);
+    let basic = ("PREFECT_API_AUTH_STRING", "user:password");
+    cycle(&mut agent(&stub.url, &[basic]).await).await;
+    assert_eq!(sent(&stub).as_deref(), Some("Basic dXNlcjpwYXNzd29yZA=="));
+    cycle(&mut agent(&stub.url, &[basic, ("PREFECT_API_KEY", "pnu_x")]).await).await;
+    assert_eq!(sent(&stub).as_deref(), Some("Bearer pnu_x"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_deployment_is_fetched_by_id_at_once_and_a_deleted_one_only_once() {
+    let stub = stub().await;
+    let mut agent = agent(&stub.url, &[("INVENTORY_INTERVAL_SECONDS", "3600")]).await;
+    cycle(&mut agent).await;
+    {
+        let mut contents = stub.contents();
+        let mut deployment = contents.deployments[0].clone();
+        deployment["id"] = serde_json::json!(fleet::id(1, 7));
+        deployment["name"] = serde_json::json!("brand-new");
+        contents.deployments.push(deployment);
+        let mut of_new = fleet::run_at(1, "RUNNING", 5);
+        of_new["deployment_id"] = serde_json::json!(fleet::id(1, 7));
+        let mut of_deleted = fleet::run_at(2, "RUNNING", 5);
+        of_deleted["deployment_id"] = serde_json::json!(fleet::id(1, 8));
+        contents.flow_runs.extend([of_new, of_deleted]);
+    }
+    stub.take_requests();
+    let page = cycle(&mut agent).await;
+    let ongoing = "prefect_flow_runs_ongoing_run_time";
+    assert!(
+        page.value(ongoing, &[("deployment_name", "brand-new")])
+            .is_some()
+    );
+    assert!(
+        page.value(ongoing, &[("deployment_name", "null")])
+            .is_some()
+    );
+    let asked = |stub: &Stub| {
+        stub.take_requests()
+            .iter()
+            .filter(|request| request.path == "/deployments/filter")
+            .count()
+    };
+    assert_eq!(asked(&stub), 1);
+    cycle(&mut agent).await;
+    assert_eq!(asked(&stub), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cardinality_limit_holds_exactly() {
+    let stub = stub().await;
+    for number in 0..30 {
+        stub.contents()
+            .flow_runs
+            .push(fleet::run_at(number, "RUNNING", 5));
+    }
+    let ongoing = "prefect_flow_runs_ongoing_run_time";
+    let page = cycle(&mut agent(&stub.url, &[("METRICS_CARDINALITY_LIMIT", "30")]).await).await;
+    assert_eq!(page.family(ongoing).len(), 30);
+    assert_eq!(
+        page.value(ongoing, &[("otel_metric_overflow", "true")]),
+        None
+    );
+    let page = cycle(&mut agent(&stub.url, &[("METRICS_CARDINALITY_LIMIT", "29")]).await).await;
+    assert_eq!(page.family(ongoing).len(), 30);
+    assert!(
+        page.value(ongoing, &[("otel_metric_overflow", "true")])
+            .is_some()
+    );
+}

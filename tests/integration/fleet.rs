@@ -1,0 +1,86 @@
+//! What a cycle costs on a large fleet, in requests.
+
+use crate::support::stub::{Request, Stub};
+use crate::support::{agent, cycle, fleet};
+
+fn assert_no_empty_page(requests: &[Request]) {
+    for request in requests {
+        // A lookup of ids may find nothing; no page of a list may.
+        let pages_on = request.body["offset"].as_u64().unwrap_or(0) > 0;
+        assert!(
+            !(pages_on && request.listed == Some(0)),
+            "an empty page was asked for: {request:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_fleet_costs_at_most_80_requests_first_and_25_later() {
+    let stub = Stub::start().await;
+    fleet::large(&mut stub.contents());
+    // The inventory is due in every cycle: the most that one can cost.
+    let settings = [
+        ("INVENTORY_INTERVAL_SECONDS", "1"),
+        ("SAMPLE_INTERVAL_SECONDS", "1"),
+    ];
+    let mut agent = agent(&stub.url, &settings).await;
+
+    let page = cycle(&mut agent).await;
+    let first = stub.take_requests();
+    assert!(first.len() <= 80, "{} requests", first.len());
+    assert_no_empty_page(&first);
+    assert_eq!(page.value("prefect_deployments_total", &[]), Some(1_200.0));
+    assert_eq!(page.value("prefect_work_queues_total", &[]), Some(145.0));
+    assert_eq!(page.value("prefect_flow_runs_total", &[]), Some(90.0));
+    // Two thirds of the 585 active runs have started; the others are pending.
+    assert_eq!(page.family("prefect_flow_runs_ongoing_run_time").len(), 390);
+    assert_eq!(
+        page.family("prefect_deployment_failed_flow_runs").len(),
+        7_700
+    );
+
+    for _ in 0..3 {
+        tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+        let page = cycle(&mut agent).await;
+        let later = stub.take_requests();
+        assert!(
+            later
+                .iter()
+                .any(|request| request.path == "/work_queues/filter")
+        );
+        assert!(later.len() <= 25, "{} requests", later.len());
+        assert_no_empty_page(&later);
+        assert_eq!(page.value("prefect_flow_runs_total", &[]), Some(90.0));
+        assert_eq!(
+            page.family("prefect_deployment_failed_flow_runs").len(),
+            7_700
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_scheduled_beyond_the_lookahead_are_never_listed() {
+    let stub = Stub::start().await;
+    fleet::large(&mut stub.contents());
+    let mut agent = agent(&stub.url, &[("SCHEDULED_LOOKAHEAD_MINUTES", "10")]).await;
+    cycle(&mut agent).await;
+    let scheduled = stub.take_requests().into_iter().filter(|request| {
+        request.body["flow_runs"]["state"]["type"]["any_"] == serde_json::json!(["SCHEDULED"])
+    });
+    let listed: usize = scheduled.filter_map(|request| request.listed).sum();
+    // 50,000 over three days: some 116 in ten minutes.
+    assert!((50..200).contains(&listed), "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pagination_can_be_turned_off() {
+    let stub = Stub::start().await;
+    fleet::large(&mut stub.contents());
+    let settings = [("PAGINATION_ENABLED", "False"), ("PAGINATION_LIMIT", "100")];
+    let mut agent = agent(&stub.url, &settings).await;
+    let page = cycle(&mut agent).await;
+    assert_eq!(page.value("prefect_deployments_total", &[]), Some(100.0));
+    for request in stub.take_requests() {
+        assert_eq!(request.body["offset"].as_u64().unwrap_or(0), 0);
+    }
+}

@@ -1,0 +1,183 @@
+//! The process: start, endpoints, signals, end.
+
+use std::time::{Duration, Instant};
+
+use crate::support::fleet;
+use crate::support::otlp::Receiver;
+use crate::support::process::{AgentProcess, agent_command, wait_for};
+use crate::support::stub::{Stub, recorded_error};
+
+async fn stub() -> Stub {
+    let stub = Stub::start().await;
+    fleet::small(&mut stub.contents());
+    stub
+}
+
+/// Runs what blocks beside the stub.
+fn blocking<T>(run: impl FnOnce() -> T) -> T {
+    tokio::task::block_in_place(run)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_signals_end_it_within_five_seconds_with_a_last_push() {
+    for signal in ["-TERM", "-INT"] {
+        let stub = stub().await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let receiver = Receiver::http(listener).await;
+        blocking(|| {
+            let settings = [
+                ("OTEL_METRICS_EXPORTER", "otlp"),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+                ("SAMPLE_INTERVAL_SECONDS", "3600"),
+            ];
+            let mut agent = AgentProcess::start(&stub.url, &settings);
+            let pushes = || receiver.pushes.lock().unwrap().len();
+            // One of the start and one of the first cycle.
+            wait_for("the cycle's push", Duration::from_secs(20), || {
+                (pushes() == 2).then_some(())
+            });
+            let asked = Instant::now();
+            agent.process.signal(signal);
+            let status = agent.process.wait(Duration::from_secs(5));
+            assert!(status.success(), "{status}");
+            assert!(asked.elapsed() < Duration::from_secs(5));
+            assert_eq!(pushes(), 3, "the last push");
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_ends_in_time_though_nobody_answers() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = format!("http://{}/api", listener.local_addr().unwrap());
+    blocking(|| {
+        let settings = [
+            ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", silent.as_str()),
+            ("OTEL_TRACES_EXPORTER", "otlp"),
+        ];
+        let mut agent = AgentProcess::start(&silent, &settings);
+        std::thread::sleep(Duration::from_millis(500));
+        agent.process.signal("-TERM");
+        assert!(agent.process.wait(Duration::from_secs(5)).success());
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_answer_what_they_should() {
+    let stub = stub().await;
+    stub.fault(|_| Some(recorded_error("error_unauthorized")));
+    blocking(|| {
+        let agent = AgentProcess::start(&stub.url, &[("REQUEST_TIMEOUT_SECONDS", "1")]);
+        assert_eq!(agent.get("/healthz").0, 200, "the process lives");
+        assert_eq!(agent.get("/readyz").0, 503, "no good cycle yet");
+        assert_eq!(agent.get("/anything").0, 404);
+        assert_eq!(agent.get("/").0, 200);
+        agent.process.wait_for_line("Prefect cannot be read");
+        stub.heal();
+        wait_for("readiness", Duration::from_secs(20), || {
+            (agent.get("/readyz").0 == 200).then_some(())
+        });
+        agent.process.wait_for_line("Prefect can be read");
+        stub.fault(|_| Some(recorded_error("error_unauthorized")));
+        wait_for("staleness", Duration::from_secs(20), || {
+            (agent.get("/readyz").0 == 503).then_some(())
+        });
+        assert_eq!(
+            agent.process.lines_with("Prefect cannot be read"),
+            2,
+            "{:#?}",
+            agent.process.log()
+        );
+        assert_eq!(agent.process.lines_with("check PREFECT_API_KEY"), 2);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_has_its_content_type_and_gzip_when_asked() {
+    let stub = stub().await;
+    blocking(|| {
+        let agent = AgentProcess::start(&stub.url, &[]);
+        let client = reqwest::blocking::Client::builder()
+            .no_gzip()
+            .build()
+            .unwrap();
+        let url = format!("http://{}/metrics", agent.address);
+        let plain = client.get(&url).send().unwrap();
+        assert_eq!(
+            plain.headers()["content-type"],
+            "text/plain; version=0.0.4; charset=utf-8"
+        );
+        assert!(plain.headers().get("content-encoding").is_none());
+        let packed = client
+            .get(&url)
+            .header("accept-encoding", "gzip")
+            .send()
+            .unwrap();
+        assert_eq!(packed.headers()["content-encoding"], "gzip");
+        let mut text = String::new();
+        let body = packed.bytes().unwrap();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&*body), &mut text)
+            .unwrap();
+        assert!(text.contains("# TYPE"));
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_prometheus_exporter_there_is_no_page_but_there_is_health() {
+    let stub = stub().await;
+    blocking(|| {
+        let agent = AgentProcess::start(&stub.url, &[("OTEL_METRICS_EXPORTER", "none")]);
+        assert_eq!(agent.get("/metrics").0, 404);
+        assert_eq!(agent.get("/healthz").0, 200);
+        wait_for("readiness", Duration::from_secs(20), || {
+            (agent.get("/readyz").0 == 200).then_some(())
+        });
+    });
+}
+
+#[test]
+fn a_port_in_use_is_a_clear_error() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let settings = [
+        ("METRICS_ADDR", "127.0.0.1"),
+        ("METRICS_PORT", port.as_str()),
+    ];
+    let output = agent_command(&settings).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        message.contains("METRICS_PORT") && message.contains(&port),
+        "{message}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_can_be_json_and_hold_no_secret() {
+    let stub = stub().await;
+    blocking(|| {
+        let settings = [
+            ("LOG_FORMAT", "json"),
+            ("LOG_LEVEL", "TRACE"),
+            ("PREFECT_API_KEY", "hunter2"),
+            ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=hunter2"),
+        ];
+        let mut agent = AgentProcess::start(&stub.url, &settings);
+        agent.process.wait_for_line("pushes fail");
+        agent.process.signal("-TERM");
+        assert!(agent.process.wait(Duration::from_secs(5)).success());
+        for line in agent.process.log() {
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            assert!(line["level"].is_string());
+        }
+        assert_eq!(agent.process.lines_with("hunter2"), 0);
+        assert!(
+            agent.process.lines_with("\"cycle\"") > 0,
+            "a line for each cycle"
+        );
+    });
+}

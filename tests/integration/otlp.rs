@@ -1,0 +1,207 @@
+//! The push path: what a receiver gets is what `/metrics` shows.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::support::otlp::{Received, Receiver, translated};
+use crate::support::page::Page;
+use crate::support::process::{AgentProcess, wait_for};
+use crate::support::stub::Stub;
+use crate::support::{self, fleet};
+
+/// A fleet with something in every family that has attributes.
+async fn stub() -> Stub {
+    let stub = Stub::start().await;
+    {
+        let mut contents = stub.contents();
+        fleet::small(&mut contents);
+        for (number, state) in ["RUNNING", "PENDING", "COMPLETED", "FAILED", "CRASHED"]
+            .iter()
+            .enumerate()
+        {
+            contents.flow_runs.push(fleet::run_at(number, state, 20));
+        }
+        let mut late = fleet::run_at(9, "SCHEDULED", 60);
+        late["state_name"] = serde_json::json!("Late");
+        contents.flow_runs.push(late);
+    }
+    stub
+}
+
+fn assert_same(pushed: &Page, pulled: &Page) {
+    let pushed: Vec<_> = pushed.series.iter().collect();
+    let pulled: Vec<_> = pulled.series.iter().collect();
+    for (pushed, pulled) in pushed.iter().zip(&pulled) {
+        assert_eq!(pushed, pulled);
+    }
+    assert_eq!(pushed.len(), pulled.len());
+    assert!(pushed.len() > 60, "{}", pushed.len());
+}
+
+/// One cycle of an agent with both exporters: the push and the page.
+async fn one_cycle(stub: &Stub, receiver: &Receiver, more: &[(&str, &str)]) -> (Received, Page) {
+    let mut settings = vec![("OTEL_METRICS_EXPORTER", "otlp,prometheus")];
+    settings.extend(more);
+    let mut agent = support::agent(&stub.url, &settings).await;
+    // The page before the first cycle is pushed too.
+    tokio::task::block_in_place(|| {
+        wait_for("the first push", Duration::from_secs(20), || {
+            receiver.last()
+        })
+    });
+    receiver.pushes.lock().unwrap().clear();
+    let page = support::cycle(&mut agent).await;
+    let push = tokio::task::block_in_place(|| {
+        wait_for("a push", Duration::from_secs(20), || receiver.last())
+    });
+    (push, page)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http_with_gzip_and_headers() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let receiver = Receiver::http(listener).await;
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=data%20team"),
+        (
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "deployment.environment.name=test",
+        ),
+        ("OTEL_SERVICE_NAME", "prefect-metrics"),
+    ];
+    let (push, page) = one_cycle(&stub().await, &receiver, &settings).await;
+    assert_same(&translated(&push), &page);
+    assert_eq!(push.headers["content-encoding"], "gzip");
+    assert_eq!(push.headers["x-tenant"], "data team");
+    let target = page.family("target_info").into_keys().next().unwrap();
+    assert_eq!(target["service_name"], "prefect-metrics");
+    assert_eq!(target["deployment_environment_name"], "test");
+    assert_eq!(target["service_version"], env!("CARGO_PKG_VERSION"));
+    assert!(uuid::Uuid::parse_str(&target["service_instance_id"]).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_grpc_with_gzip_and_metadata() {
+    let address: SocketAddr = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap()
+    };
+    let receiver = Receiver::grpc(address);
+    let endpoint = format!("http://{address}");
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=data"),
+    ];
+    let (push, page) = one_cycle(&stub().await, &receiver, &settings).await;
+    assert_same(&translated(&push), &page);
+    assert_eq!(push.headers["grpc-encoding"], "gzip");
+    assert_eq!(push.headers["x-tenant"], "data");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delta_temporality_pushes_what_is_new() {
+    use opentelemetry_proto::tonic::metrics::v1::{AggregationTemporality, metric::Data};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let receiver = Receiver::http(listener).await;
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta"),
+    ];
+    let (push, _) = one_cycle(&stub().await, &receiver, &settings).await;
+    let metrics = push
+        .metrics
+        .resource_metrics
+        .iter()
+        .flat_map(|resource| &resource.scope_metrics);
+    let sums: Vec<_> = metrics
+        .flat_map(|scope| &scope.metrics)
+        .filter_map(|metric| match metric.data.as_ref() {
+            Some(Data::Sum(sum)) => Some(sum.aggregation_temporality),
+            Some(Data::Histogram(histogram)) => Some(histogram.aggregation_temporality),
+            _ => None,
+        })
+        .collect();
+    assert!(!sums.is_empty());
+    assert!(
+        sums.iter()
+            .all(|temporality| *temporality == AggregationTemporality::Delta as i32)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_goes_and_comes_back_is_one_line_each_and_blocks_nothing() {
+    let stub = stub().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let endpoint = format!("http://{address}");
+    let url = stub.url.clone();
+    let agent = tokio::task::block_in_place(|| {
+        let settings = [
+            ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "500"),
+        ];
+        let agent = AgentProcess::start(&url, &settings);
+        agent.process.wait_for_line("pushes fail");
+        let cycles = |agent: &AgentProcess| {
+            agent
+                .page()
+                .value("prefect_agent_cycles_total", &[("outcome", "success")])
+        };
+        // Several pushes fail, and cycles go on at their pace.
+        wait_for("cycles", Duration::from_secs(20), || {
+            cycles(&agent).filter(|count| *count >= 4.0)
+        });
+        agent
+    });
+    let receiver = Receiver::http(tokio::net::TcpListener::bind(address).await.unwrap()).await;
+    tokio::task::block_in_place(|| {
+        agent.process.wait_for_line("pushes arrive again");
+        wait_for("a push", Duration::from_secs(20), || receiver.last());
+        let log = agent.process.log();
+        assert_eq!(agent.process.lines_with("pushes fail"), 1, "{log:#?}");
+        assert_eq!(
+            agent.process.lines_with("pushes arrive again"),
+            1,
+            "{log:#?}"
+        );
+        assert_eq!(agent.process.lines_with("WARN"), 1, "{log:#?}");
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agents_own_spans_are_pushed_where_they_are_wanted() {
+    let stub = stub().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let receiver = Receiver::http(listener).await;
+    let url = stub.url.clone();
+    tokio::task::block_in_place(|| {
+        let settings = [
+            ("OTEL_TRACES_EXPORTER", "otlp"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ];
+        let mut agent = AgentProcess::start(&url, &settings);
+        agent.wait_for_page("a cycle", |page| {
+            page.value("prefect_up", &[]).filter(|up| *up == 1.0)
+        });
+        agent.process.signal("-TERM");
+        assert!(agent.process.wait(Duration::from_secs(5)).success());
+    });
+    let spans = receiver.spans.lock().unwrap();
+    for name in [
+        "cycle",
+        "section",
+        "POST /flow_runs/filter",
+        "GET /admin/version",
+    ] {
+        assert!(spans.iter().any(|span| span == name), "{name} in {spans:?}");
+    }
+}

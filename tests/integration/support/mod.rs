@@ -1,0 +1,47 @@
+//! What the tests share.
+
+pub(crate) mod fleet;
+pub(crate) mod otlp;
+pub(crate) mod page;
+pub(crate) mod prefect;
+pub(crate) mod process;
+pub(crate) mod stub;
+
+use prefect_otel_agent::agent::Agent;
+use prefect_otel_agent::settings::{Settings, Sources};
+
+/// Settings for tests: loopback, a free port, no exporter but `/metrics`, and `more`.
+pub(crate) fn settings(api_url: &str, more: &[(&str, &str)]) -> Settings {
+    let base = [
+        ("PREFECT_API_URL", api_url),
+        ("METRICS_ADDR", "127.0.0.1"),
+        ("METRICS_PORT", "0"),
+        ("OTEL_METRICS_EXPORTER", "prometheus"),
+        ("MAX_RETRIES", "0"),
+    ];
+    let environment = base
+        .iter()
+        .chain(more)
+        .map(|(name, value)| (name.into(), value.into()));
+    Settings::load(&Sources {
+        environment: environment.collect(),
+        ..Sources::default()
+    })
+    .unwrap()
+}
+
+/// An agent whose cycles the test steps.
+pub(crate) async fn agent(api_url: &str, more: &[(&str, &str)]) -> Agent {
+    Agent::new(&settings(api_url, more)).await.unwrap().0
+}
+
+/// One cycle, and the page after it.
+pub(crate) async fn cycle(agent: &mut Agent) -> page::Page {
+    agent.cycle().await;
+    current(agent)
+}
+
+/// The page as it is.
+pub(crate) fn current(agent: &Agent) -> page::Page {
+    page::Page::parse(&String::from_utf8(agent.page().unwrap().text().to_vec()).unwrap())
+}

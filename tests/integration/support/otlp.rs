@@ -1,0 +1,205 @@
+//! An OTLP receiver over HTTP and gRPC, made from the protocol's own definitions.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use axum::body::Bytes;
+use axum::http::HeaderMap;
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::number_data_point;
+use prost::Message as _;
+use tonic::codec::CompressionEncoding;
+
+use super::page::{Labels, Page};
+
+/// One push: its headers or metadata, and what it brought.
+#[derive(Debug, Clone)]
+pub(crate) struct Received {
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) metrics: ExportMetricsServiceRequest,
+}
+
+/// What has been received.
+#[derive(Clone, Default)]
+pub(crate) struct Receiver {
+    pub(crate) pushes: Arc<Mutex<Vec<Received>>>,
+    pub(crate) spans: Arc<Mutex<Vec<String>>>,
+}
+
+impl Receiver {
+    /// Listens for OTLP over HTTP.
+    pub(crate) async fn http(listener: tokio::net::TcpListener) -> Self {
+        let receiver = Receiver::default();
+        let (metrics, traces) = (receiver.clone(), receiver.clone());
+        let router = axum::Router::new()
+            .route(
+                "/v1/metrics",
+                axum::routing::post(move |headers: HeaderMap, body: Bytes| async move {
+                    assert_eq!(headers["content-type"], "application/x-protobuf");
+                    let request =
+                        ExportMetricsServiceRequest::decode(plain(&headers, &body).as_slice());
+                    metrics.take(&headers, request.unwrap());
+                }),
+            )
+            .route(
+                "/v1/traces",
+                axum::routing::post(move |headers: HeaderMap, body: Bytes| async move {
+                    let request =
+                        ExportTraceServiceRequest::decode(plain(&headers, &body).as_slice());
+                    let spans = request.unwrap().resource_spans.into_iter();
+                    let spans = spans.flat_map(|resource| resource.scope_spans);
+                    let names = spans.flat_map(|scope| scope.spans).map(|span| span.name);
+                    traces.spans.lock().unwrap().extend(names);
+                }),
+            );
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        receiver
+    }
+
+    /// Listens for OTLP over gRPC.
+    pub(crate) fn grpc(address: SocketAddr) -> Self {
+        let receiver = Receiver::default();
+        let service = MetricsServiceServer::new(receiver.clone())
+            .accept_compressed(CompressionEncoding::Gzip);
+        tokio::spawn(async move {
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve(address)
+                .await
+                .unwrap();
+        });
+        receiver
+    }
+
+    fn take(&self, headers: &HeaderMap, metrics: ExportMetricsServiceRequest) {
+        let headers = headers
+            .iter()
+            .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())));
+        self.pushes.lock().unwrap().push(Received {
+            headers: headers.collect(),
+            metrics,
+        });
+    }
+
+    /// The last push.
+    pub(crate) fn last(&self) -> Option<Received> {
+        self.pushes.lock().unwrap().last().cloned()
+    }
+}
+
+fn plain(headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
+    if headers
+        .get("content-encoding")
+        .is_none_or(|encoding| encoding != "gzip")
+    {
+        return body.to_vec();
+    }
+    let mut plain = Vec::new();
+    flate2::read::GzDecoder::new(body)
+        .read_to_end(&mut plain)
+        .unwrap();
+    plain
+}
+
+#[tonic::async_trait]
+impl MetricsService for Receiver {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportMetricsServiceRequest>,
+    ) -> Result<tonic::Response<ExportMetricsServiceResponse>, tonic::Status> {
+        let headers = request.metadata().clone().into_headers();
+        self.take(&headers, request.into_inner());
+        Ok(tonic::Response::new(ExportMetricsServiceResponse {
+            partial_success: None,
+        }))
+    }
+}
+
+/// The series of a push by the standard's translation to Prometheus, written down here anew:
+/// <https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/>
+pub(crate) fn translated(push: &Received) -> Page {
+    let mut page = Page::default();
+    for resource in &push.metrics.resource_metrics {
+        let attributes = &resource.resource.as_ref().unwrap().attributes;
+        page.series
+            .insert(("target_info".into(), labels(attributes)), 1.0);
+        for metric in resource
+            .scope_metrics
+            .iter()
+            .flat_map(|scope| &scope.metrics)
+        {
+            let mut name = metric.name.replace('.', "_");
+            if metric.unit == "s" {
+                name += "_seconds";
+            }
+            let points = match metric.data.as_ref().unwrap() {
+                Data::Gauge(gauge) => &gauge.data_points,
+                Data::Sum(sum) => {
+                    if sum.is_monotonic {
+                        name += "_total";
+                    }
+                    &sum.data_points
+                }
+                Data::Histogram(histogram) => {
+                    for point in &histogram.data_points {
+                        let labels = labels(&point.attributes);
+                        page.series.insert(
+                            (format!("{name}_count"), labels.clone()),
+                            point.count as f64,
+                        );
+                        page.series
+                            .insert((format!("{name}_sum"), labels.clone()), point.sum.unwrap());
+                        let bounds = point.explicit_bounds.iter().map(f64::to_string);
+                        let mut count = 0;
+                        for (bound, more) in bounds.chain(["+Inf".into()]).zip(&point.bucket_counts)
+                        {
+                            count += more;
+                            let mut labels = labels.clone();
+                            labels.insert("le".into(), bound);
+                            page.series
+                                .insert((format!("{name}_bucket"), labels), count as f64);
+                        }
+                    }
+                    continue;
+                }
+                other => panic!("{other:?}"),
+            };
+            for point in points {
+                let value = match point.value.unwrap() {
+                    number_data_point::Value::AsDouble(value) => value,
+                    number_data_point::Value::AsInt(value) => value as f64,
+                };
+                let before = page
+                    .series
+                    .insert((name.clone(), labels(&point.attributes)), value);
+                assert!(before.is_none(), "duplicate series of {name}");
+            }
+        }
+    }
+    page
+}
+
+fn labels(attributes: &[KeyValue]) -> Labels {
+    let text = |value: &Value| match value {
+        Value::StringValue(text) => text.clone(),
+        Value::IntValue(number) => number.to_string(),
+        other => panic!("{other:?}"),
+    };
+    attributes
+        .iter()
+        .map(|pair| {
+            let value = pair.value.as_ref().and_then(|value| value.value.as_ref());
+            (pair.key.replace('.', "_"), text(value.unwrap()))
+        })
+        .collect()
+}

@@ -1,0 +1,172 @@
+//! A real Prefect server, set up by the test itself: pinned requirements in a virtual
+//! environment that is kept between runs, a database of its own, a free port.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::process::{Process, wait_for};
+
+/// The environment with Prefect in it, made by the demo's script.
+pub(crate) fn venv() -> PathBuf {
+    static VENV: OnceLock<PathBuf> = OnceLock::new();
+    VENV.get_or_init(|| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/venv");
+        let output = Command::new(script)
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{script} failed; what it needs, it has said"
+        );
+        PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+    })
+    .clone()
+}
+
+/// A running server.
+pub(crate) struct Server {
+    process: Process,
+    home: tempfile::TempDir,
+    pub(crate) url: String,
+    http: reqwest::blocking::Client,
+    credentials: Option<(String, String)>,
+    csrf: Option<(String, String)>,
+}
+
+impl Server {
+    /// Starts one with these settings, and waits until it answers.
+    pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
+        let port = {
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            free.local_addr().unwrap().port().to_string()
+        };
+        let home = tempfile::tempdir().unwrap();
+        let mut command = Command::new(venv().join("bin/prefect"));
+        command
+            .args(["server", "start", "--host", "127.0.0.1", "--port", &port])
+            .env("PREFECT_HOME", home.path())
+            .env("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+            .env("DO_NOT_TRACK", "1")
+            .envs(settings.iter().copied());
+        let process = Process::start(&mut command);
+        let of = |name: &str| {
+            settings
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| *value)
+        };
+        let credentials = of("PREFECT_SERVER_API_AUTH_STRING")
+            .and_then(|pair| pair.split_once(':'))
+            .map(|(user, password)| (user.to_owned(), password.to_owned()));
+        let mut server = Server {
+            process,
+            home,
+            url: format!("http://127.0.0.1:{port}/api"),
+            http: reqwest::blocking::Client::new(),
+            credentials,
+            csrf: None,
+        };
+        let health = || {
+            server
+                .http
+                .get(format!("{}/health", server.url))
+                .send()
+                .ok()
+        };
+        let healthy = || health().filter(|answer| answer.status().is_success());
+        let started = Instant::now();
+        wait_for("the Prefect server", Duration::from_secs(180), || {
+            assert!(
+                started.elapsed().as_secs() < 170,
+                "{:#?}",
+                server.process.log()
+            );
+            healthy()
+        });
+        if of("PREFECT_SERVER_CSRF_PROTECTION_ENABLED").is_some() {
+            let client = uuid::Uuid::new_v4().to_string();
+            let token = server.call("GET", &format!("/csrf-token?client={client}"), None);
+            server.csrf = Some((token["token"].as_str().unwrap().to_owned(), client));
+        }
+        server
+    }
+
+    /// POST.
+    pub(crate) fn post(&self, path: &str, body: Value) -> Value {
+        self.call("POST", path, Some(body))
+    }
+
+    /// A call, tried again while SQLite is busy.
+    pub(crate) fn call(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+        let url = format!("{}{path}", self.url);
+        for _ in 0..20 {
+            let mut request = self.http.request(method.parse().unwrap(), &url);
+            if let Some((user, password)) = &self.credentials {
+                request = request.basic_auth(user, Some(password));
+            }
+            if let Some((token, client)) = &self.csrf {
+                request = request
+                    .header("Prefect-Csrf-Token", token)
+                    .header("Prefect-Csrf-Client", client);
+            }
+            if let Some(body) = &body {
+                request = request.json(body);
+            }
+            let answer = request.send().unwrap();
+            if answer.status() == 503 {
+                std::thread::sleep(Duration::from_millis(500));
+                continue;
+            }
+            let (status, text) = (answer.status(), answer.text().unwrap());
+            assert!(status.is_success(), "{method} {path}: {status}: {text}");
+            return serde_json::from_str(&text).unwrap_or(Value::Null);
+        }
+        panic!("{method} {path}: busy for ten seconds");
+    }
+
+    /// Creates something, and gives its id.
+    pub(crate) fn create(&self, path: &str, body: Value) -> String {
+        self.post(path, body)["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Puts a run into a state, whatever the rules of orchestration say.
+    pub(crate) fn set_state(&self, run: &str, state: Value) {
+        let answer = self.post(
+            &format!("/flow_runs/{run}/set_state"),
+            json!({"state": state, "force": true}),
+        );
+        assert_eq!(answer["status"], "ACCEPT", "{answer}");
+    }
+
+    /// Moves a run into the past, in the server's own database: its API has no call for that.
+    pub(crate) fn set_back(&self, run: &str, by: Duration) {
+        const SCRIPT: &str = r#"
+import sqlite3, sys, uuid
+path, run, seconds = sys.argv[1:]
+columns = ["expected_start_time", "start_time", "end_time"]
+moved = ", ".join(f"{c} = strftime('%Y-%m-%d %H:%M:%f', {c}, '-{seconds} seconds') || '000'" for c in columns)
+with sqlite3.connect(path, timeout=30) as connection:
+    changed = connection.execute(f"UPDATE flow_run SET {moved} WHERE id = ?", [str(uuid.UUID(run))])
+sys.exit(0 if changed.rowcount == 1 else 1)
+"#;
+        let database = self.home.path().join("prefect.db");
+        let python = venv().join("bin/python");
+        let mut command = Command::new(python);
+        command
+            .args(["-c", SCRIPT])
+            .arg(database)
+            .arg(run)
+            .arg(by.as_secs().to_string());
+        assert!(command.status().unwrap().success());
+    }
+
+    /// One flow run.
+    pub(crate) fn flow_run(&self, id: &str) -> Value {
+        self.call("GET", &format!("/flow_runs/{id}"), None)
+    }
+}

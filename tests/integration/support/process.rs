@@ -1,0 +1,153 @@
+//! Programs that a test starts, and ends by their ids.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// A program in a process group of its own, its stderr kept.
+pub(crate) struct Process {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Process {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let command = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.process_group(0).spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                lines.lock().unwrap().push(line);
+            }
+        });
+        Process { child, log }
+    }
+
+    /// The lines of stderr so far.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// How many lines have `text`.
+    pub(crate) fn lines_with(&self, text: &str) -> usize {
+        self.log().iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Waits for a line with `text`.
+    pub(crate) fn wait_for_line(&self, text: &str) -> String {
+        let found = || self.log().into_iter().find(|line| line.contains(text));
+        wait_for(
+            &format!("a line with {text:?}"),
+            Duration::from_secs(30),
+            found,
+        )
+    }
+
+    /// Sends a signal to the group.
+    pub(crate) fn signal(&self, signal: &str) {
+        let group = format!("-{}", self.child.id());
+        Command::new("kill")
+            .args([signal, "--", &group])
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait(&mut self, patience: Duration) -> ExitStatus {
+        wait_for("the end of the program", patience, || {
+            self.child.try_wait().unwrap()
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal("-TERM");
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            if Instant::now() > deadline {
+                self.signal("-KILL");
+                _ = self.child.wait();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// Asks until there is an answer.
+pub(crate) fn wait_for<T>(what: &str, patience: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The agent's binary, with an environment of `settings` alone.
+pub(crate) fn agent_command(settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_prefect-otel-agent"));
+    command.env_clear().envs(settings.iter().copied());
+    command
+}
+
+/// The agent as a process.
+pub(crate) struct AgentProcess {
+    pub(crate) process: Process,
+    pub(crate) address: SocketAddr,
+}
+
+impl AgentProcess {
+    /// Starts it on a free port; `/metrics` and nothing else unless `settings` say so.
+    pub(crate) fn start(api_url: &str, settings: &[(&str, &str)]) -> Self {
+        let mut all = vec![
+            ("PREFECT_API_URL", api_url),
+            ("METRICS_ADDR", "127.0.0.1"),
+            ("METRICS_PORT", "0"),
+            ("OTEL_METRICS_EXPORTER", "prometheus"),
+            ("SAMPLE_INTERVAL_SECONDS", "1"),
+            ("INVENTORY_INTERVAL_SECONDS", "1"),
+        ];
+        all.extend(settings);
+        let process = Process::start(&mut agent_command(&all));
+        let started = process.wait_for_line("listening_on");
+        let address = started
+            .split(['=', ' ', '"', ','])
+            .find_map(|word| word.parse().ok())
+            .unwrap();
+        AgentProcess { process, address }
+    }
+
+    /// GET, with status and body.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.address);
+        let answer = reqwest::blocking::get(url).unwrap();
+        (answer.status().as_u16(), answer.text().unwrap())
+    }
+
+    /// The page of `/metrics`.
+    pub(crate) fn page(&self) -> super::page::Page {
+        let (status, text) = self.get("/metrics");
+        assert_eq!(status, 200);
+        super::page::Page::parse(&text)
+    }
+
+    /// Waits until the page shows what `look` looks for.
+    pub(crate) fn wait_for_page<T>(
+        &self,
+        what: &str,
+        look: impl Fn(&super::page::Page) -> Option<T>,
+    ) -> T {
+        wait_for(what, Duration::from_secs(60), || look(&self.page()))
+    }
+}

@@ -1,0 +1,252 @@
+//! A stand-in for a Prefect server, for faults and scale. It plays objects and errors that
+//! were recorded from a real one (`tests/fixtures/record`), and answers the filters that the
+//! agent sends as the real one does.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::{IntoResponse as _, Response};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// A recorded answer.
+pub(crate) fn recorded(name: &str) -> Value {
+    let path = format!("{}/tests/fixtures/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// A recorded error as an answer.
+pub(crate) fn recorded_error(name: &str) -> Response {
+    let error = recorded(name);
+    let status = StatusCode::from_u16(error["status"].as_u64().unwrap() as u16).unwrap();
+    (status, axum::Json(error["body"].clone())).into_response()
+}
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+    /// Objects in the answer, where it was a list.
+    pub(crate) listed: Option<usize>,
+}
+
+type Fault = Box<dyn FnMut(&Request) -> Option<Response> + Send>;
+
+/// What the server has and what was asked of it.
+#[derive(Default)]
+pub(crate) struct Contents {
+    pub(crate) deployments: Vec<Value>,
+    pub(crate) flows: Vec<Value>,
+    pub(crate) work_pools: Vec<Value>,
+    pub(crate) work_queues: Vec<Value>,
+    pub(crate) flow_runs: Vec<Value>,
+    pub(crate) requests: Vec<Request>,
+    /// Answers in place of the server, where it wants to.
+    pub(crate) fault: Option<Fault>,
+    /// How far the server's clock is behind.
+    pub(crate) clock_behind: jiff::SignedDuration,
+    /// Runs after each answered page of flow runs.
+    pub(crate) after_page: Option<Box<dyn FnMut(&mut Vec<Value>) + Send>>,
+}
+
+impl Contents {
+    fn list(&self, name: &str) -> Option<&Vec<Value>> {
+        Some(match name {
+            "deployments" => &self.deployments,
+            "flows" => &self.flows,
+            "work_pools" => &self.work_pools,
+            "work_queues" => &self.work_queues,
+            "flow_runs" => &self.flow_runs,
+            _ => return None,
+        })
+    }
+}
+
+/// The server. It ends with the test's runtime.
+#[derive(Clone)]
+pub(crate) struct Stub {
+    contents: Arc<Mutex<Contents>>,
+    pub(crate) url: String,
+}
+
+impl Stub {
+    pub(crate) async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Stub::on(listener)
+    }
+
+    pub(crate) fn on(listener: tokio::net::TcpListener) -> Self {
+        let url = format!("http://{}/api", listener.local_addr().unwrap());
+        let stub = Stub {
+            contents: Arc::default(),
+            url,
+        };
+        let router = Router::new().fallback(answer).with_state(stub.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        stub
+    }
+
+    pub(crate) fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap()
+    }
+
+    /// Answers in place of the server from now on, where `fault` gives something.
+    pub(crate) fn fault(&self, fault: impl FnMut(&Request) -> Option<Response> + Send + 'static) {
+        self.contents().fault = Some(Box::new(fault));
+    }
+
+    /// Answers again.
+    pub(crate) fn heal(&self) {
+        self.contents().fault = None;
+    }
+
+    /// The requests since the last call.
+    pub(crate) fn take_requests(&self) -> Vec<Request> {
+        std::mem::take(&mut self.contents().requests)
+    }
+}
+
+async fn answer(
+    State(stub): State<Stub>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let mut request = Request {
+        path: uri.path().trim_start_matches("/api").to_owned(),
+        headers,
+        body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+        listed: None,
+    };
+    let mut contents = stub.contents();
+    let fault = contents.fault.as_mut().and_then(|fault| fault(&request));
+    let mut answer = match fault {
+        Some(answer) => answer,
+        None => match respond(&contents, &method, &request) {
+            Ok(value) => {
+                request.listed = value.as_array().map(Vec::len);
+                axum::Json(value).into_response()
+            }
+            Err(answer) => *answer,
+        },
+    };
+    if request.path == "/flow_runs/filter"
+        && let Some(mut after_page) = contents.after_page.take()
+    {
+        after_page(&mut contents.flow_runs);
+        contents.after_page = Some(after_page);
+    }
+    contents.requests.push(request);
+    let date = std::time::SystemTime::from(Timestamp::now() - contents.clock_behind);
+    let date = httpdate::fmt_http_date(date).parse().unwrap();
+    answer.headers_mut().insert(axum::http::header::DATE, date);
+    answer
+}
+
+fn respond(
+    contents: &Contents,
+    method: &Method,
+    request: &Request,
+) -> Result<Value, Box<Response>> {
+    let missing = || Box::new(StatusCode::NOT_FOUND.into_response());
+    let mut parts = request.path.trim_matches('/').split('/');
+    let (name, call) = (
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    );
+    match (method.as_str(), name, call) {
+        ("GET", "admin", "version") => Ok(recorded("version")),
+        ("GET", "csrf-token", "") => Err(Box::new(recorded_error("error_csrf_disabled"))),
+        ("POST", _, "filter" | "count") => {
+            let items = contents.list(name).ok_or_else(missing)?;
+            let mut items: Vec<&Value> = items
+                .iter()
+                .filter(|item| fits(item, &request.body[name]))
+                .collect();
+            if call == "count" {
+                // The real server counts everything but work queues.
+                return if name == "work_queues" {
+                    Err(missing())
+                } else {
+                    Ok(json!(items.len()))
+                };
+            }
+            sort(&mut items, request.body["sort"].as_str());
+            let limit = request.body["limit"].as_u64().unwrap_or(200) as usize;
+            if limit > 200 {
+                return Err(Box::new(recorded_error("error_limit")));
+            }
+            let offset = request.body["offset"].as_u64().unwrap_or(0) as usize;
+            Ok(items
+                .into_iter()
+                .skip(offset)
+                .take(limit)
+                .cloned()
+                .collect())
+        }
+        _ => Err(missing()),
+    }
+}
+
+fn sort(items: &mut [&Value], order: Option<&str>) {
+    match order {
+        Some("ID_DESC") => items.sort_by(|a, b| b["id"].as_str().cmp(&a["id"].as_str())),
+        Some("END_TIME_DESC") => {
+            items.sort_by_key(|item| std::cmp::Reverse(time(&item["end_time"])))
+        }
+        Some(other) => panic!("the stub does not know the order {other}"),
+        None => {}
+    }
+}
+
+fn time(value: &Value) -> Option<Timestamp> {
+    value.as_str().map(|text| text.parse().unwrap())
+}
+
+/// Whether `item` fits `filter`, by the server's rules. A condition that the stub does not
+/// know fails the test.
+fn fits(item: &Value, filter: &Value) -> bool {
+    let Some(filter) = filter.as_object() else {
+        return true;
+    };
+    filter.iter().all(|(field, conditions)| {
+        if field == "state" {
+            return conditions
+                .as_object()
+                .unwrap()
+                .iter()
+                .all(|(part, condition)| any_of(condition, &item[format!("state_{part}")]));
+        }
+        let value = match field.as_str() {
+            // The server compares coalesce(start_time, expected_start_time).
+            "start_time" if item["start_time"].is_null() => &item["expected_start_time"],
+            field => &item[field],
+        };
+        conditions
+            .as_object()
+            .unwrap()
+            .iter()
+            .all(|(name, bound)| match name.as_str() {
+                "any_" => any_of(conditions, value),
+                "is_null_" => item[field].is_null() == bound.as_bool().unwrap(),
+                "after_" => time(value).is_some_and(|value| Some(value) >= time(bound)),
+                "before_" => time(value).is_some_and(|value| Some(value) <= time(bound)),
+                other => panic!("the stub does not know the condition {other}"),
+            })
+    })
+}
+
+fn any_of(condition: &Value, value: &Value) -> bool {
+    condition["any_"].as_array().unwrap().contains(value)
+}
+
+/// An answer with a body that nobody expects.
+pub(crate) fn garbage(status: StatusCode, body: impl Into<Body>) -> Response {
+    (status, body.into()).into_response()
+}
