@@ -13,8 +13,8 @@ use super::compatible::{self, IS_PAUSED, STATUS, TYPE, WORK_POOL_NAME, WORK_QUEU
 use super::{Family, Points, View};
 use crate::snapshot::{Section, WorkQueue};
 
-/// More late runs than this make a queue unhealthy.
-const MAXIMUM_LATE_RUNS: u32 = 0;
+/// More late runs than this make a queue unhealthy: the first one does.
+const MAXIMUM_LATE_RUNS: i64 = 0;
 /// So does a last poll longer ago than this.
 const MAXIMUM_SECONDS_SINCE_LAST_POLLED: i64 = 60;
 
@@ -95,7 +95,7 @@ fn labels(view: &View<'_>, queue: &WorkQueue, late_runs: u32) -> [Arc<str>; 9] {
         compatible::null(),
         compatible::text(&queue.work_pool_name),
         compatible::text(&queue.status),
-        compatible::boolean(late_runs <= MAXIMUM_LATE_RUNS && polled),
+        compatible::boolean(i64::from(late_runs) <= MAXIMUM_LATE_RUNS && polled),
         Arc::from(MAXIMUM_LATE_RUNS.to_string()),
         Arc::from(MAXIMUM_SECONDS_SINCE_LAST_POLLED.to_string()),
     ]

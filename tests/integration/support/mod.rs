@@ -43,5 +43,6 @@ pub(crate) async fn cycle(agent: &mut Agent) -> page::Page {
 
 /// The page as it is.
 pub(crate) fn current(agent: &Agent) -> page::Page {
-    page::Page::parse(&String::from_utf8(agent.page().unwrap().text().to_vec()).unwrap())
+    let text = agent.page().unwrap().text();
+    page::Page::parse(std::str::from_utf8(&text).unwrap())
 }

@@ -30,6 +30,11 @@ impl Process {
         Process { child, log }
     }
 
+    /// Its id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The lines of stderr so far.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
@@ -52,7 +57,7 @@ impl Process {
 
     /// Sends a signal to the group.
     pub(crate) fn signal(&self, signal: &str) {
-        let group = format!("-{}", self.child.id());
+        let group = format!("-{}", self.id());
         Command::new("kill")
             .args([signal, "--", &group])
             .stderr(Stdio::null())

@@ -36,6 +36,7 @@ pub(crate) struct Request {
 }
 
 type Fault = Box<dyn FnMut(&Request) -> Option<Response> + Send>;
+type Change = Box<dyn FnMut(&mut Vec<Value>) + Send>;
 
 /// What the server has and what was asked of it.
 #[derive(Default)]
@@ -51,7 +52,7 @@ pub(crate) struct Contents {
     /// How far the server's clock is behind.
     pub(crate) clock_behind: jiff::SignedDuration,
     /// Runs after each answered page of flow runs.
-    pub(crate) after_page: Option<Box<dyn FnMut(&mut Vec<Value>) + Send>>,
+    pub(crate) after_page: Option<Change>,
 }
 
 impl Contents {

@@ -1,0 +1,163 @@
+//! What the agent costs on the fleet of the request budget: 1,200 deployments, 150 flows, 25
+//! pools, 145 queues, 585 active, 50,000 scheduled and 7,700 failed runs, 90 runs finished in
+//! five minutes.
+//!
+//!     cargo bench --bench fleet
+//!
+//! The agent runs as a process of its own against a stub on loopback; its CPU time and memory
+//! are what Linux counts for it. Every figure stands beside that of the same agent told to
+//! read every scheduled run, as the Python exporter does: the ratio holds on any machine.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    dead_code,
+    missing_docs
+)]
+
+#[path = "../tests/integration/support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::process::{AgentProcess, wait_for};
+use support::stub::Stub;
+
+const LATER_CYCLES: u32 = 10;
+
+struct Cost {
+    requests_first: usize,
+    requests_later: f64,
+    cpu_first: Duration,
+    cpu_later: Duration,
+    peak_memory_mib: f64,
+    series: usize,
+    scrape: Duration,
+}
+
+/// CPU time of a process: user and system.
+fn cpu(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    // USER_HZ is 100 on every Linux.
+    Duration::from_millis(ticks * 10)
+}
+
+fn peak_memory_mib(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<f64>()
+        .unwrap()
+        / 1024.0
+}
+
+fn measure(stub: &Stub, settings: &[(&str, &str)]) -> Cost {
+    stub.take_requests();
+    let mut all = vec![
+        ("SAMPLE_INTERVAL_SECONDS", "5"),
+        ("INVENTORY_INTERVAL_SECONDS", "5"),
+    ];
+    all.extend(settings);
+    let agent = AgentProcess::start(&stub.url, &all);
+    let pid = agent.process.id();
+    let cycles = || {
+        agent
+            .page()
+            .value("prefect_agent_cycles_total", &[("outcome", "success")])
+    };
+    let wait_for_cycles = |count: u32| {
+        let done = || cycles().filter(|cycles| *cycles >= f64::from(count));
+        wait_for("cycles", Duration::from_secs(300), done);
+    };
+    wait_for_cycles(1);
+    let (requests_first, cpu_first) = (stub.take_requests().len(), cpu(pid));
+    wait_for_cycles(1 + LATER_CYCLES);
+    let requests = stub.take_requests().len();
+    let cpu_later = (cpu(pid) - cpu_first) / LATER_CYCLES;
+    let started = Instant::now();
+    let series = agent.page().series.len();
+    Cost {
+        requests_first,
+        requests_later: requests as f64 / f64::from(LATER_CYCLES),
+        cpu_first,
+        cpu_later,
+        peak_memory_mib: peak_memory_mib(pid),
+        series,
+        scrape: started.elapsed(),
+    }
+}
+
+fn main() {
+    // cargo test --benches runs this too; it takes minutes and is not a test.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stub = runtime.block_on(Stub::start());
+    support::fleet::large(&mut stub.contents());
+    let ours = measure(&stub, &[]);
+    // The fleet ages while it is measured: begin with a new one.
+    *stub.contents() = support::stub::Contents::default();
+    support::fleet::large(&mut stub.contents());
+    let everything = measure(&stub, &[("SCHEDULED_LOOKAHEAD_MINUTES", "all")]);
+
+    println!("| | look-ahead of an hour | every scheduled run | ratio |");
+    println!("|---|---|---|---|");
+    let row = |name: &str, ours: f64, all: f64, unit: &str| {
+        println!(
+            "| {name} | {ours:.1} {unit} | {all:.1} {unit} | {:.1} |",
+            all / ours
+        );
+    };
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    row(
+        "requests, first cycle",
+        ours.requests_first as f64,
+        everything.requests_first as f64,
+        "",
+    );
+    row(
+        "requests, later cycle, inventory included",
+        ours.requests_later,
+        everything.requests_later,
+        "",
+    );
+    row(
+        "CPU, first cycle",
+        ms(ours.cpu_first),
+        ms(everything.cpu_first),
+        "ms",
+    );
+    row(
+        "CPU, later cycle",
+        ms(ours.cpu_later),
+        ms(everything.cpu_later),
+        "ms",
+    );
+    row(
+        "peak memory",
+        ours.peak_memory_mib,
+        everything.peak_memory_mib,
+        "MiB",
+    );
+    row(
+        "one scrape of /metrics",
+        ms(ours.scrape),
+        ms(everything.scrape),
+        "ms",
+    );
+    println!("\n{} series", ours.series);
+}

@@ -1,0 +1,92 @@
+"""The sample flows of the demo. They are ordinary Prefect flows.
+
+    python flows.py     creates work pools, queues and deployments, and starts the first runs
+
+A worker runs them: prefect worker start --pool demo --type process
+"""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+from prefect import flow, get_client, task
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectAlreadyExists
+
+
+@task
+def extract(rows: int) -> list[int]:
+    return [random.randrange(100) for _ in range(rows)]
+
+
+@task
+def total(rows: list[int]) -> int:
+    return sum(rows)
+
+
+@flow
+def etl(rows: int = 100) -> int:
+    """Succeeds, quickly."""
+    return total(extract(rows))
+
+
+@flow
+def report(seconds: int = 40) -> None:
+    """Succeeds, slowly: there is always one under way."""
+    time.sleep(seconds)
+
+
+@flow(retries=2, retry_delay_seconds=10)
+def flaky() -> None:
+    """Fails one time in two; Prefect tries it again."""
+    if random.random() < 0.5:
+        raise ConnectionError("the source did not answer")
+
+
+@flow
+def broken() -> None:
+    """Fails."""
+    raise ValueError("a column is missing")
+
+
+@flow
+def crashing() -> None:
+    """Takes its process with it: Prefect calls that a crash."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def deploy() -> None:
+    """Creates everything that is not there yet."""
+    with get_client(sync_client=True) as client:
+        for pool in ["demo", "unattended"]:
+            try:
+                client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+            except ObjectAlreadyExists:
+                pass
+        try:
+            client.create_work_queue(name="urgent", work_pool_name="demo", priority=1)
+        except ObjectAlreadyExists:
+            pass
+    here = Path(__file__)
+    for entry, name, pool, queue, seconds, tags in [
+        (etl, "hourly", "demo", "urgent", 30, ["team:data", "tier:1"]),
+        (report, "daily", "demo", "default", 60, ["team:finance"]),
+        (flaky, "sync", "demo", "default", 45, ["team:data"]),
+        (broken, "legacy", "demo", "default", 90, ["team:legacy"]),
+        (crashing, "heavy", "demo", "default", 120, []),
+        # No worker serves this pool: its runs are late, and stay so.
+        (etl, "backfill", "unattended", "default", 300, ["team:data"]),
+    ]:
+        source = entry.from_source(source=str(here.parent), entrypoint=f"{here.name}:{entry.__name__}")
+        deployment = source.to_deployment(name, interval=seconds, tags=tags)
+        deployment.work_pool_name, deployment.work_queue_name = pool, queue
+        deployment.apply()
+        run_deployment(f"{entry.name}/{name}", timeout=0)
+        print(f"deployed {entry.name}/{name}, every {seconds} s", flush=True)
+
+
+if __name__ == "__main__":
+    deploy()
