@@ -114,15 +114,9 @@ impl Agent {
 
     /// Runs until `shutdown`: a cycle at once and then every interval. Then one last push.
     pub async fn run(mut self, listener: TcpListener, mut shutdown: Shutdown) {
-        let (stop_serving, mut stopped) = Shutdown::new();
+        let (stop_serving, stopped) = Shutdown::new();
         let router = http::router(self.exporters.page(), self.readiness.clone());
-        let server = tokio::spawn(async move {
-            let serving = axum::serve(listener, router)
-                .with_graceful_shutdown(async move { stopped.wait().await });
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the HTTP server ended");
-            }
-        });
+        let server = tokio::spawn(http::serve(listener, router, stopped));
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {

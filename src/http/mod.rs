@@ -1,5 +1,7 @@
 //! The agent's own endpoints: `/metrics`, `/healthz`, `/readyz`, and a page of links.
 
+mod server;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +13,8 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use tower_http::compression::CompressionLayer;
-use tower_http::timeout::TimeoutLayer;
+
+pub use server::serve;
 
 use crate::export::prometheus::{self, Page};
 
@@ -69,12 +72,7 @@ pub fn router(page: Option<Page>, readiness: Readiness) -> Router {
         Some(page) => router.route("/metrics", get(metrics).with_state(page)),
         None => router,
     };
-    router
-        .layer(CompressionLayer::new())
-        .layer(TimeoutLayer::with_status_code(
-            StatusCode::REQUEST_TIMEOUT,
-            Duration::from_secs(10),
-        ))
+    router.layer(CompressionLayer::new())
 }
 
 async fn metrics(State(page): State<Page>) -> Response {

@@ -181,3 +181,74 @@ async fn logs_can_be_json_and_hold_no_secret() {
         );
     });
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_section_that_fails_is_one_line_and_so_is_its_return() {
+    let stub = stub().await;
+    stub.fault(|request| {
+        let broken = request.path == "/work_pools/filter";
+        broken.then(|| crate::support::stub::garbage(axum::http::StatusCode::OK, "<html>"))
+    });
+    blocking(|| {
+        let agent = AgentProcess::start(&stub.url, &[]);
+        let line = agent.process.wait_for_line("a section cannot be read");
+        for part in [
+            "WARN",
+            "work_pools",
+            "/work_pools/filter",
+            "not JSON",
+            "<html>",
+        ] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+        let partial = |count: f64| {
+            agent.wait_for_page("partial cycles", |page| {
+                let cycles = page.value("prefect_agent_cycles_total", &[("outcome", "partial")]);
+                cycles.filter(|cycles| *cycles >= count)
+            })
+        };
+        partial(3.0);
+        assert_eq!(agent.process.lines_with("a section cannot be read"), 1);
+        stub.heal();
+        agent.process.wait_for_line("the section can be read again");
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_console_exporter_prints() {
+    let stub = stub().await;
+    blocking(|| {
+        let settings = [
+            ("PREFECT_API_URL", stub.url.as_str()),
+            ("METRICS_ADDR", "127.0.0.1"),
+            ("METRICS_PORT", "0"),
+            ("OTEL_METRICS_EXPORTER", "console"),
+        ];
+        let mut command = agent_command(&settings);
+        let mut child = command
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+        let mut lines = std::io::BufRead::lines(stdout).map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("prefect.deployments.total")));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_say_nothing_do_not_keep_others_out() {
+    let stub = stub().await;
+    blocking(|| {
+        let mut agent = AgentProcess::start(&stub.url, &[]);
+        let silent: Vec<_> = (0..40)
+            .map(|_| std::net::TcpStream::connect(agent.address).unwrap())
+            .collect();
+        assert_eq!(agent.get("/healthz").0, 200);
+        // Nor do they hold the end up.
+        agent.process.signal("-TERM");
+        assert!(agent.process.wait(Duration::from_secs(5)).success());
+        drop(silent);
+    });
+}

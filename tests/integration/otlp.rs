@@ -205,3 +205,76 @@ async fn the_agents_own_spans_are_pushed_where_they_are_wanted() {
         assert!(spans.iter().any(|span| span == name), "{name} in {spans:?}");
     }
 }
+
+/// A certificate authority, a server's certificate and a client's, in a folder.
+struct Certificates {
+    folder: tempfile::TempDir,
+    authority: String,
+    server: (String, String),
+}
+
+impl Certificates {
+    fn new() -> Self {
+        use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+        let authority_key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = params.self_signed(&authority_key).unwrap().pem();
+        let issuer = Issuer::new(params, authority_key);
+        let issue = |name: &str| {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new([name.to_owned()]).unwrap();
+            (
+                params.signed_by(&key, &issuer).unwrap().pem(),
+                key.serialize_pem(),
+            )
+        };
+        let (server, client) = (issue("localhost"), issue("agent"));
+        let folder = tempfile::tempdir().unwrap();
+        for (name, pem) in [("ca", &authority), ("cert", &client.0), ("key", &client.1)] {
+            std::fs::write(folder.path().join(name), pem).unwrap();
+        }
+        Certificates {
+            folder,
+            authority,
+            server,
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_mutual_tls_with_a_private_authority() {
+    for protocol in ["http/protobuf", "grpc"] {
+        let certificates = Certificates::new();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (authority, (certificate, key)) = (&certificates.authority, &certificates.server);
+        let receiver = match protocol {
+            "grpc" => {
+                drop(listener);
+                let address = format!("127.0.0.1:{port}").parse().unwrap();
+                Receiver::grpc_over_tls(address, authority, certificate, key)
+            }
+            _ => Receiver::http_over_tls(listener, authority, certificate, key),
+        };
+        let endpoint = format!("https://localhost:{port}");
+        let (ca, cert, key) = (
+            certificates.path("ca"),
+            certificates.path("cert"),
+            certificates.path("key"),
+        );
+        let settings = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", ca.as_str()),
+            ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", cert.as_str()),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", key.as_str()),
+        ];
+        let (push, page) = one_cycle(&stub().await, &receiver, &settings).await;
+        assert_same(&translated(&push), &page);
+    }
+}

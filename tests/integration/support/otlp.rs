@@ -40,43 +40,100 @@ impl Receiver {
     /// Listens for OTLP over HTTP.
     pub(crate) async fn http(listener: tokio::net::TcpListener) -> Self {
         let receiver = Receiver::default();
-        let (metrics, traces) = (receiver.clone(), receiver.clone());
-        let router = axum::Router::new()
+        let router = receiver.router();
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        receiver
+    }
+
+    /// The same over TLS, for clients with a certificate of `authority`.
+    pub(crate) fn http_over_tls(
+        listener: tokio::net::TcpListener,
+        authority: &str,
+        certificate: &str,
+        key: &str,
+    ) -> Self {
+        use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+        use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+        use tokio_rustls::rustls::{
+            RootCertStore, ServerConfig, crypto, server::WebPkiClientVerifier,
+        };
+        let provider = Arc::new(crypto::aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap())
+            .unwrap();
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
+        let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(
+                chain,
+                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+            )
+            .unwrap();
+        let receiver = Receiver::default();
+        let router = receiver.router();
+        let listener = TlsListener {
+            listener,
+            acceptor: Arc::new(config).into(),
+        };
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        receiver
+    }
+
+    fn router(&self) -> axum::Router {
+        let (metrics, traces) = (self.clone(), self.clone());
+        axum::Router::new()
             .route(
                 "/v1/metrics",
                 axum::routing::post(move |headers: HeaderMap, body: Bytes| async move {
                     assert_eq!(headers["content-type"], "application/x-protobuf");
-                    let request =
-                        ExportMetricsServiceRequest::decode(plain(&headers, &body).as_slice());
+                    let body = plain(&headers, &body);
+                    let request = ExportMetricsServiceRequest::decode(body.as_slice());
                     metrics.take(&headers, request.unwrap());
                 }),
             )
             .route(
                 "/v1/traces",
                 axum::routing::post(move |headers: HeaderMap, body: Bytes| async move {
-                    let request =
-                        ExportTraceServiceRequest::decode(plain(&headers, &body).as_slice());
+                    let body = plain(&headers, &body);
+                    let request = ExportTraceServiceRequest::decode(body.as_slice());
                     let spans = request.unwrap().resource_spans.into_iter();
                     let spans = spans.flat_map(|resource| resource.scope_spans);
                     let names = spans.flat_map(|scope| scope.spans).map(|span| span.name);
                     traces.spans.lock().unwrap().extend(names);
                 }),
-            );
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        receiver
+            )
     }
 
     /// Listens for OTLP over gRPC.
     pub(crate) fn grpc(address: SocketAddr) -> Self {
+        Receiver::grpc_on(address, tonic::transport::Server::builder())
+    }
+
+    /// The same over TLS, for clients with a certificate of `authority`.
+    pub(crate) fn grpc_over_tls(
+        address: SocketAddr,
+        authority: &str,
+        certificate: &str,
+        key: &str,
+    ) -> Self {
+        use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(certificate, key))
+            .client_ca_root(Certificate::from_pem(authority));
+        Receiver::grpc_on(address, Server::builder().tls_config(tls).unwrap())
+    }
+
+    fn grpc_on(address: SocketAddr, mut server: tonic::transport::Server) -> Self {
         let receiver = Receiver::default();
         let service = MetricsServiceServer::new(receiver.clone())
             .accept_compressed(CompressionEncoding::Gzip);
         tokio::spawn(async move {
-            tonic::transport::Server::builder()
-                .add_service(service)
-                .serve(address)
-                .await
-                .unwrap();
+            server.add_service(service).serve(address).await.unwrap();
         });
         receiver
     }
@@ -94,6 +151,29 @@ impl Receiver {
     /// The last push.
     pub(crate) fn last(&self) -> Option<Received> {
         self.pushes.lock().unwrap().last().cloned()
+    }
+}
+
+struct TlsListener {
+    listener: tokio::net::TcpListener,
+    acceptor: tokio_rustls::TlsAcceptor,
+}
+
+impl axum::serve::Listener for TlsListener {
+    type Io = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            let (stream, address) = self.listener.accept().await.unwrap();
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 }
 
