@@ -95,6 +95,10 @@ impl Report {
         }
     }
 
+    fn failed(&self, section: Section) -> bool {
+        self.errors.iter().any(|(failed, _)| *failed == section)
+    }
+
     fn merge(&mut self, other: Report) {
         self.read.extend(other.read);
         self.errors.extend(other.errors);

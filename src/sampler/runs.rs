@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join3;
+use futures_util::future::{OptionFuture, join3};
 use jiff::{SignedDuration, Timestamp};
 use tracing::Instrument as _;
 
@@ -34,8 +34,7 @@ pub type Finished = Arc<FlowRun>;
 
 pub(super) struct Runs {
     lookahead: Option<SignedDuration>,
-    offset: SignedDuration,
-    failed_offset: Option<SignedDuration>,
+    windows: Windows,
     active: HashMap<Id, Run>,
     scheduled: HashMap<Id, Run>,
     /// Finished runs of the window, by id.
@@ -57,8 +56,10 @@ impl Runs {
             |duration: Duration| SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
         Runs {
             lookahead: settings.scheduled_lookahead.map(signed),
-            offset: signed(settings.offset),
-            failed_offset: settings.failed_runs_offset.map(signed),
+            windows: Windows {
+                offset: signed(settings.offset),
+                failed_offset: settings.failed_runs_offset.map(signed),
+            },
             active: HashMap::new(),
             scheduled: HashMap::new(),
             finished: HashMap::new(),
@@ -77,24 +78,54 @@ impl Runs {
         deadline: Duration,
     ) -> (Report, Vec<Finished>) {
         let mut report = Report::default();
-        let reconcile = self
+        let whole = self
             .reconciled_at
             .is_none_or(|at| at.elapsed() >= RECONCILE_INTERVAL);
-        let (active, scheduled, windows) = join3(
-            read(Section::ActiveRuns, deadline, self.read_active(client)),
+        let mut candidates = self
+            .read_unfinished(client, whole, deadline, &mut report)
+            .await;
+        let finished = self.read_finished(client, whole);
+        let finished = read(Section::FinishedRuns, deadline, finished).await;
+        let Some(finished) = report.take(Section::FinishedRuns, finished) else {
+            // What has vanished may just be finished: asked for when that list can be read.
+            self.unresolved = candidates;
+            return (report, Vec::new());
+        };
+        if whole && !report.failed(Section::FailedRuns) {
+            self.reconciled_at = Some(Instant::now());
+        } else if self.windows.failed_offset.is_some() && self.reconciled_at.is_some() {
+            // In between two readings of its own, the window lives on what finished.
+            report.read.push(Section::FailedRuns);
+        }
+        let mut news = self.absorb(finished);
+        candidates.retain(|run| !self.finished.contains_key(&run.id));
+        let vanished = within(deadline, look_up(client, &candidates)).await;
+        news.extend(self.settle(candidates, vanished));
+        self.forget(client.clock().now());
+        (report, news)
+    }
+
+    /// Reads the runs under way, the scheduled ones and, for a `whole` reading, the window of
+    /// failed ones. Returns the runs that have vanished since.
+    async fn read_unfinished(
+        &mut self,
+        client: &Client,
+        whole: bool,
+        deadline: Duration,
+        report: &mut Report,
+    ) -> Vec<Run> {
+        let failed_offset = self.windows.failed_offset.filter(|_| whole);
+        let (active, scheduled, failed) = join3(
+            read(Section::ActiveRuns, deadline, read_active(client)),
             read(
                 Section::ScheduledRuns,
                 deadline,
                 self.read_scheduled(client),
             ),
-            async {
-                match self.failed_offset {
-                    Some(offset) if reconcile => {
-                        Some(read(Section::FailedRuns, deadline, read_failed(client, offset)).await)
-                    }
-                    _ => None,
-                }
-            },
+            OptionFuture::from(
+                failed_offset
+                    .map(|offset| read(Section::FailedRuns, deadline, read_failed(client, offset))),
+            ),
         )
         .await;
         let mut candidates = self.candidates(client.clock().now());
@@ -104,44 +135,13 @@ impl Runs {
         if let Some(scheduled) = report.take(Section::ScheduledRuns, scheduled) {
             self.scheduled = by_id(scheduled);
         }
-        let failed_was_read = match windows {
-            Some(failed) => match report.take(Section::FailedRuns, failed) {
-                Some(failed) => {
-                    self.failed = by_id(failed);
-                    self.reconciled_at = Some(Instant::now());
-                    true
-                }
-                None => false,
-            },
-            None => self.reconciled_at.is_some(),
-        };
-        let finished = read(
-            Section::FinishedRuns,
-            deadline,
-            self.read_finished(client, reconcile),
-        )
-        .await;
+        if let Some(failed) = failed.and_then(|failed| report.take(Section::FailedRuns, failed)) {
+            self.failed = by_id(failed);
+        }
         candidates.retain(|run| {
             !self.active.contains_key(&run.id) && !self.scheduled.contains_key(&run.id)
         });
-        let Some(finished) = report.take(Section::FinishedRuns, finished) else {
-            // What has vanished may just be finished: asked for when that list can be read.
-            self.unresolved = candidates;
-            return (report, Vec::new());
-        };
-        // In between two readings of its own, the window lives on what finished.
-        if failed_was_read
-            && self.failed_offset.is_some()
-            && !report.read.contains(&Section::FailedRuns)
-        {
-            report.read.push(Section::FailedRuns);
-        }
-        let mut news = self.absorb(finished);
-        candidates.retain(|run| !self.finished.contains_key(&run.id));
-        let vanished = within(deadline, look_up(client, &candidates)).await;
-        news.extend(self.settle(candidates, vanished));
-        self.forget(client.clock().now());
-        (report, news)
+        candidates
     }
 
     /// Ids of the deployments and flows that the runs name.
@@ -173,17 +173,12 @@ impl Runs {
         let finished = self
             .finished
             .values()
-            .filter(|run| self.is_in_window(run, now));
+            .filter(|run| self.windows.have_finished(run, now));
         let failed = self
             .failed
             .values()
-            .filter(|run| self.is_in_failed_window(run, now));
+            .filter(|run| self.windows.have_failed(run, now));
         (finished.cloned().collect(), failed.cloned().collect())
-    }
-
-    fn read_active(&self, client: &Client) -> impl Future<Output = Result<Vec<FlowRun>, Error>> {
-        let filter = FlowRuns::default().of_types(&StateType::ACTIVE);
-        list(client, filter, Order::Id)
     }
 
     /// A run awaiting retry keeps the expected start of its first try, so it is in here
@@ -203,7 +198,7 @@ impl Runs {
     /// it, rarely, what ended *before* the window but was to start within it or later.
     async fn read_finished(&mut self, client: &Client, whole: bool) -> Result<Vec<FlowRun>, Error> {
         let now = client.clock().now();
-        let window = before(now, self.offset);
+        let window = before(now, self.windows.offset);
         let since = self
             .cursor
             .map_or(window, |cursor| before(cursor, OVERLAP).min(now));
@@ -303,34 +298,47 @@ impl Runs {
             .filter(|run| again(run))
             .map(|run| Arc::clone(&run.id))
             .collect();
-        let (mut finished, mut failed) = (
-            std::mem::take(&mut self.finished),
-            std::mem::take(&mut self.failed),
-        );
-        finished.retain(|id, run| !retried.contains(id) && self.is_in_window(run, now));
-        failed.retain(|id, run| !retried.contains(id) && self.is_in_failed_window(run, now));
-        (self.finished, self.failed) = (finished, failed);
+        let windows = self.windows;
+        self.finished
+            .retain(|id, run| !retried.contains(id) && windows.have_finished(run, now));
+        self.failed
+            .retain(|id, run| !retried.contains(id) && windows.have_failed(run, now));
         // The first cycle reads the whole window; later ones the overlap.
-        let horizon = before(now, OVERLAP * 2).min(before(now, self.offset));
+        let horizon = before(now, OVERLAP * 2).min(before(now, self.windows.offset));
         let windowed = &self.finished;
         self.seen
             .retain(|(id, _), end| *end >= horizon || windowed.contains_key(id));
     }
+}
 
-    fn is_in_window(&self, run: &FlowRun, now: Timestamp) -> bool {
+/// The windows of the compatible families.
+#[derive(Clone, Copy)]
+struct Windows {
+    /// Of finished runs.
+    offset: SignedDuration,
+    /// Of failed ones; `None` is off.
+    failed_offset: Option<SignedDuration>,
+}
+
+impl Windows {
+    fn have_finished(&self, run: &FlowRun, now: Timestamp) -> bool {
         let since = before(now, self.offset);
-        run.end_time.is_some_and(|end| end >= since)
-            || run
-                .started_or_expected()
-                .is_some_and(|start| start >= since)
+        let within = |time: Option<Timestamp>| time.is_some_and(|time| time >= since);
+        within(run.end_time) || within(run.started_or_expected())
     }
 
-    fn is_in_failed_window(&self, run: &FlowRun, now: Timestamp) -> bool {
-        self.failed_offset.is_some_and(|offset| {
+    fn have_failed(&self, run: &FlowRun, now: Timestamp) -> bool {
+        let since = self.failed_offset.map(|offset| before(now, offset));
+        since.is_some_and(|since| {
             run.started_or_expected()
-                .is_some_and(|start| start >= before(now, offset))
+                .is_some_and(|start| start >= since)
         })
     }
+}
+
+async fn read_active(client: &Client) -> Result<Vec<FlowRun>, Error> {
+    let filter = FlowRuns::default().of_types(&StateType::ACTIVE);
+    list(client, filter, Order::Id).await
 }
 
 async fn read_failed(client: &Client, offset: SignedDuration) -> Result<Vec<FlowRun>, Error> {
