@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use support::process::{AgentProcess, wait_for};
 use support::stub::Stub;
 
-const LATER_CYCLES: u32 = 6;
+const LATER_CYCLES: u32 = 5;
 
 struct Cost {
     requests_first: usize,
@@ -67,8 +67,9 @@ fn peak_memory_mib(pid: u32) -> f64 {
 fn measure(stub: &Stub, settings: &[(&str, &str)]) -> Cost {
     stub.take_requests();
     let mut all = vec![
-        ("SAMPLE_INTERVAL_SECONDS", "5"),
-        ("INVENTORY_INTERVAL_SECONDS", "5"),
+        ("SAMPLE_INTERVAL_SECONDS", "10"),
+        ("INVENTORY_INTERVAL_SECONDS", "10"),
+        ("LOG_LEVEL", "DEBUG"),
     ];
     all.extend(settings);
     let agent = AgentProcess::start(&stub.url, &all);
