@@ -7,6 +7,7 @@ mod cli;
 mod documentation;
 mod end_to_end;
 mod exactly_once;
+mod families;
 mod faults;
 mod fleet;
 mod lifecycle;
