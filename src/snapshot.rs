@@ -99,6 +99,12 @@ pub struct WorkPool {
     /// Whether it is paused.
     #[serde(default)]
     pub is_paused: Field<bool>,
+    /// Runs that it may have under way at one time; none is no limit.
+    #[serde(default)]
+    pub concurrency_limit: Option<u64>,
+    /// How many of them are taken; the server counts them where there is a limit.
+    #[serde(default)]
+    pub active_slots: Option<u64>,
 }
 
 /// A work queue (`POST /work_queues/filter`).
@@ -121,6 +127,12 @@ pub struct WorkQueue {
     /// Whether it is paused.
     #[serde(default)]
     pub is_paused: Field<bool>,
+    /// Runs that it may have under way at one time; none is no limit.
+    #[serde(default)]
+    pub concurrency_limit: Option<u64>,
+    /// How many of them are taken; the server counts them where there is a limit.
+    #[serde(default)]
+    pub active_slots: Option<u64>,
     /// When a worker last asked it for runs.
     #[serde(default, deserialize_with = "time")]
     pub last_polled: Option<Timestamp>,
@@ -219,6 +231,9 @@ pub struct FlowRun {
     /// When it was to start first.
     #[serde(default, deserialize_with = "time")]
     pub expected_start_time: Option<Timestamp>,
+    /// When it is to start next, while it is scheduled.
+    #[serde(default, deserialize_with = "time")]
+    pub next_scheduled_start_time: Option<Timestamp>,
     /// When it started first.
     #[serde(default, deserialize_with = "time")]
     pub start_time: Option<Timestamp>,
@@ -234,6 +249,9 @@ pub struct FlowRun {
     /// The id of that queue.
     #[serde(default)]
     pub work_queue_id: Option<Arc<str>>,
+    /// The pool of that queue.
+    #[serde(default)]
+    pub work_pool_name: Field<Arc<str>>,
 }
 
 impl FlowRun {

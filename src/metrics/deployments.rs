@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::compatible::{
     self, DEPLOYMENT_NAME, FLOW_NAME, STATUS, WORK_POOL_NAME, WORK_QUEUE_NAME, family,
 };
+use super::points::unix_seconds;
 use super::{Family, Points, View};
-use crate::snapshot::{Field, Section};
+use crate::snapshot::{Field, FlowRun, Section, StateType};
 
 pub(super) const FAMILIES: &[Family] = &[
     family(
@@ -33,6 +34,14 @@ pub(super) const FAMILIES: &[Family] = &[
         &[Section::Deployments, Section::Flows],
         info,
     ),
+    Family::gauge(
+        "prefect.deployment.next_run.time",
+        "s",
+        "When the next run of each deployment is to start, as Unix time. Within SCHEDULED_LOOKAHEAD_MINUTES; late runs do not count.",
+        &[DEPLOYMENT_NAME, FLOW_NAME],
+        &[Section::ScheduledRuns, Section::Deployments, Section::Flows],
+        next_run,
+    ),
 ];
 
 fn info(view: &View<'_>, points: &mut Points) {
@@ -53,5 +62,25 @@ fn info(view: &View<'_>, points: &mut Points) {
             compatible::text(&deployment.work_queue_name),
         ];
         points.set(labels, 1.0);
+    }
+}
+
+fn next_run(view: &View<'_>, points: &mut Points) {
+    let waiting = |run: &&Arc<FlowRun>| {
+        run.state_type == Some(StateType::Scheduled) && run.start_time.is_none() && !run.is_late()
+    };
+    let mut runs: Vec<_> = view
+        .snapshot
+        .unfinished
+        .iter()
+        .filter(waiting)
+        .filter(|run| run.deployment_id.is_some())
+        .filter_map(|run| Some((run.next_scheduled_start_time?, run)))
+        .collect();
+    // The earliest is set last.
+    runs.sort_unstable_by_key(|(start, _)| std::cmp::Reverse(*start));
+    for (start, run) in runs {
+        let (deployment, flow) = compatible::names(view.snapshot, run);
+        points.set([deployment, flow], unix_seconds(start));
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 
 use super::compatible::{
-    self, DEPLOYMENT_NAME, FLOW_NAME, FLOW_RUN_NAME, STATE_NAME, WORK_QUEUE_NAME, family,
+    self, DEPLOYMENT_NAME, FLOW_NAME, FLOW_RUN_NAME, STATE_NAME, STATE_TYPE, WORK_POOL_NAME,
+    WORK_QUEUE_NAME, family,
 };
 use super::{Family, Points, View};
 use crate::snapshot::{FlowRun, Section, StateType};
@@ -83,6 +84,29 @@ pub(super) const FAMILIES: &[Family] = &[
         FAILED_LABELS,
         FAILED,
         failed,
+    ),
+    Family::gauge(
+        "prefect.flow_runs.active",
+        "{run}",
+        "Flow runs under way: pending, running, paused, cancelling, awaiting retry.",
+        &[
+            DEPLOYMENT_NAME,
+            FLOW_NAME,
+            WORK_POOL_NAME,
+            WORK_QUEUE_NAME,
+            STATE_TYPE,
+            STATE_NAME,
+        ],
+        UNFINISHED,
+        active,
+    ),
+    Family::gauge(
+        "prefect.flow_runs.late",
+        "{run}",
+        "Flow runs that the server calls late.",
+        &[DEPLOYMENT_NAME, FLOW_NAME, WORK_POOL_NAME, WORK_QUEUE_NAME],
+        UNFINISHED,
+        late,
     ),
 ];
 
@@ -172,6 +196,41 @@ fn failed(view: &View<'_>, points: &mut Points) {
             ];
             points.set(labels, 1.0);
         }
+    }
+}
+
+fn active(view: &View<'_>, points: &mut Points) {
+    for run in &view.snapshot.unfinished {
+        // A scheduled run that has started once awaits its retry.
+        let Some(state) = run
+            .state_type
+            .filter(|state| StateType::ACTIVE.contains(state) || run.start_time.is_some())
+        else {
+            continue;
+        };
+        let (deployment, flow) = compatible::names(view.snapshot, run);
+        let labels = [
+            deployment,
+            flow,
+            compatible::text(&run.work_pool_name),
+            compatible::text(&run.work_queue_name),
+            Arc::from(state.as_str()),
+            compatible::text(&run.state_name),
+        ];
+        points.add(labels, 1.0);
+    }
+}
+
+fn late(view: &View<'_>, points: &mut Points) {
+    for run in view.snapshot.unfinished.iter().filter(|run| run.is_late()) {
+        let (deployment, flow) = compatible::names(view.snapshot, run);
+        let labels = [
+            deployment,
+            flow,
+            compatible::text(&run.work_pool_name),
+            compatible::text(&run.work_queue_name),
+        ];
+        points.add(labels, 1.0);
     }
 }
 

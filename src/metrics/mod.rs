@@ -71,6 +71,26 @@ pub struct Family {
 }
 
 impl Family {
+    /// A gauge of the workspace that the Python exporter does not have.
+    const fn gauge(
+        name: &'static str,
+        unit: &'static str,
+        help: &'static str,
+        attributes: &'static [&'static str],
+        sections: &'static [Section],
+        read: fn(&View<'_>, &mut Points),
+    ) -> Self {
+        Family {
+            name,
+            kind: Kind::Gauge,
+            unit,
+            help,
+            attributes,
+            stability: Stability::Stable,
+            source: Source::Read(sections, read),
+        }
+    }
+
     /// The name that Prometheus sees, by the translation of the OpenTelemetry specification.
     pub fn prometheus_name(&self) -> String {
         let mut name = self.name.replace('.', "_");

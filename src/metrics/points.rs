@@ -75,3 +75,19 @@ impl Points {
         self.points
     }
 }
+
+/// A time as a value: seconds since 1970, with fractions.
+pub(super) fn unix_seconds(time: jiff::Timestamp) -> f64 {
+    time.as_duration().as_secs_f64()
+}
+
+/// The two kinds of slots of something with a concurrency limit: none where it has none.
+pub(super) fn slots(limit: Option<u64>, active: Option<u64>) -> Vec<(Arc<str>, f64)> {
+    limit.map_or_else(Vec::new, |limit| {
+        let active = active.unwrap_or_default();
+        vec![
+            (Arc::from("limit"), limit as f64),
+            (Arc::from("active"), active as f64),
+        ]
+    })
+}

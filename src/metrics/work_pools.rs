@@ -1,7 +1,8 @@
 //! Families of work pools.
 
 use super::Family;
-use super::compatible::{self, IS_PAUSED, STATUS, TYPE, WORK_POOL_NAME, family};
+use super::compatible::{self, IS_PAUSED, SLOT_KIND, STATUS, TYPE, WORK_POOL_NAME, family};
+use super::points::slots;
 use crate::snapshot::Section;
 
 pub(super) const FAMILIES: &[Family] = &[
@@ -26,6 +27,20 @@ pub(super) const FAMILIES: &[Family] = &[
                     compatible::text(&pool.name),
                 ];
                 points.set(labels, compatible::unless_paused(&pool.is_paused));
+            }
+        },
+    ),
+    Family::gauge(
+        "prefect.work_pool.slots",
+        "{slot}",
+        "Concurrency limit of each work pool that has one, and slots in use.",
+        &[WORK_POOL_NAME, SLOT_KIND],
+        &[Section::WorkPools],
+        |view, points| {
+            for pool in view.snapshot.work_pools.iter() {
+                for (kind, slots) in slots(pool.concurrency_limit, pool.active_slots) {
+                    points.set([compatible::text(&pool.name), kind], slots);
+                }
             }
         },
     ),

@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 
-use super::compatible::{self, IS_PAUSED, STATUS, TYPE, WORK_POOL_NAME, WORK_QUEUE_NAME, family};
+use super::compatible::{
+    self, IS_PAUSED, SLOT_KIND, STATUS, TYPE, WORK_POOL_NAME, WORK_QUEUE_NAME, family,
+};
+use super::points::{slots, unix_seconds};
 use super::{Family, Points, View};
 use crate::snapshot::{Section, WorkQueue};
 
@@ -62,6 +65,36 @@ pub(super) const FAMILIES: &[Family] = &[
             for queue in view.snapshot.work_queues.iter() {
                 let late_runs = late_runs_of(queue, &late_runs);
                 points.add(labels(view, queue, late_runs), f64::from(late_runs));
+            }
+        },
+    ),
+    Family::gauge(
+        "prefect.work_queue.slots",
+        "{slot}",
+        "Concurrency limit of each work queue that has one, and slots in use.",
+        &[WORK_POOL_NAME, WORK_QUEUE_NAME, SLOT_KIND],
+        &[Section::WorkQueues],
+        |view, points| {
+            for queue in view.snapshot.work_queues.iter() {
+                for (kind, slots) in slots(queue.concurrency_limit, queue.active_slots) {
+                    let pool = compatible::text(&queue.work_pool_name);
+                    points.set([pool, compatible::text(&queue.name), kind], slots);
+                }
+            }
+        },
+    ),
+    Family::gauge(
+        "prefect.work_queue.last_polled.time",
+        "s",
+        "When a worker last asked each work queue for runs, as Unix time.",
+        &[WORK_POOL_NAME, WORK_QUEUE_NAME],
+        &[Section::WorkQueues],
+        |view, points| {
+            for queue in view.snapshot.work_queues.iter() {
+                if let Some(polled) = queue.last_polled {
+                    let pool = compatible::text(&queue.work_pool_name);
+                    points.set([pool, compatible::text(&queue.name)], unix_seconds(polled));
+                }
             }
         },
     ),

@@ -304,6 +304,17 @@ impl Reader {
             parse,
         )
     }
+
+    /// The same for one signal of a setting with a default.
+    fn required_of_signal<T>(
+        &self,
+        name: &str,
+        signal: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<T, Error> {
+        self.of_signal(name, signal, parse)?
+            .ok_or_else(|| Error::Internal(format!("{name} has no default")))
+    }
 }
 
 fn parsed<T>(

@@ -154,13 +154,11 @@ impl Otlp {
     fn load(reader: &Reader, signal: Signal) -> Result<Self, Error> {
         let name = signal.name();
         let of = |setting: &str| format!("OTEL_EXPORTER_OTLP_{setting}");
-        let protocol = reader
-            .of_signal(&of("PROTOCOL"), name, |text| match text {
-                "http/protobuf" => Some(Protocol::HttpProtobuf),
-                "grpc" => Some(Protocol::Grpc),
-                _ => None,
-            })?
-            .unwrap_or(Protocol::HttpProtobuf);
+        let protocol = reader.required_of_signal(&of("PROTOCOL"), name, |text| match text {
+            "http/protobuf" => Some(Protocol::HttpProtobuf),
+            "grpc" => Some(Protocol::Grpc),
+            _ => None,
+        })?;
         let pem = |setting: &str| -> Result<Option<String>, Error> {
             let path = reader.of_signal(&of(setting), name, |text| Some(PathBuf::from(text)))?;
             path.map(|path: PathBuf| pem(&of(setting), &path))
@@ -189,16 +187,18 @@ impl Otlp {
             headers: reader
                 .of_signal(&of("HEADERS"), name, headers)?
                 .unwrap_or_default(),
-            timeout: reader
-                .of_signal(&of("TIMEOUT"), name, |text| whole(text, 1, 600_000))?
-                .map_or(Duration::from_secs(10), Duration::from_millis),
-            compression: reader
-                .of_signal(&of("COMPRESSION"), name, |text| match text {
+            timeout: reader.required_of_signal(&of("TIMEOUT"), name, |text| {
+                whole(text, 1, 600_000).map(Duration::from_millis)
+            })?,
+            compression: reader.required_of_signal(
+                &of("COMPRESSION"),
+                name,
+                |text| match text {
                     "gzip" => Some(Compression::Gzip),
                     "none" => Some(Compression::None),
                     _ => None,
-                })?
-                .unwrap_or(Compression::None),
+                },
+            )?,
             certificate: pem("CERTIFICATE")?,
             client_identity,
         })
@@ -210,9 +210,8 @@ impl Otlp {
 /// <https://opentelemetry.io/docs/specs/otel/protocol/exporter/#endpoint-urls-for-otlphttp>
 fn endpoint(reader: &Reader, signal: Signal, protocol: Protocol) -> Result<Url, Error> {
     const NAME: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-    let insecure = reader
-        .of_signal("OTEL_EXPORTER_OTLP_INSECURE", signal.name(), boolean)?
-        .unwrap_or(false);
+    let insecure =
+        reader.required_of_signal("OTEL_EXPORTER_OTLP_INSECURE", signal.name(), boolean)?;
     let parse = |text: &str| match (protocol, text.contains("://")) {
         (Protocol::Grpc, false) => {
             let scheme = if insecure { "http" } else { "https" };

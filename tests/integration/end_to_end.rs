@@ -29,8 +29,18 @@ const FAMILIES: [&str; 15] = [
     "prefect_work_queues_late_runs_count",
 ];
 
+const NATIVE_FAMILIES: [&str; 3] = [
+    "prefect_flow_runs_active",
+    "prefect_flow_runs_late",
+    "prefect_deployment_next_run_time_seconds",
+];
+
 /// What the page must show: family, labels, value. `None` stands for seconds since a start.
 type Expected = BTreeMap<(String, Labels), Option<f64>>;
+
+fn families() -> impl Iterator<Item = &'static str> {
+    FAMILIES.into_iter().chain(NATIVE_FAMILIES)
+}
 
 #[derive(Default)]
 struct Expectation(Expected);
@@ -68,7 +78,7 @@ fn create(server: Server) -> World {
 
     server.create(
         "/work_pools/",
-        json!({"name": "process-pool", "type": "process"}),
+        json!({"name": "process-pool", "type": "process", "concurrency_limit": 5}),
     );
     server.create(
         "/work_pools/",
@@ -76,7 +86,7 @@ fn create(server: Server) -> World {
     );
     server.create(
         "/work_pools/process-pool/queues",
-        json!({"name": "high", "priority": 1}),
+        json!({"name": "high", "priority": 1, "concurrency_limit": 3}),
     );
     server.create(
         "/work_pools/process-pool/queues",
@@ -233,6 +243,7 @@ fn expected(world: &World) -> Expected {
     }
     runs(&mut expected, world);
     failures(&mut expected, &id);
+    natives(&mut expected, world);
     for (pool, kind, status, paused, value) in [
         ("process-pool", "process", "NOT_READY", "False", 1.0),
         ("paused-pool", "kubernetes", "PAUSED", "True", 0.0),
@@ -350,13 +361,104 @@ fn failures<'a>(expected: &mut Expectation, id: &dyn Fn(&'a str) -> &'a str) {
     }
 }
 
+fn natives(expected: &mut Expectation, world: &World) {
+    let nightly = [
+        ("deployment_name", "nightly"),
+        ("flow_name", "etl"),
+        ("work_pool_name", "process-pool"),
+        ("work_queue_name", "high"),
+    ];
+    let plain = [
+        ("deployment_name", "plain"),
+        ("flow_name", "report"),
+        ("work_pool_name", "None"),
+        ("work_queue_name", "None"),
+    ];
+    for (run, kind, name) in [
+        (nightly, "RUNNING", "Running"),
+        (nightly, "PENDING", "Pending"),
+        (nightly, "PAUSED", "Paused"),
+        (nightly, "CANCELLING", "Cancelling"),
+        (plain, "SCHEDULED", "AwaitingRetry"),
+    ] {
+        let labels = [
+            run.as_slice(),
+            &[("state_type", kind), ("state_name", name)],
+        ]
+        .concat();
+        expected.add("prefect_flow_runs_active", &labels, 1.0);
+    }
+    expected.add("prefect_flow_runs_late", &nightly, 2.0);
+    let soon = world.server.flow_run(&world.runs["soon"]);
+    let soon: Timestamp = soon["next_scheduled_start_time"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let seconds = soon.as_duration().as_secs_f64();
+    expected.add(
+        "prefect_deployment_next_run_time_seconds",
+        &nightly[..2],
+        seconds,
+    );
+}
+
+/// Slots in use, as the server counts them now: its count follows the runs with some delay.
+fn check_slots(world: &World, agent: &AgentProcess) {
+    let of = |list: &str, name: &str| {
+        let items = world
+            .server
+            .post(&format!("/{list}/filter"), json!({"limit": 200}));
+        let named = |item: &&Value| item["name"] == name;
+        items
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(named)
+            .cloned()
+            .unwrap()
+    };
+    let queue = [("work_queue_name", "high")];
+    for (family, list, name, labels) in [
+        (
+            "prefect_work_pool_slots",
+            "work_pools",
+            "process-pool",
+            &[][..],
+        ),
+        (
+            "prefect_work_queue_slots",
+            "work_queues",
+            "high",
+            &queue[..],
+        ),
+    ] {
+        let agrees = |page: &Page| {
+            let item = of(list, name);
+            [("limit", "concurrency_limit"), ("active", "active_slots")]
+                .iter()
+                .all(|(kind, field)| {
+                    let labels = [
+                        labels,
+                        &[("slot_kind", kind), ("work_pool_name", "process-pool")],
+                    ];
+                    let shown = page.value(family, &labels.concat());
+                    shown.is_some() && shown == item[*field].as_f64()
+                })
+        };
+        agent.wait_for_page(family, |page| agrees(page).then_some(()));
+        let limited = agent.page().family(family).len();
+        assert_eq!(limited, 2, "what has no limit has no slots");
+    }
+}
+
 /// What is wrong with the page, a line each.
 fn differences(page: &Page, expected: &Expected) -> Vec<String> {
     let mut differences = Vec::new();
     let shown = page
         .series
         .iter()
-        .filter(|((family, _), _)| FAMILIES.contains(&family.as_str()));
+        .filter(|((family, _), _)| families().any(|name| name == family));
     for (series, value) in shown {
         match expected.get(series) {
             None => differences.push(format!("not expected: {series:?} {value}")),
@@ -383,7 +485,7 @@ fn check(server_settings: &[(&str, &str)], agent_settings: &[(&str, &str)]) {
     let mut settings = vec![("OFFSET_MINUTES", "30")];
     settings.extend(agent_settings);
     let expected = expected(&world);
-    for family in FAMILIES {
+    for family in families() {
         assert!(
             expected.keys().any(|(name, _)| name == family),
             "{family} has no series"
@@ -403,6 +505,7 @@ fn check(server_settings: &[(&str, &str)], agent_settings: &[(&str, &str)]) {
         );
         std::thread::sleep(Duration::from_millis(500));
     }
+    check_slots(&world, &agent);
     assert_eq!(
         agent
             .page()
