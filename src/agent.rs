@@ -56,7 +56,7 @@ pub struct Agent {
     interval: Duration,
     stats: Stats,
     readiness: Readiness,
-    failing: HashSet<Section>,
+    condition: Condition,
     address: SocketAddr,
 }
 
@@ -95,7 +95,7 @@ impl Agent {
             interval: sampling.interval,
             stats: Stats::default(),
             readiness: Readiness::new(sampling.interval * 3 + settings.prefect.request_timeout),
-            failing: HashSet::new(),
+            condition: Condition::default(),
             address,
         };
         agent.publish(&Snapshot::default()).await;
@@ -154,7 +154,15 @@ impl Agent {
         if cycle.snapshot.up {
             self.readiness.good_cycle();
         }
-        self.log(&cycle, started.elapsed());
+        tracing::debug!(
+            outcome = outcome.as_str(),
+            duration_ms = started.elapsed().as_millis() as u64,
+            deployments = cycle.snapshot.deployments.len(),
+            unfinished = cycle.snapshot.unfinished.len(),
+            newly_finished = cycle.finished.len(),
+            "cycle"
+        );
+        self.condition.note(&cycle);
         self.publish(&cycle.snapshot).instrument(span).await;
     }
 
@@ -171,46 +179,42 @@ impl Agent {
             tracing::error!(%error, "the cycle could not be published");
         }
     }
+}
 
-    /// One line at DEBUG for each cycle; changes of state at WARN and INFO.
-    fn log(&mut self, cycle: &Cycle, duration: Duration) {
-        let snapshot = &cycle.snapshot;
-        tracing::debug!(
-            outcome = cycle.outcome().as_str(),
-            duration_ms = duration.as_millis() as u64,
-            deployments = snapshot.deployments.len(),
-            unfinished = snapshot.unfinished.len(),
-            newly_finished = cycle.finished.len(),
-            "cycle"
-        );
-        let failing: HashSet<Section> = cycle.errors.iter().map(|(section, _)| *section).collect();
-        let were_down = self.failing.contains(&Section::Server) && self.failing.len() > 1;
-        let first = self.stats.cycles(Outcome::Failure)
-            + self.stats.cycles(Outcome::Success)
-            + self.stats.cycles(Outcome::Partial)
-            == 1;
-        match (cycle.outcome(), cycle.errors.first()) {
-            (Outcome::Failure, Some((_, error))) => {
-                if !were_down {
+/// What was last said in the log: only changes are.
+#[derive(Default)]
+struct Condition {
+    down: Option<bool>,
+    failing: HashSet<Section>,
+}
+
+impl Condition {
+    /// Says at WARN what fails from this cycle on, and at INFO what works again.
+    fn note(&mut self, cycle: &Cycle) {
+        let down = cycle.outcome() == Outcome::Failure;
+        let was_down = self.down.replace(down);
+        match cycle.errors.first() {
+            Some((_, error)) if down => {
+                if was_down != Some(true) {
                     tracing::warn!(%error, "Prefect cannot be read; its gauges will be withheld, and the agent goes on trying");
                 }
+                self.failing.clear();
+                return;
             }
-            _ => {
-                if were_down || first {
-                    tracing::info!(
-                        version = snapshot.version.as_deref().unwrap_or("unknown"),
-                        "Prefect can be read"
-                    );
-                }
-                for (section, error) in &cycle.errors {
-                    if !self.failing.contains(section) || were_down {
-                        tracing::warn!(section = section.as_str(), %error, "a section cannot be read; the others go on");
-                    }
-                }
-                for section in self.failing.difference(&failing).filter(|_| !were_down) {
-                    tracing::info!(section = section.as_str(), "the section can be read again");
-                }
+            _ if was_down != Some(false) => {
+                let version = cycle.snapshot.version.as_deref().unwrap_or("unknown");
+                tracing::info!(version, "Prefect can be read");
             }
+            _ => {}
+        }
+        for (section, error) in &cycle.errors {
+            if !self.failing.contains(section) {
+                tracing::warn!(section = section.as_str(), %error, "a section cannot be read; the others go on");
+            }
+        }
+        let failing = cycle.errors.iter().map(|(section, _)| *section).collect();
+        for section in self.failing.difference(&failing) {
+            tracing::info!(section = section.as_str(), "the section can be read again");
         }
         self.failing = failing;
     }
