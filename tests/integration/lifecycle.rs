@@ -6,6 +6,7 @@ use crate::support::fleet;
 use crate::support::otlp::Receiver;
 use crate::support::process::{AgentProcess, agent_command, wait_for};
 use crate::support::stub::{Stub, recorded_error};
+use crate::support::tls::{Certificates, TlsListener};
 
 async fn stub() -> Stub {
     let stub = Stub::start().await;
@@ -250,5 +251,28 @@ async fn clients_that_say_nothing_do_not_keep_others_out() {
         agent.process.signal("-TERM");
         assert!(agent.process.wait(Duration::from_secs(5)).success());
         drop(silent);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prefect_can_have_a_certificate_of_a_private_authority() {
+    let certificates = Certificates::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!(
+        "https://localhost:{}/api",
+        listener.local_addr().unwrap().port()
+    );
+    let (certificate, key) = &certificates.server;
+    let stub = Stub::at(url, TlsListener::new(listener, certificate, key, None));
+    fleet::small(&mut stub.contents());
+    blocking(|| {
+        let ca = certificates.path("ca");
+        let agent = AgentProcess::start(&stub.url, &[("SSL_CERT_FILE", ca.as_str())]);
+        agent.wait_for_page("a cycle", |page| {
+            page.value("prefect_up", &[]).filter(|up| *up == 1.0)
+        });
+        let agent = AgentProcess::start(&stub.url, &[("MAX_RETRIES", "0")]);
+        let line = agent.process.wait_for_line("Prefect cannot be read");
+        assert!(line.to_lowercase().contains("certificate"), "{line}");
     });
 }

@@ -7,6 +7,7 @@ use crate::support::otlp::{Received, Receiver, translated};
 use crate::support::page::Page;
 use crate::support::process::{AgentProcess, wait_for};
 use crate::support::stub::Stub;
+use crate::support::tls::Certificates;
 use crate::support::{self, fleet};
 
 /// A fleet with something in every family that has attributes.
@@ -203,46 +204,6 @@ async fn the_agents_own_spans_are_pushed_where_they_are_wanted() {
         "GET /admin/version",
     ] {
         assert!(spans.iter().any(|span| span == name), "{name} in {spans:?}");
-    }
-}
-
-/// A certificate authority, a server's certificate and a client's, in a folder.
-struct Certificates {
-    folder: tempfile::TempDir,
-    authority: String,
-    server: (String, String),
-}
-
-impl Certificates {
-    fn new() -> Self {
-        use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-        let authority_key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new([]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = params.self_signed(&authority_key).unwrap().pem();
-        let issuer = Issuer::new(params, authority_key);
-        let issue = |name: &str| {
-            let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new([name.to_owned()]).unwrap();
-            (
-                params.signed_by(&key, &issuer).unwrap().pem(),
-                key.serialize_pem(),
-            )
-        };
-        let (server, client) = (issue("localhost"), issue("agent"));
-        let folder = tempfile::tempdir().unwrap();
-        for (name, pem) in [("ca", &authority), ("cert", &client.0), ("key", &client.1)] {
-            std::fs::write(folder.path().join(name), pem).unwrap();
-        }
-        Certificates {
-            folder,
-            authority,
-            server,
-        }
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).to_str().unwrap().to_owned()
     }
 }
 

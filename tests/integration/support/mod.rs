@@ -6,6 +6,7 @@ pub(crate) mod page;
 pub(crate) mod prefect;
 pub(crate) mod process;
 pub(crate) mod stub;
+pub(crate) mod tls;
 
 use prefect_otel_agent::agent::Agent;
 use prefect_otel_agent::settings::{Settings, Sources};

@@ -21,6 +21,7 @@ use prost::Message as _;
 use tonic::codec::CompressionEncoding;
 
 use super::page::{Labels, Page};
+use super::tls::TlsListener;
 
 /// One push: its headers or metadata, and what it brought.
 #[derive(Debug, Clone)]
@@ -52,34 +53,9 @@ impl Receiver {
         certificate: &str,
         key: &str,
     ) -> Self {
-        use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-        use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-        use tokio_rustls::rustls::{
-            RootCertStore, ServerConfig, crypto, server::WebPkiClientVerifier,
-        };
-        let provider = Arc::new(crypto::aws_lc_rs::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots
-            .add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap())
-            .unwrap();
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
-        let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(verifier.build().unwrap())
-            .with_single_cert(
-                chain,
-                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-            )
-            .unwrap();
         let receiver = Receiver::default();
         let router = receiver.router();
-        let listener = TlsListener {
-            listener,
-            acceptor: Arc::new(config).into(),
-        };
+        let listener = TlsListener::new(listener, certificate, key, Some(authority));
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         receiver
     }
@@ -151,29 +127,6 @@ impl Receiver {
     /// The last push.
     pub(crate) fn last(&self) -> Option<Received> {
         self.pushes.lock().unwrap().last().cloned()
-    }
-}
-
-struct TlsListener {
-    listener: tokio::net::TcpListener,
-    acceptor: tokio_rustls::TlsAcceptor,
-}
-
-impl axum::serve::Listener for TlsListener {
-    type Io = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
-        loop {
-            let (stream, address) = self.listener.accept().await.unwrap();
-            if let Ok(stream) = self.acceptor.accept(stream).await {
-                return (stream, address);
-            }
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
     }
 }
 

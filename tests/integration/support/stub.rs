@@ -83,6 +83,14 @@ impl Stub {
 
     pub(crate) fn on(listener: tokio::net::TcpListener) -> Self {
         let url = format!("http://{}/api", listener.local_addr().unwrap());
+        Stub::at(url, listener)
+    }
+
+    /// Over any listener, TLS say.
+    pub(crate) fn at<L: axum::serve::Listener<Addr: std::fmt::Debug>>(
+        url: String,
+        listener: L,
+    ) -> Self {
         let stub = Stub {
             contents: Arc::default(),
             url,
