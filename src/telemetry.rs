@@ -1,6 +1,9 @@
-//! The agent's own logs (on stderr) and traces.
+//! The agent's own logs (on stderr, and by OTLP where wanted) and traces.
 
 use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_sdk::logs::SdkLoggerProvider;
+use opentelemetry_sdk::logs::log_processor_with_async_runtime::BatchLogProcessor;
 use opentelemetry_sdk::runtime::Tokio;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use opentelemetry_sdk::trace::span_processor_with_async_runtime::BatchSpanProcessor;
@@ -20,36 +23,58 @@ const OWN: &str = env!("CARGO_CRATE_NAME");
 #[must_use]
 pub struct Telemetry {
     tracer_provider: Option<SdkTracerProvider>,
+    logger_provider: Option<SdkLoggerProvider>,
 }
 
 /// Starts logs and traces. Once a process, inside a tokio runtime.
 ///
 /// # Errors
 ///
-/// When the exporter of traces cannot be built.
+/// When an exporter cannot be built.
 pub fn start(settings: &Settings) -> Result<Telemetry, Error> {
-    let tracer_provider = match &settings.otel.otlp_traces {
-        Some(otlp) => {
-            let processor = BatchSpanProcessor::builder(otlp::traces(otlp)?, Tokio).build();
-            let provider = SdkTracerProvider::builder()
-                .with_span_processor(processor)
-                .with_resource(resource(settings))
-                .build();
-            Some(provider)
-        }
-        None => None,
-    };
+    let tracer_provider = tracer_provider(settings)?;
+    let logger_provider = logger_provider(settings)?;
     let traces = tracer_provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer(OWN))
             // Only the agent's own spans: those of the exporter would never end.
             .with_filter(Targets::new().with_target(OWN, LevelFilter::DEBUG))
     });
+    let pushed_logs = logger_provider.as_ref().map(|provider| {
+        OpenTelemetryTracingBridge::new(provider)
+            .with_filter(Targets::new().with_target(OWN, settings.log.level))
+    });
     tracing_subscriber::registry()
         .with(logs(settings.log))
         .with(traces)
+        .with(pushed_logs)
         .init();
-    Ok(Telemetry { tracer_provider })
+    Ok(Telemetry {
+        tracer_provider,
+        logger_provider,
+    })
+}
+
+fn tracer_provider(settings: &Settings) -> Result<Option<SdkTracerProvider>, Error> {
+    let Some(otlp) = &settings.otel.otlp_traces else {
+        return Ok(None);
+    };
+    let processor = BatchSpanProcessor::builder(otlp::traces(otlp)?, Tokio).build();
+    let provider = SdkTracerProvider::builder()
+        .with_span_processor(processor)
+        .with_resource(resource(settings));
+    Ok(Some(provider.build()))
+}
+
+fn logger_provider(settings: &Settings) -> Result<Option<SdkLoggerProvider>, Error> {
+    let Some(otlp) = &settings.otel.otlp_logs else {
+        return Ok(None);
+    };
+    let processor = BatchLogProcessor::builder(otlp::logs(otlp)?, Tokio).build();
+    let provider = SdkLoggerProvider::builder()
+        .with_log_processor(processor)
+        .with_resource(resource(settings));
+    Ok(Some(provider.build()))
 }
 
 fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + Send + Sync> {
@@ -78,13 +103,17 @@ fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + 
 }
 
 impl Telemetry {
-    /// Sends the last spans, within `patience`.
+    /// Sends the last spans and logs, within `patience`.
     pub async fn shutdown(self, patience: std::time::Duration) {
-        let Some(provider) = self.tracer_provider else {
-            return;
-        };
-        // It blocks until its task on this runtime is done.
-        let end = tokio::task::spawn_blocking(move || provider.shutdown());
+        // It blocks until their tasks on this runtime are done.
+        let end = tokio::task::spawn_blocking(move || {
+            if let Some(provider) = self.tracer_provider {
+                _ = provider.shutdown();
+            }
+            if let Some(provider) = self.logger_provider {
+                _ = provider.shutdown();
+            }
+        });
         _ = tokio::time::timeout(patience, end).await;
     }
 }

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
 use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
 use opentelemetry_otlp::{
-    Compression, MetricExporter, Protocol, SpanExporter, WithExportConfig, WithHttpConfig,
-    WithTonicConfig,
+    Compression, LogExporter, MetricExporter, Protocol, SpanExporter, WithExportConfig,
+    WithHttpConfig, WithTonicConfig,
 };
 use opentelemetry_sdk::metrics::Temporality;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -40,6 +40,20 @@ pub fn metrics(otlp: &Otlp, temporality: settings::Temporality) -> Result<Metric
 /// When the settings do not fit together.
 pub fn traces(otlp: &Otlp) -> Result<SpanExporter, Error> {
     let builder = SpanExporter::builder();
+    let built = match otlp.protocol {
+        settings::Protocol::HttpProtobuf => http(builder.with_http(), otlp)?.build(),
+        settings::Protocol::Grpc => grpc(builder.with_tonic(), otlp).build(),
+    };
+    built.map_err(|error| Error::Otlp(error.to_string()))
+}
+
+/// The exporter of the agent's own logs. Inside a tokio runtime.
+///
+/// # Errors
+///
+/// When the settings do not fit together.
+pub fn logs(otlp: &Otlp) -> Result<LogExporter, Error> {
+    let builder = LogExporter::builder();
     let built = match otlp.protocol {
         settings::Protocol::HttpProtobuf => http(builder.with_http(), otlp)?.build(),
         settings::Protocol::Grpc => grpc(builder.with_tonic(), otlp).build(),

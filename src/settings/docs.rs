@@ -17,7 +17,7 @@ pub fn markdown() -> String {
             let _ = write!(help, " Or `{}_FILE`: a file that holds it.", setting.name);
         }
         if setting.is_per_signal() {
-            help.push_str(" Also for one signal (`…_OTLP_METRICS_…`, `…_OTLP_TRACES_…`).");
+            help.push_str(" Also for one signal (`…_OTLP_METRICS_…`, `…_TRACES_…`, `…_LOGS_…`).");
         }
         let accepts = setting.accepts.replace('|', "\\|");
         let _ = writeln!(

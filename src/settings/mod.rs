@@ -22,7 +22,7 @@ pub use sources::Sources;
 use sources::{Found, Merged};
 use table::{SETTINGS, Setting};
 
-const SIGNALS: [&str; 2] = ["METRICS", "TRACES"];
+const SIGNALS: [&str; 3] = ["METRICS", "TRACES", "LOGS"];
 
 /// Why the settings cannot be used. One line each; no secret in any of them.
 #[derive(Debug, thiserror::Error)]

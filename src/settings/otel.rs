@@ -19,6 +19,8 @@ pub struct Otel {
     pub otlp_metrics: Option<Otlp>,
     /// OTLP for the agent's own spans, where they are wanted.
     pub otlp_traces: Option<Otlp>,
+    /// OTLP for the agent's own logs, where they are wanted.
+    pub otlp_logs: Option<Otlp>,
     /// Temporality of counters and histograms over OTLP.
     pub temporality: Temporality,
     /// `service.name`, where it is set.
@@ -56,6 +58,8 @@ pub enum Signal {
     Metrics,
     /// Traces.
     Traces,
+    /// Logs.
+    Logs,
 }
 
 impl Signal {
@@ -63,6 +67,7 @@ impl Signal {
         match self {
             Signal::Metrics => "METRICS",
             Signal::Traces => "TRACES",
+            Signal::Logs => "LOGS",
         }
     }
 
@@ -70,6 +75,7 @@ impl Signal {
         match self {
             Signal::Metrics => "v1/metrics",
             Signal::Traces => "v1/traces",
+            Signal::Logs => "v1/logs",
         }
     }
 }
@@ -118,21 +124,23 @@ impl Otel {
             _ if disabled => MetricsExporters::default(),
             metrics => metrics,
         };
-        let traces = reader.required("OTEL_TRACES_EXPORTER", |text| match text {
-            "otlp" => Some(true),
-            "none" => Some(false),
-            _ => None,
-        })?;
-        reader.required("OTEL_LOGS_EXPORTER", |text| (text == "none").then_some(()))?;
+        let own = |name: &str, signal: Signal| {
+            let wanted = reader.required(name, |text| match text {
+                "otlp" => Some(true),
+                "none" => Some(false),
+                _ => None,
+            })?;
+            let otlp = (wanted && !disabled).then(|| Otlp::load(reader, signal));
+            otlp.transpose()
+        };
         Ok(Otel {
             metrics,
             otlp_metrics: metrics
                 .otlp
                 .then(|| Otlp::load(reader, Signal::Metrics))
                 .transpose()?,
-            otlp_traces: (traces && !disabled)
-                .then(|| Otlp::load(reader, Signal::Traces))
-                .transpose()?,
+            otlp_traces: own("OTEL_TRACES_EXPORTER", Signal::Traces)?,
+            otlp_logs: own("OTEL_LOGS_EXPORTER", Signal::Logs)?,
             temporality: reader.required(
                 "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
                 |text| match text.to_ascii_lowercase().as_str() {

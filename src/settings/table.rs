@@ -26,7 +26,7 @@ pub enum Kind {
     /// Never printed, never a flag; `NAME_FILE` reads it from a file.
     Secret,
     /// Of the OpenTelemetry specification; `OTEL_EXPORTER_OTLP_X` can be set for one signal
-    /// by `OTEL_EXPORTER_OTLP_METRICS_X` or `OTEL_EXPORTER_OTLP_TRACES_X`.
+    /// by `OTEL_EXPORTER_OTLP_METRICS_X`, `…_TRACES_X` or `…_LOGS_X`.
     PerSignal,
     /// The same, and a secret.
     PerSignalSecret,
@@ -243,7 +243,7 @@ pub static SETTINGS: &[Setting] = &[
     plain(
         "OTEL_LOGS_EXPORTER",
         Some("none"),
-        "none (logs go to stderr)",
+        "otlp or none",
         "Where the agent's own logs go beside stderr.",
     ),
     plain(

@@ -178,7 +178,7 @@ async fn a_collector_that_goes_and_comes_back_is_one_line_each_and_blocks_nothin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_agents_own_spans_are_pushed_where_they_are_wanted() {
+async fn the_agents_own_spans_and_logs_are_pushed_where_they_are_wanted() {
     let stub = stub().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -187,6 +187,7 @@ async fn the_agents_own_spans_are_pushed_where_they_are_wanted() {
     tokio::task::block_in_place(|| {
         let settings = [
             ("OTEL_TRACES_EXPORTER", "otlp"),
+            ("OTEL_LOGS_EXPORTER", "otlp"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
         ];
         let mut agent = AgentProcess::start(&url, &settings);
@@ -196,6 +197,10 @@ async fn the_agents_own_spans_are_pushed_where_they_are_wanted() {
         agent.process.signal("-TERM");
         assert!(agent.process.wait(Duration::from_secs(5)).success());
     });
+    let logs = receiver.logs.lock().unwrap();
+    for line in ["started", "Prefect can be read", "ending"] {
+        assert!(logs.iter().any(|log| log == line), "{line} in {logs:?}");
+    }
     let spans = receiver.spans.lock().unwrap();
     for name in [
         "cycle",

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::body::Bytes;
 use axum::http::HeaderMap;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
 };
@@ -35,6 +36,7 @@ pub(crate) struct Received {
 pub(crate) struct Receiver {
     pub(crate) pushes: Arc<Mutex<Vec<Received>>>,
     pub(crate) spans: Arc<Mutex<Vec<String>>>,
+    pub(crate) logs: Arc<Mutex<Vec<String>>>,
 }
 
 impl Receiver {
@@ -61,7 +63,7 @@ impl Receiver {
     }
 
     fn router(&self) -> axum::Router {
-        let (metrics, traces) = (self.clone(), self.clone());
+        let (metrics, traces, logs) = (self.clone(), self.clone(), self.clone());
         axum::Router::new()
             .route(
                 "/v1/metrics",
@@ -81,6 +83,23 @@ impl Receiver {
                     let spans = spans.flat_map(|resource| resource.scope_spans);
                     let names = spans.flat_map(|scope| scope.spans).map(|span| span.name);
                     traces.spans.lock().unwrap().extend(names);
+                }),
+            )
+            .route(
+                "/v1/logs",
+                axum::routing::post(move |headers: HeaderMap, body: Bytes| async move {
+                    let body = plain(&headers, &body);
+                    let request = ExportLogsServiceRequest::decode(body.as_slice()).unwrap();
+                    let scopes = request
+                        .resource_logs
+                        .into_iter()
+                        .flat_map(|logs| logs.scope_logs);
+                    let records = scopes.flat_map(|scope| scope.log_records);
+                    let bodies = records.filter_map(|record| match record.body?.value? {
+                        Value::StringValue(text) => Some(text),
+                        _ => None,
+                    });
+                    logs.logs.lock().unwrap().extend(bodies);
                 }),
             )
     }
