@@ -42,8 +42,9 @@ pub fn command() -> Command {
         .about("Samples the API of Prefect 3 into OpenTelemetry metrics: OTLP push, Prometheus pull bridge")
         .after_help(
             "Every flag is also an environment variable: --max-retries is MAX_RETRIES.\n\
-             Secrets are read from the environment only: PREFECT_API_KEY, PREFECT_API_AUTH_STRING,\n\
-             OTEL_EXPORTER_OTLP_HEADERS, or from files that PREFECT_API_KEY_FILE and so on name.\n\
+             Secrets have no flag: PREFECT_API_KEY, PREFECT_API_AUTH_STRING and OTEL_EXPORTER_OTLP_HEADERS\n\
+             are read from the environment, from --config, or from files that PREFECT_API_KEY_FILE\n\
+             and so on name.\n\
              Order: defaults < --config < environment < flags. --help shows the OTEL_* settings too.",
         )
         .arg(config)
