@@ -124,7 +124,7 @@ fn total_run_time(view: &View<'_>, points: &mut Points) {
     runs.sort_unstable_by_key(|run| (run.end_time, Arc::clone(&run.id)));
     for run in runs {
         let (deployment, flow) = compatible::names(view.snapshot, run);
-        points.set([deployment, flow], run.total_run_time);
+        points.set([deployment, flow], run.total_run_time.unwrap_or_default());
     }
 }
 

@@ -237,7 +237,7 @@ pub struct FlowRun {
     pub end_time: Option<Timestamp>,
     /// Seconds spent in RUNNING, over all its tries.
     #[serde(default)]
-    pub total_run_time: f64,
+    pub total_run_time: Option<f64>,
     /// The work queue that it was sent to.
     #[serde(default)]
     pub work_queue_name: Field<Arc<str>>,

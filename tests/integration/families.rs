@@ -139,6 +139,10 @@ async fn absent_null_and_odd_values_are_written_as_the_python_exporter_does() {
         let mut future = fleet::run_at(1, "RUNNING", -500);
         future.as_object_mut().unwrap().remove("state_name");
         future["deployment_id"] = json!(null);
+        // Nothing says that these are never null.
+        for field in ["total_run_time", "work_pool_name", "name", "state_id"] {
+            future[field] = json!(null);
+        }
         contents.flow_runs.push(future);
     }
     let page = cycle(&mut agent(&stub.url, &[]).await).await;
