@@ -17,7 +17,7 @@ use crate::http::{self, Readiness};
 use crate::metrics::agent::{CYCLE_DURATION, REQUEST_DURATION, Stats};
 use crate::metrics::{self, Options, View};
 use crate::prefect::{self, Client, RequestObserver, RequestRecord};
-use crate::sampler::{Cycle, Outcome, Sampler};
+use crate::sampler::{Cycle, Outcome, STALE_AFTER_INTERVALS, Sampler};
 use crate::settings::Settings;
 use crate::shutdown::Shutdown;
 use crate::snapshot::{Section, Snapshot};
@@ -94,7 +94,9 @@ impl Agent {
             },
             interval: sampling.interval,
             stats: Stats::default(),
-            readiness: Readiness::new(sampling.interval * 3 + settings.prefect.request_timeout),
+            readiness: Readiness::new(
+                sampling.interval * STALE_AFTER_INTERVALS + settings.prefect.request_timeout,
+            ),
             condition: Condition::default(),
             address,
         };
@@ -115,7 +117,7 @@ impl Agent {
     /// Runs until `shutdown`: a cycle at once and then every interval. Then one last push.
     pub async fn run(mut self, listener: TcpListener, mut shutdown: Shutdown) {
         let (stop_serving, stopped) = Shutdown::new();
-        let router = http::router(self.exporters.page(), self.readiness.clone());
+        let router = http::router(self.page(), self.readiness.clone());
         let server = tokio::spawn(http::serve(listener, router, stopped));
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -6,7 +6,7 @@
 use std::fmt::Display;
 use std::sync::{Arc, LazyLock};
 
-use super::{Family, Kind, Points, Source, Stability, View};
+use super::{Family, Points, Stability, View};
 use crate::snapshot::{Field, FlowRun, Section, Snapshot};
 
 pub(super) const DEPLOYMENT_NAME: &str = "deployment.name";
@@ -35,13 +35,8 @@ pub(super) const fn family(
     read: fn(&View<'_>, &mut Points),
 ) -> Family {
     Family {
-        name,
-        kind: Kind::Gauge,
-        unit: "",
-        help,
-        attributes,
         stability: Stability::Compatible,
-        source: Source::Read(sections, read),
+        ..Family::gauge(name, "", help, attributes, sections, read)
     }
 }
 

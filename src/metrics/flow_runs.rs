@@ -3,14 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use jiff::SignedDuration;
-
 use super::compatible::{
     self, DEPLOYMENT_NAME, FLOW_NAME, FLOW_RUN_NAME, STATE_NAME, STATE_TYPE, WORK_POOL_NAME,
     WORK_QUEUE_NAME, family,
 };
 use super::{Family, Points, View};
-use crate::snapshot::{FlowRun, Section, StateType};
+use crate::snapshot::{FlowRun, Section, StateType, before};
 
 const FINISHED: &[Section] = &[Section::FinishedRuns, Section::Deployments, Section::Flows];
 const UNFINISHED: &[Section] = &[
@@ -208,39 +206,32 @@ fn active(view: &View<'_>, points: &mut Points) {
         else {
             continue;
         };
-        let (deployment, flow) = compatible::names(view.snapshot, run);
-        let labels = [
-            deployment,
-            flow,
-            compatible::text(&run.work_pool_name),
-            compatible::text(&run.work_queue_name),
-            Arc::from(state.as_str()),
-            compatible::text(&run.state_name),
-        ];
-        points.add(labels, 1.0);
+        let [deployment, flow, pool, queue] = places(view, run);
+        let (kind, name) = (Arc::from(state.as_str()), compatible::text(&run.state_name));
+        points.add([deployment, flow, pool, queue, kind, name], 1.0);
     }
 }
 
 fn late(view: &View<'_>, points: &mut Points) {
     for run in view.snapshot.unfinished.iter().filter(|run| run.is_late()) {
-        let (deployment, flow) = compatible::names(view.snapshot, run);
-        let labels = [
-            deployment,
-            flow,
-            compatible::text(&run.work_pool_name),
-            compatible::text(&run.work_queue_name),
-        ];
-        points.add(labels, 1.0);
+        points.add(places(view, run), 1.0);
     }
+}
+
+/// What a run belongs to: deployment, flow, work pool and work queue.
+fn places(view: &View<'_>, run: &FlowRun) -> [Arc<str>; 4] {
+    let (deployment, flow) = compatible::names(view.snapshot, run);
+    [
+        deployment,
+        flow,
+        compatible::text(&run.work_pool_name),
+        compatible::text(&run.work_queue_name),
+    ]
 }
 
 impl View<'_> {
     /// The start of the window of `OFFSET_MINUTES`.
     fn window_start(&self) -> jiff::Timestamp {
-        let offset = SignedDuration::try_from(self.options.offset).unwrap_or(SignedDuration::MAX);
-        self.snapshot
-            .now
-            .checked_sub(offset)
-            .unwrap_or(jiff::Timestamp::MIN)
+        before(self.snapshot.now, self.options.offset)
     }
 }

@@ -22,7 +22,7 @@ pub use runs::Finished;
 use runs::Runs;
 
 /// A section is stale after so many of its intervals.
-const STALE_AFTER_INTERVALS: u32 = 3;
+pub const STALE_AFTER_INTERVALS: u32 = 3;
 
 /// What a cycle brought.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{OptionFuture, join3};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tracing::Instrument as _;
 
 use super::{Report, span, within};
@@ -17,11 +17,11 @@ use crate::prefect::filter::FlowRuns;
 use crate::prefect::list::Order;
 use crate::prefect::{Client, Error};
 use crate::settings::Sampling;
-use crate::snapshot::{FlowRun, Section, StateType};
+use crate::snapshot::{FlowRun, Section, StateType, before};
 
 /// How far before the cursor finished runs are asked for again: time for a transaction that
 /// was open, a page boundary that moved, a clock that is a little slow.
-const OVERLAP: SignedDuration = SignedDuration::from_secs(120);
+const OVERLAP: Duration = Duration::from_secs(120);
 
 /// How often the failed-runs window is read anew, so that deleted runs leave it.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(3600);
@@ -33,7 +33,7 @@ type Id = Arc<str>;
 pub type Finished = Arc<FlowRun>;
 
 pub(super) struct Runs {
-    lookahead: Option<SignedDuration>,
+    lookahead: Option<Duration>,
     windows: Windows,
     active: HashMap<Id, Run>,
     scheduled: HashMap<Id, Run>,
@@ -52,13 +52,11 @@ pub(super) struct Runs {
 
 impl Runs {
     pub(super) fn new(settings: &Sampling) -> Self {
-        let signed =
-            |duration: Duration| SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
         Runs {
-            lookahead: settings.scheduled_lookahead.map(signed),
+            lookahead: settings.scheduled_lookahead,
             windows: Windows {
-                offset: signed(settings.offset),
-                failed_offset: settings.failed_runs_offset.map(signed),
+                offset: settings.offset,
+                failed_offset: settings.failed_runs_offset,
             },
             active: HashMap::new(),
             scheduled: HashMap::new(),
@@ -315,9 +313,9 @@ impl Runs {
 #[derive(Clone, Copy)]
 struct Windows {
     /// Of finished runs.
-    offset: SignedDuration,
+    offset: Duration,
     /// Of failed ones; `None` is off.
-    failed_offset: Option<SignedDuration>,
+    failed_offset: Option<Duration>,
 }
 
 impl Windows {
@@ -341,7 +339,7 @@ async fn read_active(client: &Client) -> Result<Vec<FlowRun>, Error> {
     list(client, filter, Order::Id).await
 }
 
-async fn read_failed(client: &Client, offset: SignedDuration) -> Result<Vec<FlowRun>, Error> {
+async fn read_failed(client: &Client, offset: Duration) -> Result<Vec<FlowRun>, Error> {
     let filter = FlowRuns::default()
         .of_types(&StateType::FAILURE)
         .of_deployments()
@@ -380,8 +378,4 @@ fn by_id(runs: Vec<FlowRun>) -> HashMap<Id, Run> {
     runs.into_iter()
         .map(|run| (Arc::clone(&run.id), Arc::new(run)))
         .collect()
-}
-
-fn before(time: Timestamp, duration: SignedDuration) -> Timestamp {
-    time.checked_sub(duration).unwrap_or(Timestamp::MIN)
 }

@@ -13,6 +13,11 @@ use jiff::Timestamp;
 
 pub use objects::{Deployment, Field, Flow, FlowRun, StateType, WorkPool, WorkQueue};
 
+/// The moment `duration` before `time`: where a window begins.
+pub fn before(time: Timestamp, duration: Duration) -> Timestamp {
+    time.checked_sub(duration).unwrap_or(Timestamp::MIN)
+}
+
 /// A part of the snapshot that is read, and can fail, on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Section {
