@@ -7,7 +7,7 @@ use prefect_otel_agent::sampler::Sampler;
 use serde_json::json;
 
 use crate::support::stub::Stub;
-use crate::support::{agent, cycle, fleet, settings};
+use crate::support::{agent, cycle, fleet, settings, small_stub};
 
 struct Nobody;
 
@@ -36,8 +36,7 @@ async fn finished(sampler: &mut Sampler) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_two_cycles_see_counts_once() {
-    let stub = Stub::start().await;
-    fleet::small(&mut stub.contents());
+    let stub = small_stub().await;
     stub.contents()
         .flow_runs
         .push(fleet::run_at(1, "COMPLETED", 20));
@@ -53,8 +52,7 @@ async fn a_run_that_two_cycles_see_counts_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_retried_and_ends_again_counts_twice_and_shows_once() {
-    let stub = Stub::start().await;
-    fleet::small(&mut stub.contents());
+    let stub = small_stub().await;
     stub.contents()
         .flow_runs
         .push(fleet::run_at(1, "FAILED", 20));
@@ -76,8 +74,7 @@ async fn a_run_that_is_retried_and_ends_again_counts_twice_and_shows_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_boundary_that_moves_while_paging_neither_loses_nor_repeats() {
-    let stub = Stub::start().await;
-    fleet::small(&mut stub.contents());
+    let stub = small_stub().await;
     for number in 0..450 {
         stub.contents().flow_runs.push(fleet::run_at(
             number,
@@ -109,8 +106,7 @@ async fn a_page_boundary_that_moves_while_paging_neither_loses_nor_repeats() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_boundary_moved_by_a_retry_loses_nothing_for_good() {
-    let stub = Stub::start().await;
-    fleet::small(&mut stub.contents());
+    let stub = small_stub().await;
     for number in 0..450 {
         stub.contents()
             .flow_runs
@@ -143,8 +139,7 @@ async fn a_page_boundary_moved_by_a_retry_loses_nothing_for_good() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_whose_end_is_reported_ten_minutes_late_counts_once() {
-    let stub = Stub::start().await;
-    fleet::small(&mut stub.contents());
+    let stub = small_stub().await;
     stub.contents()
         .flow_runs
         .push(fleet::run_at(1, "RUNNING", 900));
@@ -157,8 +152,7 @@ async fn a_run_whose_end_is_reported_ten_minutes_late_counts_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_report_shows_once_on_the_page() {
-    let stub = Stub::start().await;
-    fleet::small(&mut stub.contents());
+    let stub = small_stub().await;
     stub.contents()
         .flow_runs
         .push(fleet::run_at(1, "RUNNING", 900));
@@ -188,8 +182,7 @@ async fn a_late_report_shows_once_on_the_page() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_vanishes_while_a_list_fails_is_counted_later() {
-    let stub = Stub::start().await;
-    fleet::small(&mut stub.contents());
+    let stub = small_stub().await;
     stub.contents()
         .flow_runs
         .push(fleet::run_at(1, "RUNNING", 900));
@@ -212,8 +205,7 @@ async fn a_run_that_vanishes_while_a_list_fails_is_counted_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_servers_clock_counts_not_this_machines() {
-    let stub = Stub::start().await;
-    fleet::small(&mut stub.contents());
+    let stub = small_stub().await;
     // The server is an hour behind; so is everything that it tells.
     stub.contents().clock_behind = jiff::SignedDuration::from_secs(3_600);
     stub.contents()

@@ -2,23 +2,16 @@
 
 use serde_json::json;
 
-use crate::support::stub::Stub;
-use crate::support::{agent, cycle, fleet};
+use crate::support::{agent, cycle, fleet, small_stub};
 
 const FAILED: [&str; 2] = [
     "prefect_deployment_failed_flow_runs",
     "prefect_deployment_last_failed_flow_run",
 ];
 
-async fn stub() -> Stub {
-    let stub = Stub::start().await;
-    fleet::small(&mut stub.contents());
-    stub
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_name_of_the_run_is_a_label_when_asked_for() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     for number in 0..2 {
         stub.contents()
             .flow_runs
@@ -45,7 +38,7 @@ async fn the_name_of_the_run_is_a_label_when_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_newest_failed_runs_of_each_group_are_shown() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     for number in 0..5 {
         stub.contents()
             .flow_runs
@@ -70,7 +63,7 @@ async fn only_the_newest_failed_runs_of_each_group_are_shown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_failed_runs_window_can_be_turned_off_and_costs_nothing_then() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     stub.contents()
         .flow_runs
         .push(fleet::run_at(1, "FAILED", 20));
@@ -94,7 +87,7 @@ async fn the_failed_runs_window_can_be_turned_off_and_costs_nothing_then() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_with_equal_labels_are_one_series() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     {
         let mut contents = stub.contents();
         let mut twin = contents.deployments[0].clone();
@@ -128,7 +121,7 @@ async fn objects_with_equal_labels_are_one_series() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn absent_null_and_odd_values_are_written_as_the_python_exporter_does() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     {
         let mut contents = stub.contents();
         let deployment = &mut contents.deployments[0];
@@ -169,7 +162,7 @@ async fn absent_null_and_odd_values_are_written_as_the_python_exporter_does() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_scheduled_run_is_read_when_asked_for() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     for (number, minutes) in [5, 59, 61, 10_000].into_iter().enumerate() {
         stub.contents()
             .flow_runs
@@ -195,7 +188,7 @@ async fn a_queue_is_healthy_as_the_server_says_it_is() {
         (None, false, "False"),
         (Some(10), true, "False"),
     ] {
-        let stub = stub().await;
+        let stub = small_stub().await;
         {
             let mut contents = stub.contents();
             let polled = polled_ago.map(|seconds| {
@@ -221,7 +214,7 @@ async fn a_queue_is_healthy_as_the_server_says_it_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_cancelled_long_before_its_time_counts_until_its_time_has_passed() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     let mut cancelled = fleet::run_at(1, "CANCELLED", 3_600);
     let tomorrow = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
     cancelled["start_time"] = json!(null);
@@ -240,7 +233,7 @@ async fn a_run_cancelled_long_before_its_time_counts_until_its_time_has_passed()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn histograms_have_the_buckets_of_their_declaration() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     let page = cycle(&mut agent(&stub.url, &[]).await).await;
     let buckets = page.family("http_client_request_duration_seconds_bucket");
     for bound in ["0.005", "0.075", "7.5", "10", "+Inf"] {

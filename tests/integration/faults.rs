@@ -8,17 +8,11 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 
 use crate::support::stub::{Stub, garbage, recorded, recorded_error};
-use crate::support::{agent, current, cycle, fleet};
+use crate::support::{agent, current, cycle, fleet, small_stub};
 
 const UP: &str = "prefect_up";
 const AGE: &str = "prefect_agent_section_age_seconds";
 const CYCLES: &str = "prefect_agent_cycles_total";
-
-async fn stub() -> Stub {
-    let stub = Stub::start().await;
-    fleet::small(&mut stub.contents());
-    stub
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prefect_down_at_the_start_and_then_up() {
@@ -42,7 +36,7 @@ async fn prefect_down_at_the_start_and_then_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gauges_are_withheld_once_they_are_stale_and_come_back() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     let intervals = [
         ("SAMPLE_INTERVAL_SECONDS", "1"),
         ("INVENTORY_INTERVAL_SECONDS", "1"),
@@ -72,7 +66,7 @@ async fn gauges_are_withheld_once_they_are_stale_and_come_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_credentials_are_told_by_up_and_by_the_requests_metric() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     stub.fault(|_| Some(recorded_error("error_unauthorized")));
     let mut agent = agent(&stub.url, &[]).await;
     let page = cycle(&mut agent).await;
@@ -88,7 +82,7 @@ async fn wrong_credentials_are_told_by_up_and_by_the_requests_metric() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_429_is_waited_out() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     let mut refused = false;
     stub.fault(move |request| {
         let refuse = request.path == "/flows/filter" && !std::mem::replace(&mut refused, true);
@@ -105,7 +99,7 @@ async fn a_429_is_waited_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_maintenance_is_not_waited_for_and_not_disturbed() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     stub.fault(|_| {
         // As a date: ten minutes from the server's own.
         let until = std::time::SystemTime::now() + Duration::from_secs(600);
@@ -134,7 +128,7 @@ async fn one_section_fails_and_the_others_go_on() {
         garbage(StatusCode::INTERNAL_SERVER_ERROR, "boom"),
         garbage(StatusCode::MOVED_PERMANENTLY, ""),
     ] {
-        let stub = stub().await;
+        let stub = small_stub().await;
         let mut broken = Some(broken);
         stub.fault(move |request| {
             if request.path == "/work_pools/filter" {
@@ -163,7 +157,7 @@ async fn one_section_fails_and_the_others_go_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_without_end_is_cut_off() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     stub.fault(|request| {
         (request.path == "/flows/filter").then(|| {
             let chunk = axum::body::Bytes::from(vec![b' '; 1 << 20]);
@@ -207,7 +201,7 @@ async fn transient_errors_are_tried_again_and_others_are_not() {
         (StatusCode::SERVICE_UNAVAILABLE, 3),
         (StatusCode::UNPROCESSABLE_ENTITY, 1),
     ] {
-        let stub = stub().await;
+        let stub = small_stub().await;
         let count = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&count);
         stub.fault(move |request| {
@@ -225,7 +219,7 @@ async fn transient_errors_are_tried_again_and_others_are_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_csrf_token_is_fetched_when_the_server_asks_and_renewed_before_it_ends() {
     for enabled in ["False", "True"] {
-        let stub = stub().await;
+        let stub = small_stub().await;
         let tokens = Arc::new(AtomicUsize::new(0));
         let fetched = Arc::clone(&tokens);
         stub.fault(move |request| {
@@ -266,7 +260,7 @@ async fn a_csrf_token_is_fetched_when_the_server_asks_and_renewed_before_it_ends
 
 #[tokio::test(flavor = "multi_thread")]
 async fn csrf_asked_for_at_a_server_without_it_is_no_failure() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     let mut agent = agent(&stub.url, &[("PREFECT_CSRF_ENABLED", "True")]).await;
     for _ in 0..2 {
         assert_eq!(cycle(&mut agent).await.value(UP, &[]), Some(1.0));
@@ -281,7 +275,7 @@ async fn csrf_asked_for_at_a_server_without_it_is_no_failure() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_are_sent_and_the_key_wins() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     let sent = |stub: &Stub| {
         let requests = stub.take_requests();
         requests[0]
@@ -300,7 +294,7 @@ async fn credentials_are_sent_and_the_key_wins() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_deployment_is_fetched_by_id_at_once_and_a_deleted_one_only_once() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     let mut agent = agent(&stub.url, &[("INVENTORY_INTERVAL_SECONDS", "3600")]).await;
     cycle(&mut agent).await;
     {
@@ -339,7 +333,7 @@ async fn an_unknown_deployment_is_fetched_by_id_at_once_and_a_deleted_one_only_o
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cardinality_limit_holds_exactly() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     for number in 0..30 {
         stub.contents()
             .flow_runs

@@ -2,17 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::fleet;
 use crate::support::otlp::Receiver;
 use crate::support::process::{AgentProcess, agent_command, wait_for};
 use crate::support::stub::{Stub, recorded_error};
 use crate::support::tls::{Certificates, TlsListener};
-
-async fn stub() -> Stub {
-    let stub = Stub::start().await;
-    fleet::small(&mut stub.contents());
-    stub
-}
+use crate::support::{fleet, small_stub};
 
 /// Runs what blocks beside the stub.
 fn blocking<T>(run: impl FnOnce() -> T) -> T {
@@ -22,7 +16,7 @@ fn blocking<T>(run: impl FnOnce() -> T) -> T {
 #[tokio::test(flavor = "multi_thread")]
 async fn both_signals_end_it_within_five_seconds_with_a_last_push() {
     for signal in ["-TERM", "-INT"] {
-        let stub = stub().await;
+        let stub = small_stub().await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let receiver = Receiver::http(listener).await;
@@ -67,7 +61,7 @@ async fn it_ends_in_time_though_nobody_answers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn endpoints_answer_what_they_should() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     stub.fault(|_| Some(recorded_error("error_unauthorized")));
     blocking(|| {
         let agent = AgentProcess::start(&stub.url, &[("REQUEST_TIMEOUT_SECONDS", "1")]);
@@ -97,7 +91,7 @@ async fn endpoints_answer_what_they_should() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_has_its_content_type_and_gzip_when_asked() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     blocking(|| {
         let agent = AgentProcess::start(&stub.url, &[]);
         let client = reqwest::blocking::Client::builder()
@@ -127,7 +121,7 @@ async fn the_page_has_its_content_type_and_gzip_when_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_prometheus_exporter_there_is_no_page_but_there_is_health() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     blocking(|| {
         let agent = AgentProcess::start(&stub.url, &[("OTEL_METRICS_EXPORTER", "none")]);
         assert_eq!(agent.get("/metrics").0, 404);
@@ -157,7 +151,7 @@ fn a_port_in_use_is_a_clear_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_can_be_json_and_hold_no_secret() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     blocking(|| {
         let settings = [
             ("LOG_FORMAT", "json"),
@@ -185,7 +179,7 @@ async fn logs_can_be_json_and_hold_no_secret() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_section_that_fails_is_one_line_and_so_is_its_return() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     stub.fault(|request| {
         let broken = request.path == "/work_pools/filter";
         broken.then(|| crate::support::stub::garbage(axum::http::StatusCode::OK, "<html>"))
@@ -217,7 +211,7 @@ async fn a_section_that_fails_is_one_line_and_so_is_its_return() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_console_exporter_prints() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     blocking(|| {
         let settings = [
             ("PREFECT_API_URL", stub.url.as_str()),
@@ -240,7 +234,7 @@ async fn the_console_exporter_prints() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_say_nothing_do_not_keep_others_out() {
-    let stub = stub().await;
+    let stub = small_stub().await;
     blocking(|| {
         let mut agent = AgentProcess::start(&stub.url, &[]);
         let silent: Vec<_> = (0..40)

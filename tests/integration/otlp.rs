@@ -12,10 +12,9 @@ use crate::support::{self, fleet};
 
 /// A fleet with something in every family that has attributes.
 async fn stub() -> Stub {
-    let stub = Stub::start().await;
+    let stub = support::small_stub().await;
     {
         let mut contents = stub.contents();
-        fleet::small(&mut contents);
         for (number, state) in ["RUNNING", "PENDING", "COMPLETED", "FAILED", "CRASHED"]
             .iter()
             .enumerate()

@@ -31,6 +31,13 @@ pub(crate) fn settings(api_url: &str, more: &[(&str, &str)]) -> Settings {
     .unwrap()
 }
 
+/// A stub with one deployment of one flow, in one queue of one pool.
+pub(crate) async fn small_stub() -> stub::Stub {
+    let stub = stub::Stub::start().await;
+    fleet::small(&mut stub.contents());
+    stub
+}
+
 /// An agent whose cycles the test steps.
 pub(crate) async fn agent(api_url: &str, more: &[(&str, &str)]) -> Agent {
     Agent::new(&settings(api_url, more)).await.unwrap().0
