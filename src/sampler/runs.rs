@@ -89,9 +89,11 @@ impl Runs {
             self.unresolved = candidates;
             return (report, Vec::new());
         };
-        if whole && !report.failed(Section::FailedRuns) {
-            self.reconciled_at = Some(Instant::now());
-        } else if self.windows.failed_offset.is_some() && self.reconciled_at.is_some() {
+        if whole {
+            if !report.failed(Section::FailedRuns) {
+                self.reconciled_at = Some(Instant::now());
+            }
+        } else if self.windows.failed_offset.is_some() {
             // In between two readings of its own, the window lives on what finished.
             report.read.push(Section::FailedRuns);
         }
