@@ -2,25 +2,28 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::Histogram;
 use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 use tracing::Instrument as _;
 
 use crate::export::prometheus::Page;
-use crate::export::{self, Exporters};
-use crate::http::{self, Readiness};
-use crate::metrics::agent::{CYCLE_DURATION, REQUEST_DURATION, Stats};
-use crate::metrics::{self, Options, View};
+use crate::export::{self, Exporters, Recorder};
+use crate::http::{self, Readiness, Served};
+use crate::memory::Memory;
+use crate::metrics::agent::{CYCLE_DURATION, REQUEST_DURATION, SERVED_DURATION, Stats};
+use crate::metrics::{
+    self, FLOW_RUN_DURATION, FLOW_RUN_START_DELAY, Options, Reading, TASK_RUN_DURATION, View,
+};
 use crate::prefect::{self, Client, RequestObserver, RequestRecord};
 use crate::sampler::{Cycle, Outcome, STALE_AFTER_INTERVALS, Sampler};
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 use crate::shutdown::Shutdown;
 use crate::snapshot::{Section, Snapshot};
+use crate::usage::Usage;
 
 /// The end may take five seconds in all.
 const LAST_PUSH: Duration = Duration::from_secs(3);
@@ -39,6 +42,9 @@ pub enum Error {
         /// Why not.
         reason: std::io::Error,
     },
+    /// A setting names what is not there.
+    #[error(transparent)]
+    Settings(#[from] settings::Error),
     /// An exporter cannot be built.
     #[error(transparent)]
     Export(#[from] export::Error),
@@ -50,9 +56,13 @@ pub enum Error {
 /// One agent.
 pub struct Agent {
     sampler: Sampler,
+    memory: Memory,
     exporters: Arc<Exporters>,
-    cycle_duration: Option<Histogram<f64>>,
+    recorders: Recorders,
     options: Options,
+    snapshot: Snapshot,
+    usage: Usage,
+    served: Served,
     interval: Duration,
     stats: Stats,
     readiness: Readiness,
@@ -67,31 +77,38 @@ impl Agent {
     ///
     /// When the port is taken, or an exporter's settings do not fit together.
     pub async fn new(settings: &Settings) -> Result<(Self, TcpListener), Error> {
+        let options = Options::new(settings)?;
         let address = settings.metrics_address;
         let listener = TcpListener::bind(address)
             .await
             .map_err(|reason| Error::Listen { address, reason })?;
         let address = listener.local_addr().unwrap_or(address);
-        let observer = Arc::new(RequestDuration::default());
-        let client = Client::new(
-            &settings.prefect,
-            Arc::clone(&observer) as Arc<dyn RequestObserver>,
-        )?;
-        let exporters = Exporters::new(settings)?;
-        if let Some(histogram) = exporters.histogram(&REQUEST_DURATION) {
-            _ = observer.0.set(histogram);
-        }
+        let exporters = Exporters::new(settings, &options)?;
+        let observer = Arc::new(RequestDuration {
+            recorder: exporters.recorder(&REQUEST_DURATION),
+            common: options.common().to_vec(),
+        });
+        let client = Client::new(&settings.prefect, observer)?;
         let sampling = &settings.sampling;
-        let agent = Agent {
-            sampler: Sampler::new(client, sampling.clone(), settings.prefect.request_timeout),
-            cycle_duration: exporters.histogram(&CYCLE_DURATION),
+        let (memory, restored) = Memory::new(settings);
+        let mut agent = Agent {
+            sampler: Sampler::new(
+                client,
+                sampling.clone(),
+                settings.prefect.request_timeout,
+                options.sections_left_out(),
+                restored,
+            ),
+            memory,
+            recorders: Recorders::new(&exporters),
+            served: Served::new(
+                exporters.recorder(&SERVED_DURATION),
+                options.common().to_vec(),
+            ),
             exporters: Arc::new(exporters),
-            options: Options {
-                flow_run_name_label: settings.flow_run_name_label,
-                offset: sampling.offset,
-                failed_runs_limit: sampling.failed_runs_limit,
-                cardinality_limit: settings.cardinality_limit,
-            },
+            options,
+            snapshot: Snapshot::default(),
+            usage: Usage::default(),
             interval: sampling.interval,
             stats: Stats::default(),
             readiness: Readiness::new(
@@ -100,7 +117,7 @@ impl Agent {
             condition: Condition::default(),
             address,
         };
-        agent.publish(&Snapshot::default()).await;
+        agent.publish().await;
         Ok((agent, listener))
     }
 
@@ -117,7 +134,7 @@ impl Agent {
     /// Runs until `shutdown`: a cycle at once and then every interval. Then one last push.
     pub async fn run(mut self, listener: TcpListener, mut shutdown: Shutdown) {
         let (stop_serving, stopped) = Shutdown::new();
-        let router = http::router(self.page(), self.readiness.clone());
+        let router = http::router(self.page(), self.readiness.clone(), self.served.clone());
         let server = tokio::spawn(http::serve(listener, router, stopped));
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -131,6 +148,10 @@ impl Agent {
                 () = self.cycle() => {}
             }
         }
+        // What came up last is shown at zero still, and no cycle will come after it.
+        self.sampler.settle();
+        let readings = self.readings();
+        self.exporters.update(readings);
         stop_serving.now();
         _ = tokio::time::timeout(LAST_ANSWERS, server).await;
         self.exporters.shutdown(LAST_PUSH).await;
@@ -144,15 +165,7 @@ impl Agent {
         let outcome = cycle.outcome();
         span.record("outcome", outcome.as_str());
         self.stats.count_cycle(outcome);
-        if let Some(histogram) = &self.cycle_duration {
-            histogram.record(
-                started.elapsed().as_secs_f64(),
-                &[KeyValue::new(
-                    CYCLE_DURATION.attributes[0],
-                    outcome.as_str(),
-                )],
-            );
-        }
+        self.record(&cycle, started.elapsed());
         if cycle.snapshot.up {
             self.readiness.good_cycle();
         }
@@ -165,20 +178,85 @@ impl Agent {
             "cycle"
         );
         self.condition.note(&cycle);
-        self.publish(&cycle.snapshot).instrument(span).await;
+        self.snapshot = cycle.snapshot;
+        if self.snapshot.up {
+            // Before it is published: what has been seen outside, a restart still knows.
+            self.memory.keep(&self.sampler).await;
+        }
+        self.publish().instrument(span).await;
     }
 
-    async fn publish(&self, snapshot: &Snapshot) {
-        let readings = metrics::read(&View {
-            snapshot,
+    /// Records what the cycle brought into the histograms.
+    fn record(&self, cycle: &Cycle, duration: Duration) {
+        let recorders = &self.recorders;
+        let tags = self.options.tag_attributes(&cycle.snapshot);
+        let outcome = Arc::from(cycle.outcome().as_str());
+        let attributes = self.options.series(&CYCLE_DURATION, &[outcome], &tags);
+        recorders
+            .cycle_duration
+            .record(duration.as_secs_f64(), &attributes);
+        for finished in &cycle.finished {
+            let names = [&finished.deployment, &finished.flow].map(Arc::clone);
+            let [deployment, flow] = names;
+            let state = Arc::from(finished.state_type.as_str());
+            if let Some(seconds) = finished.run_time {
+                let values = [Arc::clone(&deployment), Arc::clone(&flow), state];
+                let attributes = self.options.series(&FLOW_RUN_DURATION, &values, &tags);
+                recorders.flow_run_duration.record(seconds, &attributes);
+            }
+            if let Some(seconds) = finished.start_delay() {
+                let values = [deployment, flow, finished.run.work_pool_name.label()];
+                let attributes = self.options.series(&FLOW_RUN_START_DELAY, &values, &tags);
+                recorders.start_delay.record(seconds, &attributes);
+            }
+        }
+        for task in &cycle.finished_tasks {
+            if let Some(seconds) = task.run_time {
+                let values = [Arc::clone(&task.task), Arc::from(task.state_type.as_str())];
+                let attributes = self.options.series(&TASK_RUN_DURATION, &values, &tags);
+                recorders.task_run_duration.record(seconds, &attributes);
+            }
+        }
+    }
+
+    fn readings(&mut self) -> Vec<Reading> {
+        self.stats.process = self.usage.read();
+        self.stats.exports = self.exporters.pushes();
+        self.stats.active_requests = self.served.active();
+        metrics::read(&View {
+            snapshot: &self.snapshot,
+            ledger: self.sampler.ledger(),
             agent: &self.stats,
             options: &self.options,
-        });
+        })
+    }
+
+    async fn publish(&mut self) {
+        let readings = self.readings();
         let exporters = Arc::clone(&self.exporters);
         // Rendering tens of thousands of series takes its time: not on the runtime's threads.
         let published = tokio::task::spawn_blocking(move || exporters.publish(readings)).await;
         if let Err(error) = published {
             tracing::error!(%error, "the cycle could not be published");
+        }
+    }
+}
+
+/// Where what happens is recorded.
+struct Recorders {
+    cycle_duration: Recorder,
+    flow_run_duration: Recorder,
+    start_delay: Recorder,
+    task_run_duration: Recorder,
+}
+
+impl Recorders {
+    fn new(exporters: &Exporters) -> Self {
+        Recorders {
+            cycle_duration: exporters.recorder(&CYCLE_DURATION),
+            flow_run_duration: exporters.recorder(&FLOW_RUN_DURATION),
+            start_delay: exporters.recorder(&FLOW_RUN_START_DELAY),
+            task_run_duration: exporters.recorder(&TASK_RUN_DURATION),
         }
     }
 }
@@ -223,14 +301,13 @@ impl Condition {
 }
 
 /// Records each request to Prefect.
-#[derive(Default)]
-struct RequestDuration(OnceLock<Histogram<f64>>);
+struct RequestDuration {
+    recorder: Recorder,
+    common: Vec<KeyValue>,
+}
 
 impl RequestObserver for RequestDuration {
     fn on_request(&self, record: &RequestRecord<'_>) {
-        let Some(histogram) = self.0.get() else {
-            return;
-        };
         let [method, status, template, error_type, address, port] = REQUEST_DURATION.attributes
         else {
             return;
@@ -251,6 +328,8 @@ impl RequestObserver for RequestDuration {
                 .error_type
                 .map(|kind| KeyValue::new(*error_type, kind.to_owned())),
         );
-        histogram.record(record.duration.as_secs_f64(), &attributes);
+        attributes.extend_from_slice(&self.common);
+        self.recorder
+            .record(record.duration.as_secs_f64(), &attributes);
     }
 }

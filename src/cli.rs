@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Command};
 
-use crate::settings::Sources;
+use crate::metrics;
+use crate::reference::{Format, Reference};
 use crate::settings::table::SETTINGS;
+use crate::settings::{self, Sources};
 
 /// Version and commit, as `--version` shows them.
 pub const VERSION: &str = concat!(
@@ -14,6 +16,23 @@ pub const VERSION: &str = concat!(
     env!("PREFECT_OTEL_AGENT_COMMIT"),
     ")"
 );
+
+/// A subcommand: its name, what it is for, what it prints.
+type Subcommand = (&'static str, &'static str, fn() -> Reference);
+
+/// Subcommands that print what the program declares.
+const REFERENCES: [Subcommand; 2] = [
+    (
+        "metrics",
+        "Prints every metric that the agent exports",
+        metrics::docs::reference,
+    ),
+    (
+        "settings",
+        "Prints every setting",
+        settings::docs::reference,
+    ),
+];
 
 /// The command, its flags made from the settings.
 pub fn command() -> Command {
@@ -38,6 +57,7 @@ pub fn command() -> Command {
         )
     });
     Command::new(env!("CARGO_PKG_NAME"))
+        .args_conflicts_with_subcommands(true)
         .version(VERSION)
         .about("Samples the API of Prefect 3 into OpenTelemetry metrics: OTLP push, Prometheus pull bridge")
         .after_help(
@@ -49,12 +69,39 @@ pub fn command() -> Command {
         )
         .arg(config)
         .args(flags)
+        .subcommands(REFERENCES.map(|(name, about, _)| {
+            let format = Arg::new("format")
+                .long("format")
+                .value_name("FORMAT")
+                .value_parser(Format::ALL.map(|(name, _)| name))
+                .default_value(Format::ALL[0].0)
+                .help("How it is written");
+            Command::new(name).about(about).arg(format)
+        }))
 }
 
-/// Settings from arguments and the environment. Ends the process for `--help`, `--version`
-/// and arguments that are none.
-pub fn sources() -> Sources {
+/// What is asked of the program.
+pub enum Invocation {
+    /// To run, with settings from these sources.
+    Run(Sources),
+    /// To print this.
+    Print(String),
+}
+
+/// What arguments and environment ask for. Ends the process for `--help`, `--version` and
+/// arguments that are none.
+pub fn invocation() -> Invocation {
     let matches = command().get_matches();
+    if let Some((name, arguments)) = matches.subcommand() {
+        let wanted = arguments.get_one::<String>("format");
+        let format = Format::ALL
+            .into_iter()
+            .find(|(name, _)| wanted.is_some_and(|wanted| wanted == name))
+            .map_or(Format::Table, |(_, format)| format);
+        let reference = REFERENCES.into_iter().find(|(known, ..)| *known == name);
+        let text = reference.map(|(_, _, reference)| reference().render(format));
+        return Invocation::Print(text.unwrap_or_default());
+    }
     let flags = SETTINGS
         .iter()
         .filter(|setting| setting.flag().is_some())
@@ -62,9 +109,9 @@ pub fn sources() -> Sources {
             let value = matches.get_one::<String>(setting.name)?;
             Some((setting.name.to_owned(), value.clone()))
         });
-    Sources {
+    Invocation::Run(Sources {
         file: matches.get_one::<PathBuf>("config").cloned(),
         flags: flags.collect(),
         ..Sources::from_process()
-    }
+    })
 }

@@ -8,20 +8,26 @@
 //! - [`prefect`]: the API as a typed client;
 //! - [`sampler`]: what to ask in a cycle, and how to ask it cheaply;
 //! - [`snapshot`]: the workspace as last seen, plain data;
+//! - [`ledger`]: what happened, counted once; its checkpoint;
 //! - [`metrics`]: the catalogue, every family declared once;
 //! - [`export`]: OpenTelemetry's meter provider, OTLP, the Prometheus bridge;
 //! - [`http`]: `/metrics`, `/healthz`, `/readyz`;
-//! - [`agent`]: the loop that ties them; [`telemetry`]: its own logs and traces;
-//!   [`shutdown`]: its end; [`cli`]: its arguments.
+//! - [`agent`]: the loop that ties them; [`memory`]: what outlives it; [`usage`]: what it
+//!   uses; [`reference`]: what it declares, as documentation; [`telemetry`]: its own logs and traces; [`shutdown`]: its end; [`cli`]: its
+//!   arguments.
 
 pub mod agent;
 pub mod cli;
 pub mod export;
 pub mod http;
+pub mod ledger;
+pub mod memory;
 pub mod metrics;
 pub mod prefect;
+pub mod reference;
 pub mod sampler;
 pub mod settings;
 pub mod shutdown;
 pub mod snapshot;
 pub mod telemetry;
+pub mod usage;

@@ -1,9 +1,11 @@
 //! The door: arguments in, exit code out.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use prefect_otel_agent::agent::Agent;
+use prefect_otel_agent::agent::{self, Agent};
+use prefect_otel_agent::cli::Invocation;
 use prefect_otel_agent::settings::Settings;
 use prefect_otel_agent::shutdown::Shutdown;
 use prefect_otel_agent::{cli, telemetry};
@@ -14,7 +16,15 @@ const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let settings = match Settings::load(&cli::sources()) {
+    let sources = match cli::invocation() {
+        Invocation::Run(sources) => sources,
+        // A reader that has seen enough closes the pipe: that is no failure.
+        Invocation::Print(text) => {
+            _ = std::io::stdout().write_all(text.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+    };
+    let settings = match Settings::load(&sources) {
         Ok(settings) => settings,
         Err(error) => return fail(USAGE, &error),
     };
@@ -37,6 +47,7 @@ async fn run(settings: Settings) -> ExitCode {
     {
         (Ok(shutdown), Ok(agent)) => (shutdown, agent),
         (Err(error), _) => return fail(FAILURE, &error),
+        (_, Err(error @ agent::Error::Settings(_))) => return fail(USAGE, &error),
         (_, Err(error)) => return fail(FAILURE, &error),
     };
     tracing::info!(

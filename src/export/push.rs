@@ -1,5 +1,6 @@
 //! Pushes: what an exporter sends after each cycle, without ever holding a cycle up.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -37,8 +38,17 @@ impl MetricReader for Reader {
     }
 }
 
+/// Pushes by their outcome.
+#[derive(Debug, Default)]
+struct Counts {
+    success: AtomicU64,
+    failure: AtomicU64,
+    skipped: AtomicU64,
+}
+
 /// An exporter with a task of its own.
 pub struct Push {
+    counts: Arc<Counts>,
     name: &'static str,
     reader: Reader,
     queue: Mutex<Option<mpsc::Sender<ResourceMetrics>>>,
@@ -59,11 +69,18 @@ impl Push {
             .build();
         let reader = Reader(Arc::new(reader));
         let (queue, metrics) = mpsc::channel(1);
-        let target = target.to_owned();
-        let task = tokio::spawn(run(name, target, exporter, timeout, metrics));
+        let counts = Arc::new(Counts::default());
+        let sender = Sender {
+            name,
+            target: target.to_owned(),
+            timeout,
+            counts: Arc::clone(&counts),
+        };
+        let task = tokio::spawn(sender.run(exporter, metrics));
         let (queue, task) = (Mutex::new(Some(queue)), Mutex::new(Some(task)));
         (
             Push {
+                counts,
                 name,
                 reader: reader.clone(),
                 queue,
@@ -81,6 +98,7 @@ impl Push {
             return;
         };
         let Ok(place) = queue.try_reserve() else {
+            self.counts.skipped.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(
                 exporter = self.name,
                 "a push is still under way; this cycle's is left out"
@@ -90,6 +108,21 @@ impl Push {
         if let Some(metrics) = self.collect() {
             place.send(metrics);
         }
+    }
+
+    /// Pushes so far: exporter, outcome, count.
+    pub(super) fn counts(&self) -> [(&'static str, &'static str, u64); 3] {
+        let Counts {
+            success,
+            failure,
+            skipped,
+        } = &*self.counts;
+        [
+            ("success", success),
+            ("failure", failure),
+            ("skipped", skipped),
+        ]
+        .map(|(outcome, count)| (self.name, outcome, count.load(Ordering::Relaxed)))
     }
 
     fn collect(&self) -> Option<ResourceMetrics> {
@@ -134,42 +167,61 @@ impl Push {
     }
 }
 
-async fn run<E: PushMetricExporter>(
+/// The task's side.
+struct Sender {
     name: &'static str,
     target: String,
-    exporter: E,
     timeout: Duration,
-    mut queue: mpsc::Receiver<ResourceMetrics>,
-) {
-    let mut failed: u64 = 0;
-    while let Some(metrics) = queue.recv().await {
-        let result = match tokio::time::timeout(timeout, exporter.export(&metrics)).await {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("no answer within {} ms", timeout.as_millis())),
-        };
-        match result {
-            Ok(()) if failed > 0 => {
-                tracing::info!(
-                    exporter = name,
-                    target_url = target,
-                    failed,
-                    "pushes arrive again"
-                );
-                failed = 0;
-            }
-            Ok(()) => {}
-            Err(error) => {
-                if failed == 0 {
-                    tracing::warn!(
-                        exporter = name,
-                        target_url = target,
-                        error,
-                        "pushes fail; the agent goes on trying every cycle"
-                    );
+    counts: Arc<Counts>,
+}
+
+impl Sender {
+    async fn run<E: PushMetricExporter>(
+        self,
+        exporter: E,
+        mut queue: mpsc::Receiver<ResourceMetrics>,
+    ) {
+        let mut failed: u64 = 0;
+        while let Some(metrics) = queue.recv().await {
+            let result = match tokio::time::timeout(self.timeout, exporter.export(&metrics)).await {
+                Ok(result) => result.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("no answer within {} ms", self.timeout.as_millis())),
+            };
+            match result {
+                Ok(()) => {
+                    self.counts.success.fetch_add(1, Ordering::Relaxed);
+                    self.note_success(&mut failed);
                 }
-                failed += 1;
+                Err(error) => {
+                    self.counts.failure.fetch_add(1, Ordering::Relaxed);
+                    self.note_failure(&mut failed, &error);
+                }
             }
         }
+        _ = exporter.shutdown();
     }
-    _ = exporter.shutdown();
+
+    fn note_success(&self, failed: &mut u64) {
+        if *failed > 0 {
+            tracing::info!(
+                exporter = self.name,
+                target_url = self.target,
+                failed,
+                "pushes arrive again"
+            );
+        }
+        *failed = 0;
+    }
+
+    fn note_failure(&self, failed: &mut u64, error: &str) {
+        if *failed == 0 {
+            tracing::warn!(
+                exporter = self.name,
+                target_url = self.target,
+                error,
+                "pushes fail; the agent goes on trying every cycle"
+            );
+        }
+        *failed += 1;
+    }
 }

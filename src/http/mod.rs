@@ -1,5 +1,6 @@
 //! The agent's own endpoints: `/metrics`, `/healthz`, `/readyz`, and a page of links.
 
+mod served;
 mod server;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use tower_http::compression::CompressionLayer;
 
+pub use served::Served;
 pub use server::serve;
 
 use crate::export::prometheus::{self, Page};
@@ -63,7 +65,7 @@ impl Readiness {
 }
 
 /// The routes. Without a page, `/metrics` is not there.
-pub fn router(page: Option<Page>, readiness: Readiness) -> Router {
+pub fn router(page: Option<Page>, readiness: Readiness, served: Served) -> Router {
     let router = Router::new()
         .route("/", get(Html(INDEX)))
         .route("/healthz", get("ok\n"))
@@ -72,7 +74,12 @@ pub fn router(page: Option<Page>, readiness: Readiness) -> Router {
         Some(page) => router.route("/metrics", get(metrics).with_state(page)),
         None => router,
     };
-    router.layer(CompressionLayer::new())
+    router
+        .layer(axum::middleware::from_fn_with_state(
+            served,
+            served::measure,
+        ))
+        .layer(CompressionLayer::new())
 }
 
 async fn metrics(State(page): State<Page>) -> Response {

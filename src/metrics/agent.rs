@@ -1,8 +1,10 @@
 //! Families of the agent itself: can its numbers be trusted right now?
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::{Family, Kind, Source, Stability};
+use super::points::Size;
+use super::{Buckets, Family, Kind};
 use crate::sampler::Outcome;
 use crate::snapshot::Section;
 
@@ -13,12 +15,10 @@ const REQUEST_SECONDS: &[f64] = &[
 const CYCLE_SECONDS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// Duration of each request to Prefect.
-pub const REQUEST_DURATION: Family = Family {
-    name: "http.client.request.duration",
-    kind: Kind::Histogram(REQUEST_SECONDS),
-    unit: "s",
-    help: "Duration of requests to Prefect.",
-    attributes: &[
+pub const REQUEST_DURATION: Family = Family::histogram(
+    "http.client.request.duration",
+    "Duration of requests to Prefect.",
+    &[
         "http.request.method",
         "http.response.status_code",
         "url.template",
@@ -26,61 +26,154 @@ pub const REQUEST_DURATION: Family = Family {
         "server.address",
         "server.port",
     ],
-    stability: Stability::Stable,
-    source: Source::Recorded,
-};
+    Buckets::Fixed(REQUEST_SECONDS),
+);
+
+/// Duration of each request to the agent.
+pub const SERVED_DURATION: Family = Family::histogram(
+    "http.server.request.duration",
+    "Duration of requests to the agent's own endpoints.",
+    &[
+        "http.request.method",
+        "http.route",
+        "http.response.status_code",
+    ],
+    Buckets::Fixed(REQUEST_SECONDS),
+);
 
 /// Duration of each cycle.
-pub const CYCLE_DURATION: Family = Family {
-    name: "prefect.agent.cycle.duration",
-    kind: Kind::Histogram(CYCLE_SECONDS),
-    unit: "s",
-    help: "Duration of the agent's cycles.",
-    attributes: &["outcome"],
-    stability: Stability::Stable,
-    source: Source::Recorded,
-};
+pub const CYCLE_DURATION: Family = Family::histogram(
+    "prefect.agent.cycle.duration",
+    "Duration of the agent's cycles.",
+    &["outcome"],
+    Buckets::Fixed(CYCLE_SECONDS),
+);
+
+const SERIES: Family = Family::gauge(
+    "prefect.agent.series",
+    "{series}",
+    "Series of each metric that is read once a cycle.",
+    &["metric"],
+    &[],
+    |_, _| {},
+);
+
+const SERIES_DROPPED: Family = Family::gauge(
+    "prefect.agent.series.dropped",
+    "{series}",
+    "Series of each metric beyond METRICS_CARDINALITY_LIMIT: one series with otel_metric_overflow=\"true\" stands for all of them.",
+    &["metric"],
+    &[],
+    |_, _| {},
+);
+
+/// A family that tells of the other families' series.
+pub(super) struct OfSizes {
+    pub(super) family: &'static str,
+    pub(super) of: fn(&Size) -> f64,
+}
+
+/// Filled in when all the other families have been read.
+pub(super) const SIZES: [OfSizes; 2] = [
+    OfSizes {
+        family: SERIES.name,
+        of: |size| size.series as f64,
+    },
+    OfSizes {
+        family: SERIES_DROPPED.name,
+        of: |size| size.dropped as f64,
+    },
+];
 
 pub(super) const FAMILIES: &[Family] = &[
     CYCLE_DURATION,
-    Family {
-        name: "prefect.agent.cycles",
-        kind: Kind::Counter,
-        unit: "{cycle}",
-        help: "The agent's cycles: all sections read (success), some (partial), none (failure).",
-        attributes: &["outcome"],
-        stability: Stability::Stable,
-        source: Source::Read(&[], |view, points| {
+    Family::counter(
+        "prefect.agent.cycles",
+        "{cycle}",
+        "The agent's cycles: all sections read (success), some (partial), none (failure).",
+        &["outcome"],
+        |view, points| {
             for outcome in Outcome::ALL {
-                points.set(
-                    [Arc::from(outcome.as_str())],
-                    view.agent.cycles(outcome) as f64,
-                );
+                let cycles = view.agent.cycles(outcome) as f64;
+                points.set([Arc::from(outcome.as_str())], cycles);
             }
-        }),
-    },
-    Family {
-        name: "prefect.agent.section.age",
-        kind: Kind::Gauge,
-        unit: "s",
-        help: "Time since each part of the workspace was last read. Past three of its intervals its gauges are withheld.",
-        attributes: &["section"],
-        stability: Stability::Stable,
-        source: Source::Read(&[], |view, points| {
+        },
+    ),
+    Family::gauge(
+        "prefect.agent.section.age",
+        "s",
+        "Time since each part of the workspace was last read. Past three of its intervals its gauges are withheld.",
+        &["section"],
+        &[],
+        |view, points| {
             for section in Section::ALL {
                 if let Some(freshness) = view.snapshot.freshness.get(&section) {
                     points.set([Arc::from(section.as_str())], freshness.age.as_secs_f64());
                 }
             }
-        }),
-    },
+        },
+    ),
+    Family::counter(
+        "prefect.agent.exports",
+        "{export}",
+        "Pushes of each exporter: arrived (success), refused or lost (failure), left out because the one before was still under way (skipped).",
+        &["exporter", "outcome"],
+        |view, points| {
+            for (exporter, outcome, count) in &view.agent.exports {
+                points.set([Arc::from(*exporter), Arc::from(*outcome)], *count as f64);
+            }
+        },
+    ),
+    SERIES,
+    SERIES_DROPPED,
     REQUEST_DURATION,
+    SERVED_DURATION,
+    Family {
+        kind: Kind::UpDownCounter,
+        ..Family::gauge(
+            "http.server.active_requests",
+            "{request}",
+            "Requests to the agent's own endpoints under way.",
+            &[],
+            &[],
+            |view, points| points.set([], view.agent.active_requests as f64),
+        )
+    },
 ];
 
 /// What the agent knows of itself.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone)]
 pub struct Stats {
     cycles: [u64; Outcome::ALL.len()],
+    /// When it started.
+    pub started: Instant,
+    /// What it uses, where the system tells.
+    pub process: Option<Process>,
+    /// Pushes by exporter and outcome.
+    pub exports: Vec<(&'static str, &'static str, u64)>,
+    /// Requests to it under way.
+    pub active_requests: i64,
+}
+
+/// What the agent uses.
+#[derive(Debug, Clone, Copy)]
+pub struct Process {
+    /// CPU time, in seconds.
+    pub cpu_seconds: f64,
+    /// Memory in RAM, in bytes.
+    pub memory_bytes: u64,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Stats {
+            cycles: Default::default(),
+            started: Instant::now(),
+            process: None,
+            exports: Vec::new(),
+            active_requests: 0,
+        }
+    }
 }
 
 impl Stats {

@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::sync::{Arc, LazyLock};
 
 use super::{Family, Points, Stability, View};
-use crate::snapshot::{Field, FlowRun, Section, Snapshot};
+use crate::snapshot::{Field, Section};
 
 pub(super) const DEPLOYMENT_NAME: &str = "deployment.name";
 pub(super) const FLOW_NAME: &str = "flow.name";
@@ -16,13 +16,12 @@ pub(super) const STATE_NAME: &str = "state.name";
 pub(super) const SLOT_KIND: &str = "slot.kind";
 pub(super) const STATE_TYPE: &str = "state.type";
 pub(super) const WORK_POOL_NAME: &str = "work_pool.name";
+pub(super) const WORKER_NAME: &str = "worker.name";
 pub(super) const WORK_QUEUE_NAME: &str = "work_queue.name";
 pub(super) const IS_PAUSED: &str = "is_paused";
 pub(super) const STATUS: &str = "status";
 pub(super) const TYPE: &str = "type";
 
-static NULL: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("null"));
-static NONE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("None"));
 static TRUE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("True"));
 static FALSE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("False"));
 
@@ -32,7 +31,7 @@ pub(super) const fn family(
     help: &'static str,
     attributes: &'static [&'static str],
     sections: &'static [Section],
-    read: fn(&View<'_>, &mut Points),
+    read: fn(&View<'_>, &mut Points<'_>),
 ) -> Family {
     Family {
         stability: Stability::Compatible,
@@ -40,33 +39,16 @@ pub(super) const fn family(
     }
 }
 
-pub(super) fn null() -> Arc<str> {
-    Arc::clone(&NULL)
-}
-
 pub(super) fn boolean(value: bool) -> Arc<str> {
     Arc::clone(if value { &TRUE } else { &FALSE })
 }
 
-/// A field's value as a label, made by `label`.
-fn label_by<T>(field: &Field<T>, label: impl FnOnce(&T) -> Arc<str>) -> Arc<str> {
-    match field {
-        Field::Absent => null(),
-        Field::Null => Arc::clone(&NONE),
-        Field::Value(value) => label(value),
-    }
-}
-
-pub(super) fn text(field: &Field<Arc<str>>) -> Arc<str> {
-    label_by(field, Arc::clone)
-}
-
 pub(super) fn truth(field: &Field<bool>) -> Arc<str> {
-    label_by(field, |value| boolean(*value))
+    field.label_by(|value| boolean(*value))
 }
 
 pub(super) fn number<T: Display>(field: &Field<T>) -> Arc<str> {
-    label_by(field, |value| Arc::from(value.to_string()))
+    field.label_by(|value| Arc::from(value.to_string()))
 }
 
 /// Tags sorted and joined by commas.
@@ -83,22 +65,4 @@ pub(super) fn unless_paused(is_paused: &Field<bool>) -> f64 {
     } else {
         1.0
     }
-}
-
-/// The name of the flow with this id.
-pub(super) fn flow_name(snapshot: &Snapshot, id: Option<&Arc<str>>) -> Arc<str> {
-    id.and_then(|id| snapshot.flows.get(id))
-        .map_or_else(null, |flow| text(&flow.name))
-}
-
-/// The names of a run's deployment and flow.
-pub(super) fn names(snapshot: &Snapshot, run: &FlowRun) -> (Arc<str>, Arc<str>) {
-    let deployment = run
-        .deployment_id
-        .as_ref()
-        .and_then(|id| snapshot.deployments.get(id));
-    (
-        deployment.map_or_else(null, |deployment| text(&deployment.name)),
-        flow_name(snapshot, run.flow_id.as_ref()),
-    )
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::compatible::{
-    self, DEPLOYMENT_NAME, FLOW_NAME, STATUS, WORK_POOL_NAME, WORK_QUEUE_NAME, family,
+    self, DEPLOYMENT_NAME, FLOW_NAME, STATE_TYPE, STATUS, WORK_POOL_NAME, WORK_QUEUE_NAME, family,
 };
 use super::points::unix_seconds;
 use super::{Family, Points, View};
+use crate::ledger::LastRuns;
 use crate::snapshot::{Field, FlowRun, Section, StateType};
 
 pub(super) const FAMILIES: &[Family] = &[
@@ -42,30 +43,73 @@ pub(super) const FAMILIES: &[Family] = &[
         &[Section::ScheduledRuns, Section::Deployments, Section::Flows],
         next_run,
     ),
+    Family::gauge(
+        "prefect.deployment.last_run.time",
+        "s",
+        "When the last run of each deployment ended, for each final state, as Unix time. Absent until the agent, or one whose checkpoint it goes on from, has seen such a run.",
+        &[DEPLOYMENT_NAME, FLOW_NAME, STATE_TYPE],
+        &[Section::FinishedRuns, Section::Deployments, Section::Flows],
+        |view, points| {
+            for ([deployment, flow], last) in last_runs(view) {
+                for (state, end) in &last.ends {
+                    let state = Arc::from(state.as_str());
+                    let series = [Arc::clone(&deployment), Arc::clone(&flow), state];
+                    points.set(series, unix_seconds(*end));
+                }
+            }
+        },
+    ),
+    Family::gauge(
+        "prefect.deployment.last_run.duration",
+        "s",
+        "Time that the last finished run of each deployment was running.",
+        &[DEPLOYMENT_NAME, FLOW_NAME],
+        &[Section::FinishedRuns, Section::Deployments, Section::Flows],
+        |view, points| {
+            for (names, last) in last_runs(view) {
+                if let Some(seconds) = last.run_time {
+                    points.set(names, seconds);
+                }
+            }
+        },
+    ),
 ];
 
-fn info(view: &View<'_>, points: &mut Points) {
+/// The last runs of each deployment, by its name and that of its flow.
+fn last_runs<'a>(view: &'a View<'_>) -> impl Iterator<Item = ([Arc<str>; 2], &'a LastRuns)> {
+    let snapshot = view.snapshot;
+    view.ledger
+        .last_runs()
+        .iter()
+        .filter_map(move |(id, last)| {
+            let deployment = snapshot.deployments.get(id)?;
+            let flow = snapshot.flow_name(deployment.flow_id.as_ref());
+            Some(([deployment.name.label(), flow], last))
+        })
+}
+
+fn info(view: &View<'_>, points: &mut Points<'_>) {
     for deployment in view.snapshot.deployments.values() {
         let is_schedule_active = match deployment.paused {
             Field::Value(paused) => compatible::boolean(!paused),
-            Field::Absent | Field::Null => compatible::null(),
+            Field::Absent | Field::Null => crate::snapshot::null(),
         };
         let labels: [Arc<str>; 9] = [
-            compatible::text(&deployment.name),
-            compatible::flow_name(view.snapshot, deployment.flow_id.as_ref()),
+            deployment.name.label(),
+            view.snapshot.flow_name(deployment.flow_id.as_ref()),
             is_schedule_active,
-            compatible::text(&deployment.path),
+            deployment.path.label(),
             compatible::truth(&deployment.paused),
-            compatible::text(&deployment.status),
+            deployment.status.label(),
             compatible::tags(&deployment.tags),
-            compatible::text(&deployment.work_pool_name),
-            compatible::text(&deployment.work_queue_name),
+            deployment.work_pool_name.label(),
+            deployment.work_queue_name.label(),
         ];
         points.set(labels, 1.0);
     }
 }
 
-fn next_run(view: &View<'_>, points: &mut Points) {
+fn next_run(view: &View<'_>, points: &mut Points<'_>) {
     let waiting = |run: &&Arc<FlowRun>| {
         run.state_type == Some(StateType::Scheduled) && run.start_time.is_none() && !run.is_late()
     };
@@ -80,7 +124,7 @@ fn next_run(view: &View<'_>, points: &mut Points) {
     // The earliest is set last.
     runs.sort_unstable_by_key(|(start, _)| std::cmp::Reverse(*start));
     for (start, run) in runs {
-        let (deployment, flow) = compatible::names(view.snapshot, run);
+        let (deployment, flow) = view.snapshot.names(run);
         points.set([deployment, flow], unix_seconds(start));
     }
 }

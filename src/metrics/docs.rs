@@ -1,39 +1,55 @@
-//! The documentation of the families, generated from their declarations.
-
-use std::fmt::Write as _;
+//! The reference of the families, made from their declarations.
 
 use super::{Kind, Stability, catalogue};
+use crate::reference::{Field, Reference, Row};
 
-/// A Markdown table of every family.
-pub fn markdown() -> String {
-    let mut text = String::from(
-        "| Prometheus | OpenTelemetry | kind | unit | attributes | meaning |\n|---|---|---|---|---|---|\n",
-    );
-    for family in catalogue() {
-        let kind = match (family.stability, family.kind) {
-            (Stability::Compatible, _) => "gauge, compatible",
-            (Stability::Stable, Kind::Gauge) => "gauge",
-            (Stability::Stable, Kind::Counter) => "counter",
-            (Stability::Stable, Kind::Histogram(_)) => "histogram",
-        };
-        let attributes: Vec<_> = family
-            .attributes
-            .iter()
-            .map(|name| format!("`{name}`"))
-            .collect();
-        let unit = if family.unit.is_empty() {
-            String::new()
-        } else {
-            format!("`{}`", family.unit)
-        };
-        let _ = writeln!(
-            text,
-            "| `{}` | `{}` | {kind} | {unit} | {} | {} |",
-            family.prometheus_name(),
-            family.name,
-            attributes.join(" "),
-            family.help
-        );
+const INTRODUCTION: &str = "\
+Written by `prefect-otel-agent metrics --format markdown`, from the declarations in `src/metrics`.
+
+A dot in an OpenTelemetry attribute is an underscore in the Prometheus label: `deployment.name` is `deployment_name`.
+*compatible* families equal those of the Python exporter in name, labels and values; *stable* ones keep name and
+attributes within a major version. [recipes.md](recipes.md) shows what to ask of them, in PromQL.
+
+- **Gauges** of a part of the workspace that could not be read for three of its intervals are withheld, not frozen;
+  `prefect_agent_section_age_seconds` and `prefect_up` tell.
+- **Counters** of runs count each final state once. Every deployment's series are there at zero before its first run
+  ends; a series that comes up later is published at zero for one cycle first, so that `increase()` sees its first
+  event. Scrape at least as often as `SAMPLE_INTERVAL_SECONDS`. With `STATE_DIR` they go on after a restart; without it
+  they start at zero with the process. Over OTLP with delta temporality they always do.
+- **Histograms** start at zero with the process. `RUN_DURATION_BUCKETS_SECONDS` and `START_DELAY_BUCKETS_SECONDS` set
+  their buckets.
+- `METRICS_INCLUDE` and `METRICS_EXCLUDE` choose among the families, `METRICS_ATTRIBUTES` adds attributes to all of
+  them, `DEPLOYMENT_TAG_LABELS` adds those that a deployment's tags hold to every series that names it.";
+
+/// The reference of every family.
+pub fn reference() -> Reference {
+    Reference {
+        title: "Metrics",
+        introduction: INTRODUCTION,
+        rows: catalogue().map(row).collect(),
     }
-    text
+}
+
+fn row(family: &super::Family) -> Row {
+    let kind = match family.kind {
+        Kind::Gauge => "gauge",
+        Kind::Counter => "counter",
+        Kind::UpDownCounter => "updowncounter",
+        Kind::Histogram(_) => "histogram",
+    };
+    let stability = match family.stability {
+        Stability::Compatible => "compatible",
+        Stability::Stable => "stable",
+    };
+    let attributes = family.attributes.iter().map(|name| (*name).to_owned());
+    let unit = (!family.unit.is_empty()).then(|| family.unit.to_owned());
+    vec![
+        ("prometheus", Field::Name(Some(family.prometheus_name()))),
+        ("opentelemetry", Field::Name(Some(family.name.to_owned()))),
+        ("kind", Field::Text(kind.to_owned())),
+        ("unit", Field::Name(unit)),
+        ("attributes", Field::Names(attributes.collect())),
+        ("stability", Field::Text(stability.to_owned())),
+        ("meaning", Field::Text(family.help.to_owned())),
+    ]
 }

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::compatible::{
-    self, DEPLOYMENT_NAME, FLOW_NAME, FLOW_RUN_NAME, STATE_NAME, STATE_TYPE, WORK_POOL_NAME,
+    DEPLOYMENT_NAME, FLOW_NAME, FLOW_RUN_NAME, STATE_NAME, STATE_TYPE, WORK_POOL_NAME,
     WORK_QUEUE_NAME, family,
 };
-use super::{Family, Points, View};
-use crate::snapshot::{FlowRun, Section, StateType, before};
+use super::{Buckets, Family, Points, View};
+use crate::snapshot::{FlowRun, Section, StateType, before, null};
 
 const FINISHED: &[Section] = &[Section::FinishedRuns, Section::Deployments, Section::Flows];
 const UNFINISHED: &[Section] = &[
@@ -27,6 +27,22 @@ const ALL: &[Section] = &[
 const FAILED: &[Section] = &[Section::FailedRuns, Section::Deployments, Section::Flows];
 const FAILED_LABELS: &[&str] = &[DEPLOYMENT_NAME, FLOW_NAME, "last_failed_run_id", STATE_NAME];
 const FAILED_HELP: &str = "1 for each of the newest FAILED_RUNS_LIMIT failed or crashed runs of each deployment, flow and state name that started within FAILED_RUNS_OFFSET_MINUTES.";
+
+/// Duration of finished flow runs.
+pub const DURATION: Family = Family::histogram(
+    "prefect.flow_run.duration",
+    "Time that finished flow runs were running, over all their tries.",
+    &[DEPLOYMENT_NAME, FLOW_NAME, STATE_TYPE],
+    Buckets::RunDuration,
+);
+
+/// Start delay of finished flow runs.
+pub const START_DELAY: Family = Family::histogram(
+    "prefect.flow_run.start_delay",
+    "Time from the expected to the actual start of finished flow runs; 0 for those that started early.",
+    &[DEPLOYMENT_NAME, FLOW_NAME, WORK_POOL_NAME],
+    Buckets::StartDelay,
+);
 
 pub(super) const FAMILIES: &[Family] = &[
     family(
@@ -106,6 +122,45 @@ pub(super) const FAMILIES: &[Family] = &[
         UNFINISHED,
         late,
     ),
+    Family::gauge(
+        "prefect.flow_runs.by_state",
+        "{run}",
+        "All flow runs of the last 24 hours by state, as the server itself counts them.",
+        &[STATE_TYPE, STATE_NAME],
+        &[Section::RunHistory],
+        by_state,
+    ),
+    Family::counter(
+        "prefect.flow_runs.finished",
+        "{run}",
+        "Flow runs that reached a final state: each run and final state once, one that is retried by hand and ends again twice.",
+        &[
+            DEPLOYMENT_NAME,
+            FLOW_NAME,
+            WORK_POOL_NAME,
+            WORK_QUEUE_NAME,
+            STATE_TYPE,
+            STATE_NAME,
+        ],
+        |view, points| {
+            if view.has_counted() {
+                points.add_tally(view.ledger.finished());
+            }
+        },
+    ),
+    Family::counter(
+        "prefect.flow_runs.retries",
+        "{retry}",
+        "Starts of finished flow runs beyond their first one, by Prefect or by hand.",
+        &[DEPLOYMENT_NAME, FLOW_NAME],
+        |view, points| {
+            if view.has_counted() {
+                points.add_tally(view.ledger.retries());
+            }
+        },
+    ),
+    DURATION,
+    START_DELAY,
 ];
 
 fn ended_in_window<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Arc<FlowRun>> {
@@ -116,17 +171,17 @@ fn ended_in_window<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Arc<FlowR
         .filter(move |run| run.end_time.is_some_and(|end| end >= since))
 }
 
-fn total_run_time(view: &View<'_>, points: &mut Points) {
+fn total_run_time(view: &View<'_>, points: &mut Points<'_>) {
     // The one that ended last is set last.
     let mut runs: Vec<_> = ended_in_window(view).collect();
     runs.sort_unstable_by_key(|run| (run.end_time, Arc::clone(&run.id)));
     for run in runs {
-        let (deployment, flow) = compatible::names(view.snapshot, run);
+        let (deployment, flow) = view.snapshot.names(run);
         points.set([deployment, flow], run.total_run_time.unwrap_or_default());
     }
 }
 
-fn ongoing_run_time(view: &View<'_>, points: &mut Points) {
+fn ongoing_run_time(view: &View<'_>, points: &mut Points<'_>) {
     const TYPES: [StateType; 3] = [StateType::Running, StateType::Pending, StateType::Scheduled];
     for run in &view.snapshot.unfinished {
         let (Some(start), None) = (run.start_time, run.end_time) else {
@@ -135,7 +190,7 @@ fn ongoing_run_time(view: &View<'_>, points: &mut Points) {
         if !run.state_type.is_some_and(|state| TYPES.contains(&state)) {
             continue;
         }
-        let (deployment, flow) = compatible::names(view.snapshot, run);
+        let (deployment, flow) = view.snapshot.names(run);
         let seconds = view
             .snapshot
             .now
@@ -145,15 +200,15 @@ fn ongoing_run_time(view: &View<'_>, points: &mut Points) {
         let labels = [
             deployment,
             flow,
-            compatible::text(&run.state_name),
+            run.state_name.label(),
             Arc::clone(&run.id),
-            compatible::text(&run.name),
+            run.name.label(),
         ];
         points.set(labels, seconds);
     }
 }
 
-fn info(view: &View<'_>, points: &mut Points) {
+fn info(view: &View<'_>, points: &mut Points<'_>) {
     let since = view.window_start();
     for run in view
         .snapshot
@@ -164,19 +219,19 @@ fn info(view: &View<'_>, points: &mut Points) {
         if run.started_or_expected().is_none_or(|start| start < since) {
             continue;
         }
-        let (deployment, flow) = compatible::names(view.snapshot, run);
+        let (deployment, flow) = view.snapshot.names(run);
         let labels = [
             deployment,
             flow,
-            compatible::text(&run.state_name),
-            compatible::text(&run.work_queue_name),
-            compatible::text(&run.name),
+            run.state_name.label(),
+            run.work_queue_name.label(),
+            run.name.label(),
         ];
         points.add(labels, 1.0);
     }
 }
 
-fn failed(view: &View<'_>, points: &mut Points) {
+fn failed(view: &View<'_>, points: &mut Points<'_>) {
     let mut groups: HashMap<_, Vec<&Arc<FlowRun>>> = HashMap::new();
     for run in &view.snapshot.failed {
         let key = (&run.deployment_id, &run.flow_id, run.state_name.value());
@@ -185,19 +240,19 @@ fn failed(view: &View<'_>, points: &mut Points) {
     for mut runs in groups.into_values() {
         runs.sort_unstable_by_key(|run| std::cmp::Reverse((run.started_or_expected(), &run.id)));
         for run in runs.into_iter().take(view.options.failed_runs_limit) {
-            let (deployment, flow) = compatible::names(view.snapshot, run);
+            let (deployment, flow) = view.snapshot.names(run);
             let labels = [
                 deployment,
                 flow,
                 Arc::clone(&run.id),
-                compatible::text(&run.state_name),
+                run.state_name.label(),
             ];
             points.set(labels, 1.0);
         }
     }
 }
 
-fn active(view: &View<'_>, points: &mut Points) {
+fn active(view: &View<'_>, points: &mut Points<'_>) {
     for run in &view.snapshot.unfinished {
         // A scheduled run that has started once awaits its retry.
         let Some(state) = run
@@ -207,25 +262,34 @@ fn active(view: &View<'_>, points: &mut Points) {
             continue;
         };
         let [deployment, flow, pool, queue] = places(view, run);
-        let (kind, name) = (Arc::from(state.as_str()), compatible::text(&run.state_name));
+        let (kind, name) = (Arc::from(state.as_str()), run.state_name.label());
         points.add([deployment, flow, pool, queue, kind, name], 1.0);
     }
 }
 
-fn late(view: &View<'_>, points: &mut Points) {
+fn late(view: &View<'_>, points: &mut Points<'_>) {
     for run in view.snapshot.unfinished.iter().filter(|run| run.is_late()) {
         points.add(places(view, run), 1.0);
     }
 }
 
+fn by_state(view: &View<'_>, points: &mut Points<'_>) {
+    for count in view.snapshot.run_history.iter() {
+        let kind = count
+            .state_type
+            .map_or_else(null, |kind| Arc::from(kind.as_str()));
+        points.add([kind, count.state_name.label()], count.count_runs as f64);
+    }
+}
+
 /// What a run belongs to: deployment, flow, work pool and work queue.
 fn places(view: &View<'_>, run: &FlowRun) -> [Arc<str>; 4] {
-    let (deployment, flow) = compatible::names(view.snapshot, run);
+    let (deployment, flow) = view.snapshot.names(run);
     [
         deployment,
         flow,
-        compatible::text(&run.work_pool_name),
-        compatible::text(&run.work_queue_name),
+        run.work_pool_name.label(),
+        run.work_queue_name.label(),
     ]
 }
 

@@ -1,7 +1,7 @@
 //! Families of flows.
 
 use super::Family;
-use super::compatible::{self, FLOW_NAME, family};
+use super::compatible::{FLOW_NAME, family};
 use crate::snapshot::Section;
 
 pub(super) const FAMILIES: &[Family] = &[
@@ -19,7 +19,7 @@ pub(super) const FAMILIES: &[Family] = &[
         &[Section::Flows],
         |view, points| {
             for flow in view.snapshot.flows.values() {
-                points.set([compatible::text(&flow.name)], 1.0);
+                points.set([flow.name.label()], 1.0);
             }
         },
     ),

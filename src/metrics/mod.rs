@@ -7,30 +7,54 @@
 //! Families are read once a cycle into [`Reading`]s, whatever the number of exporters.
 
 pub mod agent;
+mod automations;
 mod compatible;
 mod deployments;
 pub mod docs;
 mod flow_runs;
 mod flows;
+mod limits;
+mod options;
 mod points;
+mod process;
 mod server;
+mod task_runs;
 mod work_pools;
 mod work_queues;
+mod workers;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::ledger::Ledger;
 use crate::snapshot::{Section, Snapshot};
+pub use flow_runs::{DURATION as FLOW_RUN_DURATION, START_DELAY as FLOW_RUN_START_DELAY};
+pub use options::{Options, TagAttributes};
 pub use points::{Point, Points};
+pub use task_runs::DURATION as TASK_RUN_DURATION;
 
 /// What sort of instrument a family is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
     /// A value that goes up and down.
     Gauge,
-    /// A value that only grows, from the start of the process on.
+    /// A value that only grows.
     Counter,
-    /// A distribution, with these bucket boundaries.
-    Histogram(&'static [f64]),
+    /// A value that goes up and down, told change by change.
+    UpDownCounter,
+    /// A distribution.
+    Histogram(Buckets),
+}
+
+/// The bucket boundaries of a histogram.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Buckets {
+    /// These.
+    Fixed(&'static [f64]),
+    /// `RUN_DURATION_BUCKETS_SECONDS`.
+    RunDuration,
+    /// `START_DELAY_BUCKETS_SECONDS`.
+    StartDelay,
 }
 
 /// How firm a family is.
@@ -46,8 +70,8 @@ pub enum Stability {
 #[derive(Clone, Copy)]
 pub enum Source {
     /// Read off the workspace once a cycle. Withheld while one of the sections is stale.
-    Read(&'static [Section], fn(&View<'_>, &mut Points)),
-    /// Recorded when something happens (histograms).
+    Read(&'static [Section], fn(&View<'_>, &mut Points<'_>)),
+    /// Recorded when something happens.
     Recorded,
 }
 
@@ -78,7 +102,7 @@ impl Family {
         help: &'static str,
         attributes: &'static [&'static str],
         sections: &'static [Section],
-        read: fn(&View<'_>, &mut Points),
+        read: fn(&View<'_>, &mut Points<'_>),
     ) -> Self {
         Family {
             name,
@@ -91,11 +115,58 @@ impl Family {
         }
     }
 
+    /// A counter of what happened.
+    const fn counter(
+        name: &'static str,
+        unit: &'static str,
+        help: &'static str,
+        attributes: &'static [&'static str],
+        read: fn(&View<'_>, &mut Points<'_>),
+    ) -> Self {
+        Family {
+            kind: Kind::Counter,
+            ..Family::gauge(name, unit, help, attributes, &[], read)
+        }
+    }
+
+    /// A distribution of seconds, recorded as they come.
+    const fn histogram(
+        name: &'static str,
+        help: &'static str,
+        attributes: &'static [&'static str],
+        buckets: Buckets,
+    ) -> Self {
+        Family {
+            name,
+            kind: Kind::Histogram(buckets),
+            unit: "s",
+            help,
+            attributes,
+            stability: Stability::Stable,
+            source: Source::Recorded,
+        }
+    }
+
+    fn is_of_task_runs(&self) -> bool {
+        task_runs::FAMILIES
+            .iter()
+            .any(|family| family.name == self.name)
+    }
+
+    /// Whether its series are as many as Prefect's objects.
+    pub fn is_of_prefect(&self) -> bool {
+        self.name.starts_with("prefect.")
+            && !self.name.starts_with("prefect.agent.")
+            && !self.attributes.is_empty()
+    }
+
     /// The name that Prometheus sees, by the translation of the OpenTelemetry specification.
     pub fn prometheus_name(&self) -> String {
         let mut name = self.name.replace('.', "_");
-        if self.unit == "s" {
-            name.push_str("_seconds");
+        match self.unit {
+            "s" => name.push_str("_seconds"),
+            "By" => name.push_str("_bytes"),
+            _ => {}
         }
         if self.kind == Kind::Counter {
             name.push_str("_total");
@@ -110,39 +181,26 @@ pub fn catalogue() -> impl Iterator<Item = &'static Family> {
         deployments::FAMILIES,
         flows::FAMILIES,
         flow_runs::FAMILIES,
+        task_runs::FAMILIES,
         work_pools::FAMILIES,
         work_queues::FAMILIES,
+        workers::FAMILIES,
+        limits::FAMILIES,
+        automations::FAMILIES,
         server::FAMILIES,
         agent::FAMILIES,
+        process::FAMILIES,
     ]
     .into_iter()
     .flatten()
-}
-
-/// What is chosen about the families.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// Add `flow_run.name` to the families that can have it.
-    pub flow_run_name_label: bool,
-    /// The window of the flow-run families.
-    pub offset: std::time::Duration,
-    /// Newest failed runs shown for each deployment, flow and state name.
-    pub failed_runs_limit: usize,
-    /// Series a family.
-    pub cardinality_limit: usize,
-}
-
-impl Options {
-    /// Whether an attribute is left out of every family.
-    fn leaves_out(&self, attribute: &str) -> bool {
-        attribute == compatible::FLOW_RUN_NAME && !self.flow_run_name_label
-    }
 }
 
 /// What families are read off.
 pub struct View<'a> {
     /// The workspace.
     pub snapshot: &'a Snapshot,
+    /// What happened.
+    pub ledger: &'a Ledger,
     /// What the agent knows of itself.
     pub agent: &'a agent::Stats,
     /// What is chosen.
@@ -157,23 +215,49 @@ pub struct Reading {
     pub points: Arc<Vec<Point>>,
 }
 
-/// Reads every family off `view`.
+impl View<'_> {
+    /// Whether finished runs have been read since the start: before that, counters would
+    /// tell what was, not what is.
+    fn has_counted(&self) -> bool {
+        self.snapshot.has_read(Section::FinishedRuns)
+    }
+}
+
+/// Reads every exported family off `view`.
 pub fn read(view: &View<'_>) -> Vec<Reading> {
-    catalogue()
+    let tags = view.options.tag_attributes(view.snapshot);
+    let mut sizes = HashMap::new();
+    let mut readings: Vec<Reading> = view
+        .options
+        .families()
         .filter_map(|family| match family.source {
             Source::Recorded => None,
             Source::Read(sections, read) => {
-                let mut points = Points::new(family, view.options);
+                let mut points = Points::new(family, view.options, &tags);
                 if view.snapshot.is_fresh(sections) {
                     read(view, &mut points);
                 }
+                sizes.insert(family.name, points.size());
                 Some(Reading {
                     family,
                     points: Arc::new(points.into_vec()),
                 })
             }
         })
-        .collect()
+        .collect();
+    for reading in &mut readings {
+        if let Some(size) = agent::SIZES
+            .iter()
+            .find(|size| size.family == reading.family.name)
+        {
+            let mut points = Points::new(reading.family, view.options, &tags);
+            for (name, counted) in &sizes {
+                points.set([Arc::from(*name)], (size.of)(counted));
+            }
+            reading.points = Arc::new(points.into_vec());
+        }
+    }
+    readings
 }
 
 #[cfg(test)]

@@ -1,11 +1,16 @@
 //! The points of a family while it is being read: duplicates merge, never repeat.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use opentelemetry::{Key, KeyValue, StringValue, Value};
+use opentelemetry::KeyValue;
 
-use super::{Family, Options};
+use super::{Family, Options, TagAttributes};
+use crate::ledger::Tally;
+
+/// The attribute of the one series that stands for all beyond the limit.
+/// <https://opentelemetry.io/docs/specs/otel/metrics/sdk/#overflow-attribute>
+const OVERFLOW: &str = "otel.metric.overflow";
 
 /// One series and its value.
 #[derive(Debug, Clone)]
@@ -16,21 +21,38 @@ pub struct Point {
     pub attributes: Vec<KeyValue>,
 }
 
-/// Collects the points of one family.
-pub struct Points {
-    keys: Vec<Option<Key>>,
-    index: HashMap<Vec<Arc<str>>, usize>,
-    points: Vec<Point>,
+/// How many series a family has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    /// Exported.
+    pub series: usize,
+    /// Beyond the limit.
+    pub dropped: usize,
 }
 
-impl Points {
-    pub(super) fn new(family: &Family, options: &Options) -> Self {
-        let key =
-            |name: &&'static str| (!options.leaves_out(name)).then(|| Key::from_static_str(name));
+/// Collects the points of one family.
+pub struct Points<'a> {
+    family: &'a Family,
+    options: &'a Options,
+    tags: &'a TagAttributes,
+    index: HashMap<Vec<Arc<str>>, usize>,
+    points: Vec<Point>,
+    /// The point of the series beyond the limit.
+    overflow: Option<usize>,
+    /// Those series.
+    dropped: HashSet<Vec<Arc<str>>>,
+}
+
+impl<'a> Points<'a> {
+    pub(super) fn new(family: &'a Family, options: &'a Options, tags: &'a TagAttributes) -> Self {
         Points {
-            keys: family.attributes.iter().map(key).collect(),
+            family,
+            options,
+            tags,
             index: HashMap::new(),
             points: Vec::new(),
+            overflow: None,
+            dropped: HashSet::new(),
         }
     }
 
@@ -44,31 +66,62 @@ impl Points {
         self.point(values).value += value;
     }
 
+    /// Adds what a tally has counted.
+    pub(super) fn add_tally<const N: usize>(&mut self, tally: &Tally<N>) {
+        for (series, count) in tally.shown() {
+            self.add(series.clone(), count as f64);
+        }
+        if tally.overflow() > 0 {
+            // Nobody knows how many series they would be: one at least.
+            self.dropped.insert(Vec::new());
+            self.overflow().value += tally.overflow() as f64;
+        }
+    }
+
     fn point<const N: usize>(&mut self, values: [Arc<str>; N]) -> &mut Point {
         debug_assert_eq!(
             N,
-            self.keys.len(),
+            self.family.attributes.len(),
             "as many values as attributes are declared"
         );
-        let kept = values
-            .into_iter()
-            .zip(&self.keys)
-            .filter(|(_, key)| key.is_some());
-        let values: Vec<_> = kept.map(|(value, _)| value).collect();
-        let next = self.points.len();
-        let index = *self.index.entry(values).or_insert_with_key(|values| {
-            let keys = self.keys.iter().flatten().cloned();
-            let pairs = keys.zip(values.iter().cloned());
-            let attributes = pairs
-                .map(|(key, value)| KeyValue::new(key, Value::String(StringValue::from(value))))
-                .collect();
+        let kept = values.iter().zip(self.family.attributes);
+        let kept = kept.filter(|(_, name)| !self.options.leaves_out(name));
+        let key: Vec<_> = kept.map(|(value, _)| Arc::clone(value)).collect();
+        if let Some(index) = self.index.get(&key) {
+            return &mut self.points[*index];
+        }
+        if self.family.is_of_prefect() && self.index.len() >= self.options.cardinality_limit {
+            self.dropped.insert(key);
+            return self.overflow();
+        }
+        let index = self.points.len();
+        self.index.insert(key, index);
+        let attributes = self.options.series(self.family, &values, self.tags);
+        self.points.push(Point {
+            value: 0.0,
+            attributes,
+        });
+        &mut self.points[index]
+    }
+
+    fn overflow(&mut self) -> &mut Point {
+        let index = *self.overflow.get_or_insert(self.points.len());
+        if index == self.points.len() {
+            let mut attributes = vec![KeyValue::new(OVERFLOW, true)];
+            attributes.extend_from_slice(self.options.common());
             self.points.push(Point {
                 value: 0.0,
                 attributes,
             });
-            next
-        });
+        }
         &mut self.points[index]
+    }
+
+    pub(super) fn size(&self) -> Size {
+        Size {
+            series: self.points.len(),
+            dropped: self.dropped.len(),
+        }
     }
 
     pub(super) fn into_vec(self) -> Vec<Point> {

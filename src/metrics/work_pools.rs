@@ -22,9 +22,9 @@ pub(super) const FAMILIES: &[Family] = &[
             for pool in view.snapshot.work_pools.iter() {
                 let labels = [
                     compatible::truth(&pool.is_paused),
-                    compatible::text(&pool.kind),
-                    compatible::text(&pool.status),
-                    compatible::text(&pool.name),
+                    pool.kind.label(),
+                    pool.status.label(),
+                    pool.name.label(),
                 ];
                 points.set(labels, compatible::unless_paused(&pool.is_paused));
             }
@@ -39,7 +39,7 @@ pub(super) const FAMILIES: &[Family] = &[
         |view, points| {
             for pool in view.snapshot.work_pools.iter() {
                 for (kind, slots) in slots(pool.concurrency_limit, pool.active_slots) {
-                    points.set([compatible::text(&pool.name), kind], slots);
+                    points.set([pool.name.label(), kind], slots);
                 }
             }
         },

@@ -60,7 +60,7 @@ pub(super) const FAMILIES: &[Family] = &[
         "Late runs in each work queue.",
         LABELS,
         &[Section::WorkQueues, Section::ScheduledRuns],
-        |view: &View<'_>, points: &mut Points| {
+        |view: &View<'_>, points: &mut Points<'_>| {
             let late_runs = late_runs(view);
             for queue in view.snapshot.work_queues.iter() {
                 let late_runs = late_runs_of(queue, &late_runs);
@@ -77,8 +77,8 @@ pub(super) const FAMILIES: &[Family] = &[
         |view, points| {
             for queue in view.snapshot.work_queues.iter() {
                 for (kind, slots) in slots(queue.concurrency_limit, queue.active_slots) {
-                    let pool = compatible::text(&queue.work_pool_name);
-                    points.set([pool, compatible::text(&queue.name), kind], slots);
+                    let pool = queue.work_pool_name.label();
+                    points.set([pool, queue.name.label(), kind], slots);
                 }
             }
         },
@@ -92,8 +92,8 @@ pub(super) const FAMILIES: &[Family] = &[
         |view, points| {
             for queue in view.snapshot.work_queues.iter() {
                 if let Some(polled) = queue.last_polled {
-                    let pool = compatible::text(&queue.work_pool_name);
-                    points.set([pool, compatible::text(&queue.name)], unix_seconds(polled));
+                    let pool = queue.work_pool_name.label();
+                    points.set([pool, queue.name.label()], unix_seconds(polled));
                 }
             }
         },
@@ -122,12 +122,12 @@ fn labels(view: &View<'_>, queue: &WorkQueue, late_runs: u32) -> [Arc<str>; 9] {
         .is_some_and(|polled| view.snapshot.now.duration_since(polled) <= longest);
     [
         compatible::truth(&queue.is_paused),
-        compatible::text(&queue.name),
+        queue.name.label(),
         compatible::number(&queue.priority),
         // The API's queues have no type, and the Python exporter has the label all the same.
-        compatible::null(),
-        compatible::text(&queue.work_pool_name),
-        compatible::text(&queue.status),
+        crate::snapshot::null(),
+        queue.work_pool_name.label(),
+        queue.status.label(),
         compatible::boolean(i64::from(late_runs) <= MAXIMUM_LATE_RUNS && polled),
         Arc::from(MAXIMUM_LATE_RUNS.to_string()),
         Arc::from(MAXIMUM_SECONDS_SINCE_LAST_POLLED.to_string()),

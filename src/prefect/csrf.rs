@@ -9,7 +9,7 @@ use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Client, Error, lock};
+use super::{Call, Client, Error, lock};
 
 static TOKEN: HeaderName = HeaderName::from_static("prefect-csrf-token");
 static CLIENT: HeaderName = HeaderName::from_static("prefect-csrf-client");
@@ -96,10 +96,11 @@ impl Csrf {
 
     async fn fetch(&self, prefect: &Client) -> Result<(), Error> {
         let query = [("client", self.client.as_str())];
-        let answer: Answer = match prefect
-            .send(&Method::GET, "/csrf-token", &query, None)
-            .await
-        {
+        let call = Call {
+            query: &query,
+            ..Call::new(Method::GET, "/csrf-token")
+        };
+        let answer: Answer = match prefect.send(&call).await {
             Ok(answer) => answer,
             // 422 `CSRF protection is disabled.`: the server does not want a token.
             Err(Error::Status { status: 422, .. }) => {

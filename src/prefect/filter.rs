@@ -25,10 +25,9 @@ impl FlowRuns {
         self
     }
 
-    /// That ended at `time` or later.
-    pub fn ended_since(mut self, time: Timestamp) -> Self {
-        self.0
-            .insert("end_time".into(), json!({"after_": time.to_string()}));
+    /// That ended at `since` or later, and, where it is given, at `until` or before.
+    pub fn ended_between(mut self, since: Timestamp, until: Option<Timestamp>) -> Self {
+        self.0.insert("end_time".into(), between(since, until));
         self
     }
 
@@ -66,4 +65,22 @@ impl FlowRuns {
 pub fn by_id<'a>(name: &str, ids: impl IntoIterator<Item = &'a str>) -> Value {
     let ids: Vec<_> = ids.into_iter().collect();
     json!({ name: {"id": {"any_": ids}} })
+}
+
+/// The body of a request for task runs of these types that ended at `since` or later, and,
+/// where it is given, at `until` or before.
+pub fn task_runs(types: &[StateType], since: Timestamp, until: Option<Timestamp>) -> Value {
+    let types: Vec<_> = types.iter().map(|state| state.as_str()).collect();
+    json!({ "task_runs": {
+        "state": {"type": {"any_": types}},
+        "end_time": between(since, until),
+    } })
+}
+
+fn between(since: Timestamp, until: Option<Timestamp>) -> Value {
+    let mut range = json!({"after_": since.to_string()});
+    if let Some(until) = until {
+        range["before_"] = json!(until.to_string());
+    }
+    range
 }

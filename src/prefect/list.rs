@@ -13,7 +13,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Client, Error};
-use crate::snapshot::{Deployment, Flow, FlowRun, WorkPool, WorkQueue};
+use crate::snapshot::{
+    Automation, Deployment, Flow, FlowRun, GlobalLimit, TagLimit, TaskRun, WorkPool, WorkQueue,
+};
 
 /// How lists are read.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +55,10 @@ resource!(Flow, "/flows", Some("/flows/count"));
 resource!(FlowRun, "/flow_runs", Some("/flow_runs/count"));
 resource!(WorkPool, "/work_pools", Some("/work_pools/count"));
 resource!(WorkQueue, "/work_queues", None);
+resource!(GlobalLimit, "/v2/concurrency_limits", None);
+resource!(TagLimit, "/concurrency_limits", None);
+resource!(Automation, "/automations", Some("/automations/count"));
+resource!(TaskRun, "/task_runs", Some("/task_runs/count"));
 
 /// In which order a list is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 //! are those of [`crate::snapshot`].
 
 mod body;
+mod calls;
 mod clock;
 mod csrf;
 mod error;
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable as _};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use secrecy::ExposeSecret as _;
@@ -56,6 +58,39 @@ pub struct RequestRecord<'a> {
 pub trait RequestObserver: Send + Sync {
     /// A request is done, one way or the other.
     fn on_request(&self, record: &RequestRecord<'_>);
+}
+
+/// What is asked of the API.
+struct Call<'a> {
+    method: Method,
+    /// The path; `{name}` in it stands for `name`.
+    template: &'a str,
+    name: &'a str,
+    query: &'a [(&'a str, &'a str)],
+    body: Option<&'a serde_json::Value>,
+}
+
+impl<'a> Call<'a> {
+    fn new(method: Method, template: &'a str) -> Self {
+        Call {
+            method,
+            template,
+            name: "",
+            query: &[],
+            body: None,
+        }
+    }
+
+    fn url(&self, base: &Url) -> Url {
+        let mut url = base.clone();
+        let name = utf8_percent_encode(self.name, NON_ALPHANUMERIC).to_string();
+        let path = self.template.replace("{name}", &name);
+        url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
+        if !self.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(self.query);
+        }
+        url
+    }
 }
 
 /// A client of one Prefect API.
@@ -127,7 +162,8 @@ impl Client {
     ///
     /// When Prefect does not answer, or not to us.
     pub async fn version(&self) -> Result<Option<Arc<str>>, Error> {
-        match self.request(Method::GET, "/admin/version", None).await {
+        let call = Call::new(Method::GET, "/admin/version");
+        match self.request(&call).await {
             Ok(version) => Ok(Some(version)),
             Err(Error::Status {
                 status: 404 | 405, ..
@@ -141,22 +177,21 @@ impl Client {
         path: &str,
         body: &serde_json::Value,
     ) -> Result<T, Error> {
-        self.request(Method::POST, path, Some(body)).await
+        self.request(&Call {
+            body: Some(body),
+            ..Call::new(Method::POST, path)
+        })
+        .await
     }
 
     /// One request, tried again where that can help.
-    async fn request<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&serde_json::Value>,
-    ) -> Result<T, Error> {
+    async fn request<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Error> {
         let backoff = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(500))
             .with_max_delay(Duration::from_secs(10))
             .with_max_times(self.max_retries)
             .with_jitter();
-        (|| self.attempt(&method, path, body))
+        (|| self.attempt(call))
             .retry(backoff)
             .when(Error::is_transient)
             .adjust(|error, delay| match (delay, error.retry_after()) {
@@ -169,50 +204,34 @@ impl Client {
     }
 
     /// One try, and a second one with a CSRF token where the server asks for one.
-    async fn attempt<T: DeserializeOwned>(
-        &self,
-        method: &Method,
-        path: &str,
-        body: Option<&serde_json::Value>,
-    ) -> Result<T, Error> {
+    async fn attempt<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Error> {
         self.csrf.prepare(self).await?;
         let generation = self.csrf.generation();
-        match self.send(method, path, &[], body).await {
+        match self.send(call).await {
             Err(error) if error.asks_for_csrf() => {
                 self.csrf.renew(self, generation).await?;
-                self.send(method, path, &[], body).await
+                self.send(call).await
             }
             result => result,
         }
     }
 
     /// Sends a request and reads its answer.
-    async fn send<T: DeserializeOwned>(
-        &self,
-        method: &Method,
-        path: &str,
-        query: &[(&str, &str)],
-        body: Option<&serde_json::Value>,
-    ) -> Result<T, Error> {
-        let span = tracing::debug_span!("request", otel.kind = "client", otel.name = %format_args!("{method} {path}"),
-            http.request.method = %method, url.template = path, http.response.status_code = tracing::field::Empty);
+    async fn send<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Error> {
+        let (method, template) = (&call.method, call.template);
+        let span = tracing::debug_span!("request", otel.kind = "client", otel.name = %format_args!("{method} {template}"),
+            http.request.method = %method, url.template = template, http.response.status_code = tracing::field::Empty);
         async {
             self.wait_while_held_back().await?;
             // Closed never: the semaphore lives as long as the client.
             let _place = self.gate.acquire().await.ok();
             let started = Instant::now();
             let mut status = None;
-            let result = self.exchange(method, path, query, body, &mut status).await;
+            let result = self.exchange(call, &mut status).await;
             if let Some(status) = status {
                 tracing::Span::current().record("http.response.status_code", status);
             }
-            self.observe(
-                method,
-                path,
-                status,
-                result.as_ref().err(),
-                started.elapsed(),
-            );
+            self.observe(call, status, result.as_ref().err(), started.elapsed());
             result
         }
         .instrument(span)
@@ -221,27 +240,20 @@ impl Client {
 
     async fn exchange<T: DeserializeOwned>(
         &self,
-        method: &Method,
-        path: &str,
-        query: &[(&str, &str)],
-        body: Option<&serde_json::Value>,
+        call: &Call<'_>,
         status: &mut Option<u16>,
     ) -> Result<T, Error> {
-        let mut url = self.base.clone();
-        url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
-        }
+        let url = call.url(&self.base);
         let mut request = self
             .http
-            .request(method.clone(), url.clone())
+            .request(call.method.clone(), url.clone())
             .headers(self.csrf.headers());
-        if let Some(body) = body {
+        if let Some(body) = call.body {
             request = request
                 .header(reqwest::header::CONTENT_TYPE, "application/json")
                 .body(body.to_string());
         }
-        let shown = format!("{method} {url}");
+        let shown = format!("{} {url}", call.method);
         let response = request
             .send()
             .await
@@ -278,16 +290,15 @@ impl Client {
 
     fn observe(
         &self,
-        method: &Method,
-        path: &str,
+        call: &Call<'_>,
         status: Option<u16>,
         error: Option<&Error>,
         duration: Duration,
     ) {
         let error_type = error.map(Error::kind);
         self.observer.on_request(&RequestRecord {
-            method: method.as_str(),
-            url_template: path,
+            method: call.method.as_str(),
+            url_template: call.template,
             server_address: self.base.host_str().unwrap_or_default(),
             server_port: self.base.port_or_known_default().unwrap_or_default(),
             status,

@@ -1,4 +1,4 @@
-//! Flow runs: those that have not ended, those that just ended, and the windows kept of them.
+//! Flow runs: those that have not ended, and those that just ended.
 //!
 //! Order matters within a cycle. Unfinished runs are read first and finished ones after, so
 //! that a run that ends in between shows as finished; one that was unfinished in the last
@@ -6,13 +6,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::{OptionFuture, join3};
 use jiff::Timestamp;
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::ended::{self, Ended, Past};
+use super::windows::Windows;
 use super::{Report, span, within};
+use crate::ledger::Ledger;
 use crate::prefect::filter::FlowRuns;
 use crate::prefect::list::Order;
 use crate::prefect::{Client, Error};
@@ -21,88 +25,100 @@ use crate::snapshot::{FlowRun, Section, StateType, before};
 
 /// How far before the cursor finished runs are asked for again: time for a transaction that
 /// was open, a page boundary that moved, a clock that is a little slow.
-const OVERLAP: Duration = Duration::from_secs(120);
+pub(super) const OVERLAP: Duration = Duration::from_secs(120);
 
-/// How often the failed-runs window is read anew, so that deleted runs leave it.
-const RECONCILE_INTERVAL: Duration = Duration::from_secs(3600);
+/// What has ended is read so much at a time, so that a long catch-up gets on step by step.
+const SLICE: Duration = Duration::from_secs(3600);
 
-type Run = Arc<FlowRun>;
-type Id = Arc<str>;
+/// Once a cycle has read so many finished runs, the rest is left to the next one.
+const MOST_FINISHED: usize = 20_000;
 
-/// A run in a final state that was not seen before.
-pub type Finished = Arc<FlowRun>;
+pub(super) type Run = Arc<FlowRun>;
+pub(super) type Id = Arc<str>;
 
 pub(super) struct Runs {
     lookahead: Option<Duration>,
+    catch_up: Duration,
     windows: Windows,
     active: HashMap<Id, Run>,
     scheduled: HashMap<Id, Run>,
-    /// Finished runs of the window, by id.
-    finished: HashMap<Id, Run>,
-    /// Failed runs of deployments of their own, longer window, by id.
-    failed: HashMap<Id, Run>,
-    /// (run, final state) of everything that the overlap can bring again.
-    seen: HashMap<(Id, Id), Timestamp>,
-    /// Everything that ended before it, in the server's time, has been read.
-    cursor: Option<Timestamp>,
-    reconciled_at: Option<Instant>,
-    /// Runs that have vanished and that nobody could ask about yet.
-    unresolved: Vec<Run>,
+    /// Runs under way that were started more than once, and what is known of them.
+    pasts: HashMap<Id, Past>,
+    /// Runs that are to be looked up by their ids: nobody could tell where they are.
+    unresolved: HashSet<Id>,
+    /// Whether finished runs have been read at all.
+    has_read: bool,
+}
+
+/// What a reading of finished runs brought, up to where it failed.
+struct Reading {
+    runs: Vec<FlowRun>,
+    result: Result<(), Error>,
 }
 
 impl Runs {
-    pub(super) fn new(settings: &Sampling) -> Self {
+    /// `unfinished` are the runs that had not ended when the last process did.
+    pub(super) fn new(settings: &Sampling, unfinished: Vec<Id>) -> Self {
         Runs {
             lookahead: settings.scheduled_lookahead,
-            windows: Windows {
-                offset: settings.offset,
-                failed_offset: settings.failed_runs_offset,
-            },
+            catch_up: settings.catch_up,
+            windows: Windows::new(settings),
             active: HashMap::new(),
             scheduled: HashMap::new(),
-            finished: HashMap::new(),
-            failed: HashMap::new(),
-            seen: HashMap::new(),
-            cursor: None,
-            reconciled_at: None,
-            unresolved: Vec::new(),
+            pasts: HashMap::new(),
+            unresolved: unfinished.into_iter().collect(),
+            has_read: false,
         }
     }
 
-    /// Reads what changed since the last cycle.
+    /// Reads what changed since the last cycle. Returns the final states that are not
+    /// counted yet.
     pub(super) async fn refresh(
         &mut self,
         client: &Client,
+        ledger: &mut Ledger,
         deadline: Duration,
-    ) -> (Report, Vec<Finished>) {
+    ) -> (Report, Vec<Ended>) {
         let mut report = Report::default();
-        let whole = self
-            .reconciled_at
-            .is_none_or(|at| at.elapsed() >= RECONCILE_INTERVAL);
-        let mut candidates = self
+        let whole = self.windows.are_due();
+        let mut vanished = self
             .read_unfinished(client, whole, deadline, &mut report)
             .await;
-        let finished = self.read_finished(client, whole);
-        let finished = read(Section::FinishedRuns, deadline, finished).await;
-        let Some(finished) = report.take(Section::FinishedRuns, finished) else {
-            // What has vanished may just be finished: asked for when that list can be read.
-            self.unresolved = candidates;
-            return (report, Vec::new());
-        };
-        if whole {
-            if !report.failed(Section::FailedRuns) {
-                self.reconciled_at = Some(Instant::now());
-            }
-        } else if self.windows.failed_offset.is_some() {
-            // In between two readings of its own, the window lives on what finished.
-            report.read.push(Section::FailedRuns);
+        let counted_until = ledger.cursor();
+        let reading = self.read_finished(client, ledger, whole, deadline);
+        let Reading { runs, result } = reading.instrument(span(Section::FinishedRuns)).await;
+        let all_read = report.take(Section::FinishedRuns, result).is_some();
+        if all_read {
+            self.note_windows_read(whole, &mut report);
         }
-        let mut news = self.absorb(finished);
-        candidates.retain(|run| !self.finished.contains_key(&run.id));
-        let vanished = within(deadline, look_up(client, &candidates)).await;
-        news.extend(self.settle(candidates, vanished));
-        self.forget(client.clock().now());
-        (report, news)
+        // What ended before it was either counted or before the start.
+        let horizon = counted_until.map(|cursor| before(cursor, OVERLAP));
+        let floor = horizon.max(ledger.since()).unwrap_or(Timestamp::MAX);
+        let mut news: Vec<Run> = Vec::new();
+        for run in self.absorb(runs) {
+            let was_unfinished = vanished.remove(&run.id);
+            if was_unfinished || run.end_time.is_some_and(|end| end >= floor) {
+                news.push(run);
+            }
+        }
+        if all_read {
+            news.extend(self.look_up(client, vanished, deadline).await);
+        } else {
+            // What has vanished may just be finished: asked for when that list can be read.
+            self.unresolved.extend(vanished);
+        }
+        let ended = self
+            .final_states(client, ledger, floor, news, deadline)
+            .await;
+        self.tidy(client.clock().now());
+        if whole {
+            for run in self.windows.runs() {
+                if let (Some(state), Some(end)) = (run.state_type, run.end_time) {
+                    ledger.see(run, state, end, run.total_run_time);
+                }
+            }
+        }
+        (report, ended)
     }
 
     /// Reads the runs under way, the scheduled ones and, for a `whole` reading, the window of
@@ -113,7 +129,7 @@ impl Runs {
         whole: bool,
         deadline: Duration,
         report: &mut Report,
-    ) -> Vec<Run> {
+    ) -> HashSet<Id> {
         let failed_offset = self.windows.failed_offset.filter(|_| whole);
         let (active, scheduled, failed) = join3(
             read(Section::ActiveRuns, deadline, read_active(client)),
@@ -128,7 +144,7 @@ impl Runs {
             ),
         )
         .await;
-        let mut candidates = self.candidates(client.clock().now());
+        let mut vanished = self.candidates(client.clock().now());
         if let Some(active) = report.take(Section::ActiveRuns, active) {
             self.active = by_id(active);
         }
@@ -136,26 +152,40 @@ impl Runs {
             self.scheduled = by_id(scheduled);
         }
         if let Some(failed) = failed.and_then(|failed| report.take(Section::FailedRuns, failed)) {
-            self.failed = by_id(failed);
+            self.windows.set_failed(by_id(failed));
         }
-        candidates.retain(|run| {
-            !self.active.contains_key(&run.id) && !self.scheduled.contains_key(&run.id)
-        });
-        candidates
+        vanished.retain(|id| !self.active.contains_key(id) && !self.scheduled.contains_key(id));
+        vanished
     }
 
-    /// Ids of the deployments and flows that the runs name.
-    pub(super) fn references(&self) -> (HashSet<Id>, HashSet<Id>) {
+    fn note_windows_read(&mut self, whole: bool, report: &mut Report) {
+        self.has_read = true;
+        if !whole {
+            if self.windows.failed_offset.is_some() {
+                // In between two readings of its own, the window lives on what finished.
+                report.read.push(Section::FailedRuns);
+            }
+        } else if !report.failed(Section::FailedRuns) {
+            self.windows.reconciled();
+        }
+    }
+
+    /// Ids of the deployments and flows that the runs name, those in `ended` among them.
+    pub(super) fn references(&self, ended: &[Ended]) -> (HashSet<Id>, HashSet<Id>) {
         let runs = || {
             let unfinished = self.active.values().chain(self.scheduled.values());
-            unfinished
-                .chain(self.finished.values())
-                .chain(self.failed.values())
+            let ended = ended.iter().map(|ended| &ended.run);
+            unfinished.chain(self.windows.runs()).chain(ended)
         };
         (
             runs().filter_map(|run| run.deployment_id.clone()).collect(),
             runs().filter_map(|run| run.flow_id.clone()).collect(),
         )
+    }
+
+    /// Looks a run up again in the next cycle.
+    pub(super) fn again(&mut self, run: &Run) {
+        self.unresolved.insert(Arc::clone(&run.id));
     }
 
     /// Runs that have not ended, each once.
@@ -168,17 +198,16 @@ impl Runs {
             .collect()
     }
 
+    /// Ids of all runs whose end is awaited.
+    pub(super) fn awaited(&self) -> Vec<Id> {
+        let known = self.active.keys().chain(self.scheduled.keys());
+        let awaited: HashSet<_> = known.chain(&self.unresolved).cloned().collect();
+        awaited.into_iter().collect()
+    }
+
     /// The window of finished runs and that of failed ones, as of `now`.
     pub(super) fn windows(&self, now: Timestamp) -> (Vec<Run>, Vec<Run>) {
-        let finished = self
-            .finished
-            .values()
-            .filter(|run| self.windows.have_finished(run, now));
-        let failed = self
-            .failed
-            .values()
-            .filter(|run| self.windows.have_failed(run, now));
-        (finished.cloned().collect(), failed.cloned().collect())
+        self.windows.at(now)
     }
 
     /// A run awaiting retry keeps the expected start of its first try, so it is in here
@@ -196,29 +225,78 @@ impl Runs {
 
     /// What ended since the cursor, less the overlap; the first time, the whole window. With
     /// it, rarely, what ended *before* the window but was to start within it or later.
-    async fn read_finished(&mut self, client: &Client, whole: bool) -> Result<Vec<FlowRun>, Error> {
+    async fn read_finished(
+        &self,
+        client: &Client,
+        ledger: &mut Ledger,
+        whole: bool,
+        deadline: Duration,
+    ) -> Reading {
         let now = client.clock().now();
-        let window = before(now, self.windows.offset);
-        let since = self
-            .cursor
-            .map_or(window, |cursor| before(cursor, OVERLAP).min(now));
-        let ended = FlowRuns::default()
-            .of_types(&StateType::FINAL)
-            .ended_since(since);
-        let mut runs = list(client, ended, Order::EndTime).await?;
+        let mut since = self.finished_since(ledger, now);
+        let mut runs = Vec::new();
+        loop {
+            let end = since.checked_add(SLICE).unwrap_or(now);
+            let until = (end < now).then_some(end);
+            let ended = FlowRuns::default()
+                .of_types(&StateType::FINAL)
+                .ended_between(since, until);
+            match within(deadline, list(client, ended, Order::EndTime)).await {
+                Ok(slice) => runs.extend(slice),
+                Err(error) => {
+                    return Reading {
+                        runs,
+                        result: Err(error),
+                    };
+                }
+            }
+            ledger.move_cursor(until.unwrap_or(now));
+            match until {
+                Some(until) if runs.len() < MOST_FINISHED => since = until,
+                _ => break,
+            }
+        }
         if whole {
             let started = FlowRuns::default()
                 .of_types(&StateType::FINAL)
-                .started_or_expected_since(window);
-            runs.extend(list(client, started, Order::Id).await?);
+                .started_or_expected_since(self.windows.start(now));
+            match within(deadline, list(client, started, Order::Id)).await {
+                Ok(started) => runs.extend(started),
+                Err(error) => {
+                    return Reading {
+                        runs,
+                        result: Err(error),
+                    };
+                }
+            }
         }
-        self.cursor = Some(now);
-        Ok(runs)
+        Reading {
+            runs,
+            result: Ok(()),
+        }
+    }
+
+    /// From where on finished runs are read.
+    fn finished_since(&self, ledger: &Ledger, now: Timestamp) -> Timestamp {
+        let cursor = ledger.cursor().map(|cursor| before(cursor, OVERLAP));
+        let mut since = cursor.or(ledger.since()).unwrap_or(now).min(now);
+        let oldest = before(now, self.catch_up);
+        if since < oldest {
+            tracing::warn!(
+                from = %since, to = %oldest,
+                "runs that ended in between are not counted: CATCH_UP_HOURS"
+            );
+            since = oldest;
+        }
+        match self.has_read {
+            true => since,
+            false => since.min(self.windows.start(now)),
+        }
     }
 
     /// Unfinished runs of the last cycle that may be gone now: those under way, and scheduled
     /// ones whose time has come.
-    fn candidates(&mut self, now: Timestamp) -> Vec<Run> {
+    fn candidates(&mut self, now: Timestamp) -> HashSet<Id> {
         let due = |run: &&Run| {
             run.start_time.is_some() || run.expected_start_time.is_some_and(|time| time <= now)
         };
@@ -226,52 +304,38 @@ impl Runs {
             .active
             .values()
             .chain(self.scheduled.values().filter(due));
-        let mut candidates: Vec<_> = known.cloned().collect();
-        candidates.append(&mut self.unresolved);
+        let mut candidates = std::mem::take(&mut self.unresolved);
+        candidates.extend(known.map(|run| Arc::clone(&run.id)));
         candidates
     }
 
-    /// Takes finished runs in, and returns those that are new.
-    fn absorb(&mut self, runs: Vec<FlowRun>) -> Vec<Finished> {
-        let mut news = Vec::new();
-        for run in runs {
+    /// Takes finished runs in, each once.
+    fn absorb(&mut self, runs: Vec<FlowRun>) -> Vec<Run> {
+        let mut absorbed = HashMap::new();
+        for run in runs.into_iter().filter(FlowRun::is_final) {
             let run = Arc::new(run);
-            if !run.is_final() {
-                continue;
-            }
             self.active.remove(&run.id);
             self.scheduled.remove(&run.id);
-            if StateType::FAILURE.map(Some).contains(&run.state_type) && run.deployment_id.is_some()
-            {
-                self.failed.insert(Arc::clone(&run.id), Arc::clone(&run));
-            } else {
-                self.failed.remove(&run.id);
-            }
-            self.finished.insert(Arc::clone(&run.id), Arc::clone(&run));
-            if let (Some(state), Some(end)) = (&run.state_id, run.end_time)
-                && self
-                    .seen
-                    .insert((Arc::clone(&run.id), Arc::clone(state)), end)
-                    .is_none()
-            {
-                news.push(run);
-            }
+            self.windows.add(&run);
+            absorbed.insert(Arc::clone(&run.id), run);
         }
-        news
+        absorbed.into_values().collect()
     }
 
-    /// Puts vanished runs where the server says they are; where it does not answer, they are
-    /// asked for again.
-    fn settle(
+    /// Puts vanished runs where the server says they are, and returns those that have ended;
+    /// where it does not answer, they are asked for again.
+    async fn look_up(
         &mut self,
-        candidates: Vec<Run>,
-        answer: Result<Vec<FlowRun>, Error>,
-    ) -> Vec<Finished> {
-        let found = match answer {
+        client: &Client,
+        vanished: HashSet<Id>,
+        deadline: Duration,
+    ) -> Vec<Run> {
+        let ids: Vec<Id> = vanished.into_iter().collect();
+        let found = match within(deadline, look_up(client, &ids)).await {
             Ok(found) => found,
             Err(error) => {
                 tracing::debug!(%error, "vanished runs could not be looked up");
-                self.unresolved = candidates;
+                self.unresolved.extend(ids);
                 return Vec::new();
             }
         };
@@ -286,53 +350,65 @@ impl Runs {
         self.absorb(ended)
     }
 
-    /// Drops what no window and no overlap needs any more.
-    fn forget(&mut self, now: Timestamp) {
-        let again =
-            |run: &Run| self.active.contains_key(&run.id) || self.scheduled.contains_key(&run.id);
-        // A run that is under way again has no end any more.
-        let retried: HashSet<Id> = self
-            .finished
-            .values()
-            .chain(self.failed.values())
-            .filter(|run| again(run))
-            .map(|run| Arc::clone(&run.id))
+    /// The final states that are not counted yet: those that `news` are in, and those that
+    /// restarted runs were in before.
+    async fn final_states(
+        &mut self,
+        client: &Client,
+        ledger: &Ledger,
+        floor: Timestamp,
+        mut news: Vec<Run>,
+        deadline: Duration,
+    ) -> Vec<Ended> {
+        let now = client.clock().now();
+        news.retain(|run| {
+            let state = run.state_id.as_ref();
+            state.is_some_and(|state| !ledger.has_counted(&run.id, state))
+        });
+        let mut ended = Vec::new();
+        let mut unread = HashSet::new();
+        let restarted: Vec<Run> = news
+            .iter()
+            .chain(self.active.values())
+            .filter(|run| ended::was_restarted(run) && self.is_past_unknown(run))
+            .cloned()
             .collect();
-        let windows = self.windows;
-        self.finished
-            .retain(|id, run| !retried.contains(id) && windows.have_finished(run, now));
-        self.failed
-            .retain(|id, run| !retried.contains(id) && windows.have_failed(run, now));
-        // The first cycle reads the whole window; later ones the overlap.
-        let horizon = before(now, OVERLAP * 2).min(before(now, self.windows.offset));
-        let windowed = &self.finished;
-        self.seen
-            .retain(|(id, _), end| *end >= horizon || windowed.contains_key(id));
-    }
-}
-
-/// The windows of the compatible families.
-#[derive(Clone, Copy)]
-struct Windows {
-    /// Of finished runs.
-    offset: Duration,
-    /// Of failed ones; `None` is off.
-    failed_offset: Option<Duration>,
-}
-
-impl Windows {
-    fn have_finished(&self, run: &FlowRun, now: Timestamp) -> bool {
-        let since = before(now, self.offset);
-        let within = |time: Option<Timestamp>| time.is_some_and(|time| time >= since);
-        within(run.end_time) || within(run.started_or_expected())
+        let deadline = Instant::now() + deadline;
+        for (run, states) in ended::read_states(client, restarted, deadline).await {
+            let Some(states) = states else {
+                unread.insert(Arc::clone(&run.id));
+                continue;
+            };
+            let (earlier, past) = ended::earlier(&run, &states);
+            self.pasts.insert(Arc::clone(&run.id), past);
+            ended.extend(earlier.into_iter().filter(|ended| {
+                ended.end >= floor && !ledger.has_counted(&run.id, &ended.state_id)
+            }));
+        }
+        for run in news {
+            if unread.contains(&run.id) {
+                self.again(&run);
+                continue;
+            }
+            let past = self.pasts.get(&run.id).copied().unwrap_or_default();
+            ended.extend(Ended::current(&run, past, now));
+        }
+        ended
     }
 
-    fn have_failed(&self, run: &FlowRun, now: Timestamp) -> bool {
-        let since = self.failed_offset.map(|offset| before(now, offset));
-        since.is_some_and(|since| {
-            run.started_or_expected()
-                .is_some_and(|start| start >= since)
-        })
+    fn is_past_unknown(&self, run: &FlowRun) -> bool {
+        let known = self.pasts.get(&run.id).map(|past| past.run_count);
+        known != run.run_count
+    }
+
+    /// Drops what nothing needs any more.
+    fn tidy(&mut self, now: Timestamp) {
+        let (active, scheduled) = (&self.active, &self.scheduled);
+        let again = |id: &Id| active.contains_key(id) || scheduled.contains_key(id);
+        self.windows.tidy(now, again);
+        let unresolved = &self.unresolved;
+        self.pasts
+            .retain(|id, _| again(id) || unresolved.contains(id));
     }
 }
 
@@ -358,14 +434,13 @@ fn list(
     async move { client.list(&body, order).await }
 }
 
-async fn look_up(client: &Client, runs: &[Run]) -> Result<Vec<FlowRun>, Error> {
-    let ids: Vec<Id> = runs.iter().map(|run| Arc::clone(&run.id)).collect();
+async fn look_up(client: &Client, ids: &[Id]) -> Result<Vec<FlowRun>, Error> {
     let body = |ids: &[Id]| {
         FlowRuns::default()
             .with_ids(ids.iter().map(|id| &**id))
             .into_body()
     };
-    client.by_id(&ids, body).await
+    client.by_id(ids, body).await
 }
 
 async fn read<T>(

@@ -1,30 +1,39 @@
-//! The documentation of the settings, generated from their declarations.
+//! The reference of the settings, made from their declarations.
 
 use std::fmt::Write as _;
 
-use super::table::SETTINGS;
+use super::table::{SETTINGS, Setting};
+use crate::reference::{Field, Reference, Row};
 
-/// A Markdown table of every setting.
-pub fn markdown() -> String {
-    let mut text = String::from("| setting | default | accepts | |\n|---|---|---|---|\n");
-    for setting in SETTINGS {
-        let default = setting
-            .default
-            .map(|default| format!("`{default}`"))
-            .unwrap_or_default();
-        let mut help = setting.help.to_owned();
-        if setting.is_secret() {
-            let _ = write!(help, " Or `{}_FILE`: a file that holds it.", setting.name);
-        }
-        if setting.is_per_signal() {
-            help.push_str(" Also for one signal (`…_OTLP_METRICS_…`, `…_TRACES_…`, `…_LOGS_…`).");
-        }
-        let accepts = setting.accepts.replace('|', "\\|");
-        let _ = writeln!(
-            text,
-            "| `{}` | {default} | {accepts} | {help} |",
-            setting.name
-        );
+const INTRODUCTION: &str = "\
+Written by `prefect-otel-agent settings --format markdown`, from the declarations in `src/settings/table.rs`.
+
+Order: defaults < `--config FILE` (TOML or YAML) < environment < flags. A setting has one name in three
+spellings: `MAX_RETRIES`, `max_retries = 3`, `--max-retries 3`. Booleans are `True`/`False`, `true`/`false`, `1`/`0`.
+An empty variable is one that is not set. A value that cannot be used, or an unknown key in the file, stops the start
+with exit code 2 and one line that says which. Secrets have no flag.";
+
+/// The reference of every setting.
+pub fn reference() -> Reference {
+    Reference {
+        title: "Settings",
+        introduction: INTRODUCTION,
+        rows: SETTINGS.iter().map(row).collect(),
     }
-    text
+}
+
+fn row(setting: &Setting) -> Row {
+    let mut help = setting.help.to_owned();
+    if setting.is_secret() {
+        _ = write!(help, " Or `{}_FILE`: a file that holds it.", setting.name);
+    }
+    if setting.is_per_signal() {
+        help.push_str(" Also for one signal (`…_OTLP_METRICS_…`, `…_TRACES_…`, `…_LOGS_…`).");
+    }
+    vec![
+        ("setting", Field::Name(Some(setting.name.to_owned()))),
+        ("default", Field::Name(setting.default.map(str::to_owned))),
+        ("accepts", Field::Text(setting.accepts.to_owned())),
+        ("meaning", Field::Text(help)),
+    ]
 }

@@ -23,6 +23,8 @@ pub struct Otel {
     pub otlp_logs: Option<Otlp>,
     /// Temporality of counters and histograms over OTLP.
     pub temporality: Temporality,
+    /// Histograms over OTLP are exponential ones.
+    pub exponential_histograms: bool,
     /// `service.name`, where it is set.
     pub service_name: Option<String>,
     /// More resource attributes.
@@ -150,6 +152,14 @@ impl Otel {
                     _ => None,
                 },
             )?,
+            exponential_histograms: reader.required(
+                "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+                |text| match text.to_ascii_lowercase().as_str() {
+                    "explicit_bucket_histogram" => Some(false),
+                    "base2_exponential_bucket_histogram" => Some(true),
+                    _ => None,
+                },
+            )?,
             service_name: reader.optional("OTEL_SERVICE_NAME", |text| Some(text.to_owned()))?,
             resource: reader
                 .optional("OTEL_RESOURCE_ATTRIBUTES", pairs)?
@@ -265,7 +275,7 @@ fn exporters(text: &str) -> Option<MetricsExporters> {
 }
 
 /// `key=value` pairs as W3C baggage writes them: comma-separated, values percent-encoded.
-fn pairs(text: &str) -> Option<Vec<(String, String)>> {
+pub(super) fn pairs(text: &str) -> Option<Vec<(String, String)>> {
     text.split(',')
         .map(str::trim)
         .filter(|pair| !pair.is_empty())

@@ -75,6 +75,9 @@ pub(super) fn for_signal(name: &str, signal: &str) -> String {
 const BOOLEAN: &str = "True, False, true, false, 1 or 0";
 const SECONDS: &str = "a whole number of seconds from 1 to 86400";
 
+const NAMES: &str = "names of metrics, comma-separated, as `prefect.flow_runs.finished` or as `prefect_flow_runs_finished_total`; * stands for any text, ? for one character; each matches some metric";
+const BOUNDARIES: &str = "numbers of seconds above 0, comma-separated, rising, at most 100";
+
 const fn plain(
     name: &'static str,
     default: Option<&'static str>,
@@ -197,6 +200,60 @@ pub static SETTINGS: &[Setting] = &[
         Some("False"),
         BOOLEAN,
         "Add the label `flow_run_name` to `prefect_info_flow_runs` and `prefect_flow_runs_ongoing_run_time`.",
+    ),
+    plain(
+        "TASK_RUNS_ENABLED",
+        Some("False"),
+        BOOLEAN,
+        "Count task runs too (`prefect.task_runs.finished`, `prefect.task_run.duration`). They can be many.",
+    ),
+    plain(
+        "STATE_DIR",
+        None,
+        "a folder that can be written to",
+        "Where the checkpoint is kept, so that counters go on after a restart and runs that ended meanwhile are counted, once. Without it, counters start at zero with the process.",
+    ),
+    plain(
+        "CATCH_UP_HOURS",
+        Some("24"),
+        "a whole number of hours from 1 to 720",
+        "After a longer downtime, runs that ended before that are not counted.",
+    ),
+    plain(
+        "METRICS_INCLUDE",
+        None,
+        NAMES,
+        "The metrics to export; all of them where it is not set.",
+    ),
+    plain(
+        "METRICS_EXCLUDE",
+        None,
+        NAMES,
+        "Metrics not to export, of those that `METRICS_INCLUDE` lets through.",
+    ),
+    plain(
+        "METRICS_ATTRIBUTES",
+        None,
+        "key=value pairs, comma-separated, percent-encoded; keys of letters, digits, _ and . that no metric has",
+        "Attributes for every series: `env=prod,team=data`.",
+    ),
+    plain(
+        "DEPLOYMENT_TAG_LABELS",
+        None,
+        "keys, comma-separated, of letters, digits and _, that no metric has",
+        "Tags of deployments that become attributes of their series: with `team,owner` a tag `team:data` becomes `team=\"data\"`.",
+    ),
+    plain(
+        "RUN_DURATION_BUCKETS_SECONDS",
+        Some("1,5,10,30,60,120,300,600,1800,3600,7200,14400,28800,86400"),
+        BOUNDARIES,
+        "Bucket boundaries of the histograms of flow-run and task-run durations.",
+    ),
+    plain(
+        "START_DELAY_BUCKETS_SECONDS",
+        Some("1,5,10,30,60,120,300,600,1800,3600,14400"),
+        BOUNDARIES,
+        "Bucket boundaries of the histogram of start delays.",
     ),
     plain(
         "METRICS_CARDINALITY_LIMIT",
@@ -356,5 +413,11 @@ pub static SETTINGS: &[Setting] = &[
         Some("cumulative"),
         "cumulative, delta or lowmemory",
         "Temporality of counters and histograms over OTLP.",
+    ),
+    plain(
+        "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+        Some("explicit_bucket_histogram"),
+        "explicit_bucket_histogram or base2_exponential_bucket_histogram",
+        "Aggregation of histograms over OTLP. `/metrics` has explicit buckets either way.",
     ),
 ];

@@ -4,6 +4,7 @@
 //! neither where it came from nor what is made of it.
 
 mod objects;
+mod runs;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +12,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub use objects::{Deployment, Field, Flow, FlowRun, StateType, WorkPool, WorkQueue};
+pub use objects::{
+    Automation, Deployment, Field, Flow, GlobalLimit, TagLimit, WorkPool, WorkQueue, Worker, null,
+};
+pub use runs::{FlowRun, State, StateCount, StateType, TaskRun};
 
 /// The moment `duration` before `time`: where a window begins.
 pub fn before(time: Timestamp, duration: Duration) -> Timestamp {
@@ -31,6 +35,14 @@ pub enum Section {
     WorkPools,
     /// All work queues.
     WorkQueues,
+    /// The workers of all work pools.
+    Workers,
+    /// Concurrency limits, global and by tag.
+    ConcurrencyLimits,
+    /// All automations.
+    Automations,
+    /// The server's own counts of the last day's runs.
+    RunHistory,
     /// Runs pending, running, paused, cancelling.
     ActiveRuns,
     /// Runs scheduled up to the look-ahead, late ones and those awaiting retry among them.
@@ -39,20 +51,27 @@ pub enum Section {
     FinishedRuns,
     /// Failed and crashed runs of the failed-runs window.
     FailedRuns,
+    /// Task runs that ended, where they are asked for.
+    TaskRuns,
 }
 
 impl Section {
     /// Every section, in the order in which they are declared.
-    pub const ALL: [Section; 9] = [
+    pub const ALL: [Section; 14] = [
         Section::Server,
         Section::Deployments,
         Section::Flows,
         Section::WorkPools,
         Section::WorkQueues,
+        Section::Workers,
+        Section::ConcurrencyLimits,
+        Section::Automations,
+        Section::RunHistory,
         Section::ActiveRuns,
         Section::ScheduledRuns,
         Section::FinishedRuns,
         Section::FailedRuns,
+        Section::TaskRuns,
     ];
 
     /// The value of the attribute `section`.
@@ -63,10 +82,15 @@ impl Section {
             Section::Flows => "flows",
             Section::WorkPools => "work_pools",
             Section::WorkQueues => "work_queues",
+            Section::Workers => "workers",
+            Section::ConcurrencyLimits => "concurrency_limits",
+            Section::Automations => "automations",
+            Section::RunHistory => "run_history",
             Section::ActiveRuns => "active_runs",
             Section::ScheduledRuns => "scheduled_runs",
             Section::FinishedRuns => "finished_runs",
             Section::FailedRuns => "failed_runs",
+            Section::TaskRuns => "task_runs",
         }
     }
 
@@ -74,7 +98,14 @@ impl Section {
     pub fn is_inventory(self) -> bool {
         matches!(
             self,
-            Section::Deployments | Section::Flows | Section::WorkPools | Section::WorkQueues
+            Section::Deployments
+                | Section::Flows
+                | Section::WorkPools
+                | Section::WorkQueues
+                | Section::Workers
+                | Section::ConcurrencyLimits
+                | Section::Automations
+                | Section::RunHistory
         )
     }
 }
@@ -107,6 +138,16 @@ pub struct Snapshot {
     pub work_pools: Arc<Vec<WorkPool>>,
     /// Work queues.
     pub work_queues: Arc<Vec<WorkQueue>>,
+    /// Workers that were there within the last day.
+    pub workers: Arc<Vec<Worker>>,
+    /// Global concurrency limits; those by tag may be among them, as `tag:NAME`.
+    pub global_limits: Arc<Vec<GlobalLimit>>,
+    /// Concurrency limits by tag.
+    pub tag_limits: Arc<Vec<TagLimit>>,
+    /// Automations.
+    pub automations: Arc<Vec<Automation>>,
+    /// Runs of the last day by state, as the server counts them.
+    pub run_history: Arc<Vec<StateCount>>,
     /// Runs that have not ended, scheduled ones up to the look-ahead among them.
     pub unfinished: Vec<Arc<FlowRun>>,
     /// Runs that ended within the window, or that ended and were to start within it or later.
@@ -123,5 +164,26 @@ impl Snapshot {
                 .get(section)
                 .is_some_and(|freshness| !freshness.stale)
         })
+    }
+
+    /// Whether a section has ever been read.
+    pub fn has_read(&self, section: Section) -> bool {
+        self.freshness.contains_key(&section)
+    }
+
+    /// The name of the flow with this id, as a label.
+    pub fn flow_name(&self, id: Option<&Arc<str>>) -> Arc<str> {
+        id.and_then(|id| self.flows.get(id))
+            .map_or_else(null, |flow| flow.name.label())
+    }
+
+    /// The names of a run's deployment and flow, as labels.
+    pub fn names(&self, run: &FlowRun) -> (Arc<str>, Arc<str>) {
+        let deployment = run.deployment_id.as_ref();
+        let deployment = deployment.and_then(|id| self.deployments.get(id));
+        (
+            deployment.map_or_else(null, |deployment| deployment.name.label()),
+            self.flow_name(run.flow_id.as_ref()),
+        )
     }
 }

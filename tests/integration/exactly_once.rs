@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use jiff::SignedDuration;
+use prefect_otel_agent::ledger::Ledger;
+use prefect_otel_agent::ledger::checkpoint::Restored;
 use prefect_otel_agent::prefect::{Client, RequestObserver, RequestRecord};
 use prefect_otel_agent::sampler::Sampler;
 use serde_json::json;
@@ -15,10 +18,22 @@ impl RequestObserver for Nobody {
     fn on_request(&self, _: &RequestRecord<'_>) {}
 }
 
+/// A sampler that has counted for two hours.
 fn sampler(stub: &Stub) -> Sampler {
-    let settings = settings(&stub.url, &[]);
+    let mut ledger = Ledger::new(1_000);
+    ledger.begin(jiff::Timestamp::now() - SignedDuration::from_hours(2));
+    sampler_with(stub, &[], ledger)
+}
+
+fn sampler_with(stub: &Stub, more: &[(&str, &str)], ledger: Ledger) -> Sampler {
+    let settings = settings(&stub.url, more);
     let client = Client::new(&settings.prefect, Arc::new(Nobody)).unwrap();
-    Sampler::new(client, settings.sampling, settings.prefect.request_timeout)
+    let restored = Restored {
+        ledger,
+        unfinished: Vec::new(),
+    };
+    let timeout = settings.prefect.request_timeout;
+    Sampler::new(client, settings.sampling, timeout, Vec::new(), restored)
 }
 
 /// Ids of the runs that were new in a cycle.
@@ -28,7 +43,7 @@ async fn finished(sampler: &mut Sampler) -> Vec<String> {
     let mut ids: Vec<_> = cycle
         .finished
         .iter()
-        .map(|run| run.id.to_string())
+        .map(|finished| finished.run.id.to_string())
         .collect();
     ids.sort();
     ids
@@ -218,4 +233,178 @@ async fn the_servers_clock_counts_not_this_machines() {
         .flow_runs
         .push(fleet::run_at(2, "COMPLETED", 3_600));
     assert_eq!(finished(&mut sampler).await, [fleet::id(5, 2)]);
+}
+
+/// Ids and final states of the runs that were counted in a cycle.
+async fn counted(sampler: &mut Sampler) -> Vec<(String, String, u64)> {
+    let cycle = sampler.cycle().await;
+    assert!(cycle.errors.is_empty(), "{:?}", cycle.errors);
+    let mut counted: Vec<_> = cycle
+        .finished
+        .iter()
+        .map(|finished| {
+            let state = finished.state_type.as_str().to_owned();
+            (finished.run.id.to_string(), state, finished.retries)
+        })
+        .collect();
+    counted.sort();
+    counted
+}
+
+fn event(number: usize, state: &str, retries: u64) -> (String, String, u64) {
+    (fleet::id(5, number), state.to_owned(), retries)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_before_the_start_is_not_counted_by_any_cycle() {
+    let stub = small_stub().await;
+    // The first reading reaches back a minute, the second one two.
+    for (number, ago) in [(1, 10), (2, 50), (3, 100)] {
+        stub.contents()
+            .flow_runs
+            .push(fleet::run_at(number, "FAILED", ago));
+    }
+    let mut sampler = sampler_with(&stub, &[("OFFSET_MINUTES", "1")], Ledger::new(1_000));
+    assert!(counted(&mut sampler).await.is_empty());
+    stub.contents()
+        .flow_runs
+        .push(fleet::run_at(4, "FAILED", 0));
+    assert_eq!(counted(&mut sampler).await, [event(4, "FAILED", 0)]);
+    assert!(counted(&mut sampler).await.is_empty());
+}
+
+/// A run that has been through `states` by now, one second after the other, and its history.
+fn with_history(stub: &Stub, number: usize, states: &[&str]) {
+    let state = |(index, kind): (usize, &&str)| {
+        let ago = (states.len() - index) as i64;
+        let mut state = crate::support::stub::recorded("flow_run_states")[0].clone();
+        state["id"] = json!(format!("{number}-{index}"));
+        state["type"] = json!(kind);
+        state["name"] = json!(kind);
+        state["timestamp"] =
+            json!((jiff::Timestamp::now() - SignedDuration::from_secs(ago)).to_string());
+        state
+    };
+    let history: Vec<_> = states.iter().enumerate().map(state).collect();
+    let mut run = fleet::run_at(number, states[states.len() - 1], 1);
+    let starts = states.iter().filter(|kind| **kind == "RUNNING").count();
+    run["run_count"] = json!(starts);
+    run["state_id"] = history[history.len() - 1]["id"].clone();
+    let mut contents = stub.contents();
+    contents.states.insert(fleet::id(5, number), history);
+    contents
+        .flow_runs
+        .retain(|run| run["id"] != json!(fleet::id(5, number)));
+    contents.flow_runs.push(run);
+}
+
+fn requests_for_states(stub: &Stub) -> usize {
+    let requests = stub.take_requests();
+    let for_states = requests.iter();
+    for_states
+        .filter(|request| request.path == "/flow_run_states/")
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_failed_and_was_run_again_between_two_cycles_counts_twice() {
+    let stub = small_stub().await;
+    let mut sampler = sampler(&stub);
+    assert!(counted(&mut sampler).await.is_empty());
+    with_history(
+        &stub,
+        1,
+        &[
+            "PENDING",
+            "RUNNING",
+            "FAILED",
+            "SCHEDULED",
+            "RUNNING",
+            "COMPLETED",
+        ],
+    );
+    let both = [event(1, "COMPLETED", 1), event(1, "FAILED", 0)];
+    assert_eq!(counted(&mut sampler).await, both);
+    assert!(counted(&mut sampler).await.is_empty());
+    assert_eq!(requests_for_states(&stub), 1, "states are read once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_was_never_seen_as_the_end_is_counted_while_the_run_goes_on() {
+    let stub = small_stub().await;
+    let mut sampler = sampler(&stub);
+    assert!(counted(&mut sampler).await.is_empty());
+    let states = ["RUNNING", "FAILED", "SCHEDULED", "RUNNING"];
+    with_history(&stub, 1, &states);
+    assert_eq!(counted(&mut sampler).await, [event(1, "FAILED", 0)]);
+    assert!(counted(&mut sampler).await.is_empty());
+    // Its end, then: no further question about its states.
+    let ended = [&states[..], &["COMPLETED"]].concat();
+    with_history(&stub, 1, &ended);
+    assert_eq!(counted(&mut sampler).await, [event(1, "COMPLETED", 1)]);
+    assert_eq!(requests_for_states(&stub), 1, "states are read once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_by_prefect_are_one_final_state() {
+    let stub = small_stub().await;
+    let mut sampler = sampler(&stub);
+    assert!(counted(&mut sampler).await.is_empty());
+    let states = [
+        "RUNNING",
+        "SCHEDULED",
+        "RUNNING",
+        "SCHEDULED",
+        "RUNNING",
+        "FAILED",
+    ];
+    with_history(&stub, 1, &states);
+    assert_eq!(counted(&mut sampler).await, [event(1, "FAILED", 2)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_run_whose_states_cannot_be_read_is_counted_later() {
+    let stub = small_stub().await;
+    let mut sampler = sampler(&stub);
+    assert!(counted(&mut sampler).await.is_empty());
+    with_history(
+        &stub,
+        1,
+        &["RUNNING", "FAILED", "SCHEDULED", "RUNNING", "FAILED"],
+    );
+    stub.fault(|request| {
+        let states = request.path == "/flow_run_states/";
+        states.then(|| crate::support::stub::garbage(axum::http::StatusCode::BAD_REQUEST, "no"))
+    });
+    assert!(counted(&mut sampler).await.is_empty());
+    stub.heal();
+    let both = [event(1, "FAILED", 0), event(1, "FAILED", 1)];
+    assert_eq!(counted(&mut sampler).await, both);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_deployment_cannot_be_looked_up_is_counted_later_by_its_name() {
+    let stub = small_stub().await;
+    let mut sampler = sampler(&stub);
+    assert!(counted(&mut sampler).await.is_empty());
+    let mut deployment = stub.contents().deployments[0].clone();
+    deployment["id"] = json!(fleet::id(1, 77));
+    deployment["name"] = json!("brand-new");
+    let mut run = fleet::run_at(1, "FAILED", 0);
+    run["deployment_id"] = deployment["id"].clone();
+    stub.contents().deployments.push(deployment);
+    stub.contents().flow_runs.push(run);
+    stub.fault(|request| {
+        let by_id = request.path == "/deployments/filter" && !request.body["deployments"].is_null();
+        by_id.then(|| crate::support::stub::garbage(axum::http::StatusCode::BAD_REQUEST, "no"))
+    });
+    assert!(counted(&mut sampler).await.is_empty());
+    stub.heal();
+    let cycle = sampler.cycle().await;
+    let names: Vec<_> = cycle
+        .finished
+        .iter()
+        .map(|finished| &*finished.deployment)
+        .collect();
+    assert_eq!(names, ["brand-new"]);
 }

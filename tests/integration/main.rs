@@ -3,6 +3,8 @@
 // A test ends by panicking; the lint's own exception for tests does not reach their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod checkpoint;
+mod choice;
 mod cli;
 mod documentation;
 mod end_to_end;

@@ -122,7 +122,8 @@ async fn delta_temporality_pushes_what_is_new() {
     let sums: Vec<_> = metrics
         .flat_map(|scope| &scope.metrics)
         .filter_map(|metric| match metric.data.as_ref() {
-            Some(Data::Sum(sum)) => Some(sum.aggregation_temporality),
+            // What goes up and down stays cumulative, by the specification.
+            Some(Data::Sum(sum)) if sum.is_monotonic => Some(sum.aggregation_temporality),
             Some(Data::Histogram(histogram)) => Some(histogram.aggregation_temporality),
             _ => None,
         })

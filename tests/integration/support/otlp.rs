@@ -191,8 +191,10 @@ pub(crate) fn translated(push: &Received) -> Page {
             .flat_map(|scope| &scope.metrics)
         {
             let mut name = metric.name.replace('.', "_");
-            if metric.unit == "s" {
-                name += "_seconds";
+            match metric.unit.as_str() {
+                "s" => name += "_seconds",
+                "By" => name += "_bytes",
+                _ => {}
             }
             let points = match metric.data.as_ref().unwrap() {
                 Data::Gauge(gauge) => &gauge.data_points,

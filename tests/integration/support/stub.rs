@@ -29,6 +29,7 @@ pub(crate) fn recorded_error(name: &str) -> Response {
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) path: String,
+    pub(crate) query: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Value,
     /// Objects in the answer, where it was a list.
@@ -46,6 +47,10 @@ pub(crate) struct Contents {
     pub(crate) work_pools: Vec<Value>,
     pub(crate) work_queues: Vec<Value>,
     pub(crate) flow_runs: Vec<Value>,
+    pub(crate) task_runs: Vec<Value>,
+    pub(crate) workers: Vec<Value>,
+    /// Former states of a run by its id, the oldest first.
+    pub(crate) states: std::collections::HashMap<String, Vec<Value>>,
     pub(crate) requests: Vec<Request>,
     /// Answers in place of the server, where it wants to.
     pub(crate) fault: Option<Fault>,
@@ -63,6 +68,7 @@ impl Contents {
             "work_pools" => &self.work_pools,
             "work_queues" => &self.work_queues,
             "flow_runs" => &self.flow_runs,
+            "task_runs" => &self.task_runs,
             _ => return None,
         })
     }
@@ -129,6 +135,7 @@ async fn answer(
 ) -> Response {
     let mut request = Request {
         path: uri.path().trim_start_matches("/api").to_owned(),
+        query: uri.query().unwrap_or_default().to_owned(),
         headers,
         body: serde_json::from_slice(&body).unwrap_or(Value::Null),
         listed: None,
@@ -172,6 +179,18 @@ fn respond(
     match (method.as_str(), name, call) {
         ("GET", "admin", "version") => Ok(recorded("version")),
         ("GET", "csrf-token", "") => Err(Box::new(recorded_error("error_csrf_disabled"))),
+        ("GET", "flow_run_states", _) => {
+            let run = request.query.strip_prefix("flow_run_id=").unwrap();
+            Ok(json!(contents.states.get(run).cloned().unwrap_or_default()))
+        }
+        ("POST", "v2", "concurrency_limits") => Ok(recorded("global_limits")),
+        ("POST", "concurrency_limits", "filter") => Ok(recorded("tag_limits")),
+        ("POST", "automations", "filter") => Ok(recorded("automations")),
+        ("POST", "flow_runs", "history") => Ok(recorded("flow_run_history")),
+        ("POST", "work_pools", pool) if request.path.ends_with("/workers/filter") => {
+            let of_pool = |worker: &&Value| worker["work_pool"] == pool;
+            Ok(contents.workers.iter().filter(of_pool).cloned().collect())
+        }
         ("POST", _, "filter" | "count") => {
             let items = contents.list(name).ok_or_else(missing)?;
             let mut items: Vec<&Value> = items

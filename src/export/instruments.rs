@@ -1,0 +1,144 @@
+//! The instruments of one meter provider, made from the catalogue.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{AsyncInstrument, Histogram, MeterProvider as _};
+use opentelemetry_sdk::metrics::{
+    Aggregation, Instrument, InstrumentKind, MeterProviderBuilder, SdkMeterProvider, Stream,
+};
+
+use super::SCOPE;
+use crate::metrics::{Kind, Options, Point, Source};
+
+/// The SDK's own limit of series.
+const FEW: usize = 2_000;
+
+/// The specification's defaults.
+/// <https://opentelemetry.io/docs/specs/otel/metrics/sdk/#base2-exponential-bucket-histogram-aggregation>
+const EXPONENTIAL: Aggregation = Aggregation::Base2ExponentialHistogram {
+    max_size: 160,
+    max_scale: 20,
+    record_min_max: true,
+};
+
+/// The latest points of every family, where the instruments' callbacks find them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Slots(Arc<HashMap<&'static str, Slot>>);
+
+type Slot = RwLock<Arc<Vec<Point>>>;
+
+impl Slots {
+    pub(super) fn new(options: &Options) -> Self {
+        let of_each = options
+            .families()
+            .map(|family| (family.name, Slot::default()));
+        Slots(Arc::new(of_each.collect()))
+    }
+
+    pub(super) fn set(&self, name: &str, points: Arc<Vec<Point>>) {
+        if let Some(slot) = self.0.get(name) {
+            *slot.write().unwrap_or_else(PoisonError::into_inner) = points;
+        }
+    }
+
+    fn observe(&self, name: &str, observer: &dyn AsyncInstrument<f64>) {
+        let Some(slot) = self.0.get(name) else {
+            return;
+        };
+        let points = Arc::clone(&slot.read().unwrap_or_else(PoisonError::into_inner));
+        for point in points.iter() {
+            observer.observe(point.value, &point.attributes);
+        }
+    }
+}
+
+/// Records into the histograms of every provider.
+#[derive(Debug, Clone, Default)]
+pub struct Recorder(Vec<Histogram<f64>>);
+
+impl Recorder {
+    /// Records one value.
+    pub fn record(&self, value: f64, attributes: &[KeyValue]) {
+        for histogram in &self.0 {
+            histogram.record(value, attributes);
+        }
+    }
+
+    pub(super) fn add(&mut self, histogram: Histogram<f64>) {
+        self.0.push(histogram);
+    }
+}
+
+/// A provider by `builder` whose instruments read `slots`, and its histograms by name.
+pub(super) fn provider(
+    builder: MeterProviderBuilder,
+    options: &Options,
+    slots: &Slots,
+    exponential: bool,
+) -> (SdkMeterProvider, Vec<(&'static str, Histogram<f64>)>) {
+    let limit = options.cardinality_limit;
+    let provider = builder
+        .with_view(move |instrument: &Instrument| stream(instrument, limit, exponential))
+        .build();
+    let meter = provider.meter(SCOPE);
+    let mut histograms = Vec::new();
+    for family in options.families() {
+        let slots = slots.clone();
+        let observe =
+            move |observer: &dyn AsyncInstrument<f64>| slots.observe(family.name, observer);
+        match (family.kind, family.source) {
+            (Kind::Histogram(buckets), _) => {
+                let histogram = meter
+                    .f64_histogram(family.name)
+                    .with_description(family.help)
+                    .with_unit(family.unit)
+                    .with_boundaries(options.boundaries(buckets))
+                    .build();
+                histograms.push((family.name, histogram));
+            }
+            (Kind::Counter, _) => {
+                meter
+                    .f64_observable_counter(family.name)
+                    .with_description(family.help)
+                    .with_unit(family.unit)
+                    .with_callback(observe)
+                    .build();
+            }
+            (Kind::UpDownCounter, _) => {
+                meter
+                    .f64_observable_up_down_counter(family.name)
+                    .with_description(family.help)
+                    .with_unit(family.unit)
+                    .with_callback(observe)
+                    .build();
+            }
+            (Kind::Gauge, Source::Read(..) | Source::Recorded) => {
+                meter
+                    .f64_observable_gauge(family.name)
+                    .with_description(family.help)
+                    .with_unit(family.unit)
+                    .with_callback(observe)
+                    .build();
+            }
+        }
+    }
+    (provider, histograms)
+}
+
+/// Raises the SDK's limit of 2,000 series for the families of Prefect's objects. It reserves
+/// memory by the limit, so the others keep theirs. Points keep the limit themselves: the
+/// SDK's leaves room for the one that stands for the rest.
+fn stream(instrument: &Instrument, limit: usize, exponential: bool) -> Option<Stream> {
+    let family = crate::metrics::catalogue().find(|family| family.name == instrument.name())?;
+    let limit = match family.is_of_prefect() {
+        true => limit,
+        false => FEW,
+    };
+    let mut stream = Stream::builder().with_cardinality_limit(limit + 2);
+    if exponential && instrument.kind() == InstrumentKind::Histogram {
+        stream = stream.with_aggregation(EXPONENTIAL);
+    }
+    stream.build().ok()
+}

@@ -1,0 +1,78 @@
+//! What the agent's own endpoints are asked, by the conventions for HTTP servers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use opentelemetry::KeyValue;
+
+use crate::export::Recorder;
+use crate::metrics::agent::SERVED_DURATION;
+
+/// Counts and times requests.
+#[derive(Debug, Clone)]
+pub struct Served {
+    recorder: Recorder,
+    common: Arc<Vec<KeyValue>>,
+    active: Arc<AtomicI64>,
+}
+
+impl Served {
+    /// Records durations into `recorder`, with the attributes that every series has.
+    pub fn new(recorder: Recorder, common: Vec<KeyValue>) -> Self {
+        Served {
+            recorder,
+            common: Arc::new(common),
+            active: Arc::default(),
+        }
+    }
+
+    /// Requests under way.
+    pub fn active(&self) -> i64 {
+        self.active.load(Ordering::Relaxed)
+    }
+}
+
+/// A request under way; a client that goes away ends it too.
+struct Active<'a>(&'a AtomicI64);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+pub(super) async fn measure(
+    State(served): State<Served>,
+    request: Request,
+    next: Next,
+) -> Response {
+    served.active.fetch_add(1, Ordering::Relaxed);
+    let _active = Active(&served.active);
+    let started = Instant::now();
+    // A path that is none, and a method that is none, are not repeated: they can be any.
+    let route = request.extensions().get::<MatchedPath>();
+    let route = route.map(|route| route.as_str().to_owned());
+    let method = match request.method().as_str() {
+        known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "OPTIONS" | "PATCH") => {
+            known.to_owned()
+        }
+        _ => "_OTHER".to_owned(),
+    };
+    let response = next.run(request).await;
+    let [method_key, route_key, status_key] = SERVED_DURATION.attributes else {
+        return response;
+    };
+    let mut attributes = vec![
+        KeyValue::new(*method_key, method),
+        KeyValue::new(*status_key, i64::from(response.status().as_u16())),
+    ];
+    attributes.extend(route.map(|route| KeyValue::new(*route_key, route)));
+    attributes.extend_from_slice(&served.common);
+    let seconds = started.elapsed().as_secs_f64();
+    served.recorder.record(seconds, &attributes);
+    response
+}

@@ -1,0 +1,22 @@
+//! Families of automations.
+
+use super::Family;
+use super::compatible::boolean;
+use crate::snapshot::Section;
+
+pub(super) const FAMILIES: &[Family] = &[Family::gauge(
+    "prefect.automations",
+    "{automation}",
+    "Number of automations, enabled and disabled.",
+    &["enabled"],
+    &[Section::Automations],
+    |view, points| {
+        for enabled in [true, false] {
+            let automations = view.snapshot.automations.iter();
+            let count = automations
+                .filter(|automation| automation.enabled.value() == Some(&enabled))
+                .count();
+            points.set([boolean(enabled)], count as f64);
+        }
+    },
+)];

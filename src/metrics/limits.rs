@@ -1,0 +1,43 @@
+//! Families of concurrency limits.
+
+use std::sync::Arc;
+
+use super::compatible::SLOT_KIND;
+use super::points::slots;
+use super::{Family, Points, View};
+use crate::snapshot::Section;
+
+/// How a limit by tag is called among the global ones.
+const TAG_PREFIX: &str = "tag:";
+
+pub(super) const FAMILIES: &[Family] = &[Family::gauge(
+    "prefect.concurrency_limit.slots",
+    "{slot}",
+    "Each concurrency limit, global or by tag: its slots (limit) and those in use (active).",
+    &[
+        "concurrency_limit.name",
+        "concurrency_limit.kind",
+        SLOT_KIND,
+    ],
+    &[Section::ConcurrencyLimits],
+    read,
+)];
+
+fn read(view: &View<'_>, points: &mut Points<'_>) {
+    for limit in view.snapshot.global_limits.iter() {
+        let name = limit.name.label();
+        if name.starts_with(TAG_PREFIX) {
+            // It is among the limits by tag as well.
+            continue;
+        }
+        for (kind, count) in slots(limit.limit, limit.active_slots) {
+            points.set([Arc::clone(&name), Arc::from("global"), kind], count);
+        }
+    }
+    for limit in view.snapshot.tag_limits.iter() {
+        let active = limit.active_slots.len() as u64;
+        for (kind, count) in slots(limit.concurrency_limit, Some(active)) {
+            points.set([limit.tag.label(), Arc::from("tag"), kind], count);
+        }
+    }
+}

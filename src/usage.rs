@@ -1,0 +1,35 @@
+//! What the process itself uses.
+
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+
+use crate::metrics::agent::Process;
+
+/// Watches this process.
+pub struct Usage {
+    system: System,
+    pid: Option<Pid>,
+}
+
+impl Default for Usage {
+    fn default() -> Self {
+        Usage {
+            system: System::new(),
+            pid: sysinfo::get_current_pid().ok(),
+        }
+    }
+}
+
+impl Usage {
+    /// CPU time and memory as of now; `None` where the system does not tell.
+    pub fn read(&mut self) -> Option<Process> {
+        let pid = self.pid?;
+        let what = ProcessRefreshKind::nothing().with_cpu().with_memory();
+        self.system
+            .refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, what);
+        let process = self.system.process(pid)?;
+        Some(Process {
+            cpu_seconds: process.accumulated_cpu_time() as f64 / 1000.0,
+            memory_bytes: process.memory(),
+        })
+    }
+}

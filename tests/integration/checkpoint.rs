@@ -1,0 +1,193 @@
+//! What survives a restart.
+
+use std::path::Path;
+
+use jiff::{SignedDuration, Timestamp};
+use prefect_otel_agent::ledger::Ledger;
+use prefect_otel_agent::ledger::checkpoint::{Checkpoint, Error};
+use serde_json::json;
+
+use crate::support::page::Page;
+use crate::support::process::AgentProcess;
+use crate::support::stub::Stub;
+use crate::support::{agent, current, cycle, fleet, small_stub};
+
+fn failed(page: &Page) -> Option<f64> {
+    let labels = [("state_type", "FAILED"), ("state_name", "Failed")];
+    page.value("prefect_flow_runs_finished_total", &labels)
+}
+
+fn add(stub: &Stub, number: usize, state: &str, seconds_ago: i64) {
+    let run = fleet::run_at(number, state, seconds_ago);
+    stub.contents().flow_runs.push(run);
+}
+
+fn text(folder: &Path) -> String {
+    folder.to_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counters_go_on_and_what_ended_meanwhile_is_counted_once() {
+    let (stub, folder) = (small_stub().await, tempfile::tempdir().unwrap());
+    let folder = text(folder.path());
+    let settings = [("STATE_DIR", folder.as_str())];
+    let mut first = agent(&stub.url, &settings).await;
+    assert_eq!(failed(&cycle(&mut first).await), Some(0.0));
+    add(&stub, 1, "FAILED", 0);
+    assert_eq!(failed(&cycle(&mut first).await), Some(1.0));
+    // Under way when the agent dies; its end is reported long after it was.
+    add(&stub, 2, "RUNNING", 1_000);
+    cycle(&mut first).await;
+    drop(first);
+    stub.contents().flow_runs[1] = fleet::run_at(2, "FAILED", 900);
+    add(&stub, 3, "FAILED", 0);
+    for _ in 0..2 {
+        let mut next = agent(&stub.url, &settings).await;
+        let before = current(&next);
+        assert_eq!(
+            failed(&before),
+            None,
+            "no old value before the new is known"
+        );
+        assert_eq!(failed(&cycle(&mut next).await), Some(3.0));
+        assert_eq!(failed(&cycle(&mut next).await), Some(3.0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_folder_counters_start_at_zero_and_nothing_old_is_counted() {
+    let stub = small_stub().await;
+    let mut first = agent(&stub.url, &[]).await;
+    cycle(&mut first).await;
+    add(&stub, 1, "FAILED", 0);
+    assert_eq!(failed(&cycle(&mut first).await), Some(1.0));
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let mut next = agent(&stub.url, &[]).await;
+    assert_eq!(failed(&cycle(&mut next).await), Some(0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_otlp_with_delta_temporality_the_first_increment_is_what_is_new() {
+    let (stub, folder) = (small_stub().await, tempfile::tempdir().unwrap());
+    let folder = text(folder.path());
+    // Nobody listens there: what counts is what would be pushed.
+    let settings = [
+        ("STATE_DIR", folder.as_str()),
+        ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta"),
+    ];
+    let mut first = agent(&stub.url, &settings).await;
+    cycle(&mut first).await;
+    add(&stub, 1, "FAILED", 0);
+    assert_eq!(failed(&cycle(&mut first).await), Some(1.0));
+    drop(first);
+    add(&stub, 2, "FAILED", 0);
+    let mut next = agent(&stub.url, &settings).await;
+    cycle(&mut next).await;
+    assert_eq!(failed(&cycle(&mut next).await), Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn catching_up_has_a_bound() {
+    let (stub, folder) = (small_stub().await, tempfile::tempdir().unwrap());
+    let folder_text = text(folder.path());
+    let checkpoint = Checkpoint::new(folder.path().to_owned(), &stub.url);
+    let hours_ago = |hours: i64| Timestamp::now() - SignedDuration::from_hours(hours);
+    let mut ledger = Ledger::new(100);
+    ledger.begin(hours_ago(48));
+    ledger.move_cursor(hours_ago(6));
+    let encoded = checkpoint.encode(&ledger, Vec::new()).unwrap();
+    checkpoint.write(&encoded).unwrap();
+    for (number, hours) in [(1, 5), (2, 3), (3, 1)] {
+        add(&stub, number, "FAILED", hours * 3_600 + 60);
+    }
+    let settings = [("STATE_DIR", folder_text.as_str()), ("CATCH_UP_HOURS", "4")];
+    let mut agent = agent(&stub.url, &settings).await;
+    cycle(&mut agent).await;
+    // It came up in the first cycle, so that is where it was shown at zero.
+    assert_eq!(failed(&cycle(&mut agent).await), Some(2.0));
+}
+
+#[test]
+fn what_is_no_checkpoint_of_this_api_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = Checkpoint::new(folder.path().to_owned(), "http://here/api");
+    assert!(matches!(checkpoint.read(10, true), Err(Error::Missing)));
+    let mut ledger = Ledger::new(10);
+    ledger.begin(Timestamp::now());
+    ledger.move_cursor(Timestamp::now());
+    let good = checkpoint.encode(&ledger, Vec::new()).unwrap();
+    checkpoint.write(&good).unwrap();
+    assert!(checkpoint.read(10, true).is_ok());
+
+    let elsewhere = Checkpoint::new(folder.path().to_owned(), "http://there/api");
+    assert!(matches!(elsewhere.read(10, true), Err(Error::Foreign(_))));
+    let mut newer: serde_json::Value = serde_json::from_slice(&good).unwrap();
+    newer["version"] = json!(2);
+    checkpoint.write(newer.to_string().as_bytes()).unwrap();
+    assert!(matches!(checkpoint.read(10, true), Err(Error::Version(2))));
+    for length in 0..good.len() {
+        checkpoint.write(&good[..length]).unwrap();
+        assert!(matches!(checkpoint.read(10, true), Err(Error::Damaged(_))));
+    }
+    let bytes: Vec<u8> = (0..=255).cycle().take(10_000).collect();
+    checkpoint.write(&bytes).unwrap();
+    assert!(matches!(checkpoint.read(10, true), Err(Error::Damaged(_))));
+}
+
+/// Three cycles of an agent with this folder; the lines of its log that name the setting.
+fn log_of_three_cycles(folder: &str) -> Vec<String> {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stub = runtime.block_on(small_stub());
+    let agent = AgentProcess::start(&stub.url, &[("STATE_DIR", folder)]);
+    agent.wait_for_page("three cycles", |page| {
+        let cycles = page.value("prefect_agent_cycles_total", &[("outcome", "success")]);
+        cycles.filter(|count| *count >= 3.0)
+    });
+    assert_eq!(agent.page().value("prefect_up", &[]), Some(1.0));
+    let log = agent.process.log().into_iter();
+    log.filter(|line| line.contains("STATE_DIR")).collect()
+}
+
+#[test]
+fn a_damaged_checkpoint_is_one_warning_and_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint.json");
+    std::fs::write(&path, "{\"version\":1,").unwrap();
+    let log = log_of_three_cycles(&text(folder.path()));
+    assert_eq!(log.len(), 1, "{log:?}");
+    assert!(
+        log[0].contains("WARN") && log[0].contains("damaged"),
+        "{log:?}"
+    );
+    let written = std::fs::read_to_string(&path).unwrap();
+    assert!(written.contains("\"cursor\""), "{written}");
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_one_warning_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let log = log_of_three_cycles(&text(&file.join("state")));
+    let warnings: Vec<_> = log.iter().filter(|line| line.contains("WARN")).collect();
+    assert!(
+        warnings
+            .iter()
+            .any(|line| line.contains("cannot be written")),
+        "{log:?}"
+    );
+    assert!(warnings.len() <= 2, "{log:?}");
+}
+
+#[test]
+fn a_full_disk_is_one_warning_and_leaves_the_checkpoint_before() {
+    let folder = tempfile::tempdir().unwrap();
+    // What is written to it meets a full disk.
+    std::os::unix::fs::symlink("/dev/full", folder.path().join("checkpoint.json.new")).unwrap();
+    let log = log_of_three_cycles(&text(folder.path()));
+    let warnings: Vec<_> = log.iter().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 1, "{log:?}");
+    assert!(warnings[0].contains("No space left"), "{log:?}");
+}
