@@ -13,7 +13,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Id, LastRuns, Ledger, Tally};
+use super::tally::Row;
+use super::{Id, LastRuns, Ledger};
 
 /// The version of the file's form.
 const VERSION: u32 = 1;
@@ -63,9 +64,6 @@ struct Content {
     tasks: Vec<Row>,
     last_runs: HashMap<Id, LastRuns>,
 }
-
-/// A series, its count and when it was last touched.
-type Row = (Vec<Arc<str>>, u64, Timestamp);
 
 /// Where the checkpoint of one Prefect API is.
 #[derive(Debug, Clone)]
@@ -133,9 +131,12 @@ impl Checkpoint {
             .map(|(run, state, time)| ((run, state), time))
             .collect();
         if tallies {
-            restore(&mut ledger.finished, content.finished);
-            restore(&mut ledger.retries, content.retries);
-            restore(&mut ledger.tasks, content.tasks);
+            let rows = content.finished.into_iter();
+            rows.for_each(|row| ledger.finished.restore(row));
+            let rows = content.retries.into_iter();
+            rows.for_each(|row| ledger.retries.restore(row));
+            let rows = content.tasks.into_iter();
+            rows.for_each(|row| ledger.tasks.restore(row));
         }
         ledger.last_runs = content.last_runs;
         Ok(Restored {
@@ -157,9 +158,9 @@ impl Checkpoint {
             counted: counted
                 .map(|((run, state), time)| (Arc::clone(run), Arc::clone(state), *time))
                 .collect(),
-            finished: rows(&ledger.finished),
-            retries: rows(&ledger.retries),
-            tasks: rows(&ledger.tasks),
+            finished: ledger.finished.rows().collect(),
+            retries: ledger.retries.rows().collect(),
+            tasks: ledger.tasks.rows().collect(),
             last_runs: ledger.last_runs.clone(),
         };
         serde_json::to_vec(&content).ok()
@@ -189,19 +190,4 @@ fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
         _ = folder.sync_all();
     }
     Ok(())
-}
-
-fn rows<const N: usize>(tally: &Tally<N>) -> Vec<Row> {
-    tally
-        .rows()
-        .map(|(series, total, touched)| (series.to_vec(), total, touched))
-        .collect()
-}
-
-fn restore<const N: usize>(tally: &mut Tally<N>, rows: Vec<Row>) {
-    for (series, total, touched) in rows {
-        if let Ok(series) = series.try_into() {
-            tally.restore(series, total, touched);
-        }
-    }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 /// Counts that only grow, by the labels of their series.
 #[derive(Debug)]
@@ -11,6 +12,17 @@ pub struct Tally<const N: usize> {
     series: HashMap<[Arc<str>; N], Count>,
     limit: usize,
     overflow: u64,
+}
+
+/// A series as it stands in a checkpoint.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Row {
+    series: Vec<Arc<str>>,
+    total: u64,
+    /// Perhaps nobody has seen it at zero before the process died: it is shown so once more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_new: bool,
+    touched: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -70,19 +82,25 @@ impl<const N: usize> Tally<N> {
             .map(|(series, count)| (series, if count.is_new { 0 } else { count.total }))
     }
 
-    /// Each series, its count and when it was last touched.
-    pub(super) fn rows(&self) -> impl Iterator<Item = (&[Arc<str>; N], u64, Timestamp)> {
-        self.series
-            .iter()
-            .map(|(series, count)| (series, count.total, count.touched))
+    /// Each series as it stands in a checkpoint.
+    pub(super) fn rows(&self) -> impl Iterator<Item = Row> {
+        self.series.iter().map(|(series, count)| Row {
+            series: series.to_vec(),
+            total: count.total,
+            is_new: count.is_new,
+            touched: count.touched,
+        })
     }
 
-    /// Takes up a count from before a restart.
-    pub(super) fn restore(&mut self, series: [Arc<str>; N], total: u64, touched: Timestamp) {
+    /// Takes up a count from before a restart; a row of another form is left out.
+    pub(super) fn restore(&mut self, row: Row) {
+        let Ok(series) = row.series.try_into() else {
+            return;
+        };
         let count = Count {
-            total,
-            is_new: false,
-            touched,
+            total: row.total,
+            is_new: row.is_new,
+            touched: row.touched,
         };
         self.series.insert(series, count);
     }

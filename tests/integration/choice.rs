@@ -66,7 +66,7 @@ async fn static_attributes_are_on_every_series() {
             .family("prefect_flow_run_duration_seconds_count")
             .is_empty()
     );
-    for ((name, labels), _) in &page.series {
+    for (name, labels) in page.series.keys() {
         if name != "target_info" {
             let labels = [labels.get("env"), labels.get("team_name")];
             let values = labels.map(|label| label.map(String::as_str));

@@ -14,4 +14,5 @@ mod faults;
 mod fleet;
 mod lifecycle;
 mod otlp;
+mod soak;
 mod support;

@@ -5,6 +5,7 @@ pub(crate) mod otlp;
 pub(crate) mod page;
 pub(crate) mod prefect;
 pub(crate) mod process;
+pub(crate) mod programs;
 pub(crate) mod stub;
 pub(crate) mod tls;
 

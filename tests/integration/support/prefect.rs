@@ -1,7 +1,7 @@
 //! A real Prefect server, set up by the test itself: pinned requirements in a virtual
 //! environment that is kept between runs, a database of its own, a free port.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -28,9 +28,28 @@ pub(crate) fn venv() -> PathBuf {
     .clone()
 }
 
+/// A port that nobody listens on.
+pub(crate) fn free_port() -> u16 {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap().port()
+}
+
+fn command(home: &Path, port: u16, settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(venv().join("bin/prefect"));
+    command
+        .args(["server", "start", "--host", "127.0.0.1", "--port"])
+        .arg(port.to_string())
+        .env("PREFECT_HOME", home)
+        .env("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        .env("DO_NOT_TRACK", "1")
+        .envs(settings.iter().copied());
+    command
+}
+
 /// A running server.
 pub(crate) struct Server {
     process: Process,
+    command: Command,
     home: tempfile::TempDir,
     pub(crate) url: String,
     http: reqwest::blocking::Client,
@@ -41,18 +60,9 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one with these settings, and waits until it answers.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
-        let port = {
-            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            free.local_addr().unwrap().port().to_string()
-        };
+        let port = free_port();
         let home = tempfile::tempdir().unwrap();
-        let mut command = Command::new(venv().join("bin/prefect"));
-        command
-            .args(["server", "start", "--host", "127.0.0.1", "--port", &port])
-            .env("PREFECT_HOME", home.path())
-            .env("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-            .env("DO_NOT_TRACK", "1")
-            .envs(settings.iter().copied());
+        let mut command = command(home.path(), port, settings);
         let process = Process::start(&mut command);
         let of = |name: &str| {
             settings
@@ -65,35 +75,65 @@ impl Server {
             .map(|(user, password)| (user.to_owned(), password.to_owned()));
         let mut server = Server {
             process,
+            command,
             home,
             url: format!("http://127.0.0.1:{port}/api"),
             http: reqwest::blocking::Client::new(),
             credentials,
             csrf: None,
         };
-        let health = || {
-            server
-                .http
-                .get(format!("{}/health", server.url))
-                .send()
-                .ok()
-        };
-        let healthy = || health().filter(|answer| answer.status().is_success());
-        let started = Instant::now();
-        wait_for("the Prefect server", Duration::from_secs(180), || {
-            assert!(
-                started.elapsed().as_secs() < 170,
-                "{:#?}",
-                server.process.log()
-            );
-            healthy()
-        });
+        server.wait_until_healthy();
         if of("PREFECT_SERVER_CSRF_PROTECTION_ENABLED").is_some() {
             let client = uuid::Uuid::new_v4().to_string();
             let token = server.call("GET", &format!("/csrf-token?client={client}"), None);
             server.csrf = Some((token["token"].as_str().unwrap().to_owned(), client));
         }
         server
+    }
+
+    fn wait_until_healthy(&self) {
+        let health = || self.http.get(format!("{}/health", self.url)).send().ok();
+        let started = Instant::now();
+        wait_for("the Prefect server", Duration::from_secs(180), || {
+            let patience_ends = started.elapsed().as_secs() > 170;
+            assert!(!patience_ends, "{:#?}", self.process.log());
+            health().filter(|answer| answer.status().is_success())
+        });
+    }
+
+    /// Ends the server and starts it again, on the same port and database.
+    pub(crate) fn restart(&mut self) {
+        self.process.signal("-TERM");
+        self.process.wait(Duration::from_secs(30));
+        self.process = Process::start(&mut self.command);
+        self.wait_until_healthy();
+    }
+
+    /// The rows of a query of its database, each as a JSON array.
+    pub(crate) fn database(&self, query: &str) -> Vec<Value> {
+        const SCRIPT: &str = r#"
+import json, sqlite3, sys
+with sqlite3.connect(sys.argv[1], timeout=30) as connection:
+    print(json.dumps(connection.execute(sys.argv[2]).fetchall()))
+"#;
+        let mut command = Command::new(venv().join("bin/python"));
+        command.args(["-c", SCRIPT]);
+        let output = command
+            .arg(self.home.path().join("prefect.db"))
+            .arg(query)
+            .output()
+            .unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// A command of Prefect's own Python environment, with this server as its API.
+    pub(crate) fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(venv().join("bin").join(name));
+        command
+            .env("PREFECT_HOME", self.home.path().join("client"))
+            .env("PREFECT_API_URL", &self.url)
+            .env("DO_NOT_TRACK", "1");
+        command
     }
 
     /// POST.

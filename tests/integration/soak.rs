@@ -1,0 +1,223 @@
+//! Counts against the server's own database, to the run, while the agent is killed at random
+//! moments and Prefect is restarted.
+//!
+//!     cargo test soak                       some hundred runs
+//!     cargo test soak -- --ignored          2,500 runs, some minutes
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::page::{Labels, Page};
+use crate::support::prefect::Server;
+use crate::support::process::AgentProcess;
+
+const DEPLOYMENTS: usize = 8;
+const KILLS: u32 = 5;
+const FAMILY: &str = "prefect_flow_runs_finished_total";
+
+/// What a run goes through after PENDING. A pause is a moment in which cycles may pass.
+const COURSES: [&[&str]; 8] = [
+    &["RUNNING", "COMPLETED"],
+    &["RUNNING", "FAILED"],
+    &["RUNNING", "pause", "COMPLETED"],
+    &[
+        "RUNNING",
+        "SCHEDULED",
+        "RUNNING",
+        "SCHEDULED",
+        "RUNNING",
+        "FAILED",
+    ],
+    &["RUNNING", "FAILED", "SCHEDULED", "RUNNING", "COMPLETED"],
+    &[
+        "RUNNING",
+        "FAILED",
+        "pause",
+        "SCHEDULED",
+        "RUNNING",
+        "pause",
+        "FAILED",
+        "SCHEDULED",
+        "RUNNING",
+        "COMPLETED",
+    ],
+    &["RUNNING", "CANCELLING", "CANCELLED"],
+    &["CRASHED"],
+];
+
+/// Numbers that look random, and are the same in every run of the test.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+/// (deployment, state type) and how often.
+type Counts = BTreeMap<(String, String), u64>;
+
+/// Increases as Prometheus sees them: of a series that is new, nothing; of one that is lower
+/// than before, all of it.
+#[derive(Default)]
+struct Increases {
+    last: HashMap<Labels, f64>,
+    sum: HashMap<Labels, f64>,
+}
+
+impl Increases {
+    fn observe(&mut self, page: &Page) {
+        for (labels, value) in page.family(FAMILY) {
+            let increase = match self.last.insert(labels.clone(), value) {
+                None => 0.0,
+                Some(before) if value < before => value,
+                Some(before) => value - before,
+            };
+            *self.sum.entry(labels).or_default() += increase;
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        let mut counts = Counts::new();
+        for (labels, sum) in &self.sum {
+            let key = (
+                labels["deployment_name"].clone(),
+                labels["state_type"].clone(),
+            );
+            *counts.entry(key).or_default() += *sum as u64;
+        }
+        counts.retain(|_, count| *count > 0);
+        counts
+    }
+}
+
+fn in_database(server: &Server) -> Counts {
+    const QUERY: &str = "SELECT d.name, s.type, count(*) FROM flow_run_state s \
+        JOIN flow_run r ON r.id = s.flow_run_id JOIN deployment d ON d.id = r.deployment_id \
+        WHERE s.type IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED') GROUP BY 1, 2";
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let rows = server.database(QUERY);
+    rows.iter()
+        .map(|row| ((text(&row[0]), text(&row[1])), row[2].as_u64().unwrap()))
+        .collect()
+}
+
+fn course(server: &Server, deployment: &str, random: &mut Random) {
+    let run = server.create(
+        &format!("/deployments/{deployment}/create_flow_run"),
+        json!({"state": {"type": "PENDING"}}),
+    );
+    for state in COURSES[random.below(COURSES.len() as u64) as usize] {
+        match *state {
+            "pause" => std::thread::sleep(Duration::from_millis(random.below(2_500))),
+            "SCHEDULED" => server.set_state(&run, json!({"type": state, "name": "AwaitingRetry"})),
+            state => server.set_state(&run, json!({"type": state})),
+        }
+    }
+}
+
+fn soak(runs: usize, loaders: u64) {
+    let server = Server::start(&[]);
+    let flow = server.create("/flows/", json!({"name": "etl"}));
+    let deployments: Vec<String> = (0..DEPLOYMENTS)
+        .map(|number| {
+            let name = format!("deployment-{number}");
+            server.create("/deployments/", json!({"name": name, "flow_id": flow}))
+        })
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let url = server.url.clone();
+    let settings = [("STATE_DIR", folder.path().to_str().unwrap())];
+    let start = || AgentProcess::start(&url, &settings);
+    let mut increases = Increases::default();
+    let mut agent = start();
+    agent.wait_for_page("the first cycle", |page| {
+        (page.family(FAMILY).len() >= DEPLOYMENTS * 4).then_some(())
+    });
+    increases.observe(&agent.page());
+
+    // A restart of the server waits until no course is under way: a lost answer would leave
+    // open what the database says.
+    let server = RwLock::new(server);
+    let done = AtomicUsize::new(0);
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    std::thread::scope(|scope| {
+        for loader in 0..loaders {
+            let (server, done, deployments) = (&server, &done, &deployments);
+            scope.spawn(move || {
+                let mut random = Random(0x0123_4567_89ab_cdef ^ (loader << 32));
+                while done.fetch_add(1, Ordering::Relaxed) < runs {
+                    let deployment = random.below(DEPLOYMENTS as u64) as usize;
+                    course(
+                        &server.read().unwrap(),
+                        &deployments[deployment],
+                        &mut random,
+                    );
+                }
+            });
+        }
+        let progress = || done.load(Ordering::Relaxed).min(runs) as f64 / runs as f64;
+        let (mut kills, mut restarted) = (0, false);
+        while progress() < 1.0 {
+            increases.observe(&agent.page());
+            std::thread::sleep(Duration::from_millis(100 + random.below(150)));
+            if progress() > f64::from(kills + 1) / f64::from(KILLS + 1) {
+                std::thread::sleep(Duration::from_millis(random.below(1_000)));
+                increases.observe(&agent.page());
+                agent.process.signal("-KILL");
+                agent.process.wait(Duration::from_secs(10));
+                std::thread::sleep(Duration::from_millis(random.below(3_000)));
+                agent = start();
+                kills += 1;
+            }
+            if !restarted && progress() > 0.5 {
+                server.write().unwrap().restart();
+                restarted = true;
+            }
+        }
+        assert!(kills == KILLS && restarted, "{kills} kills");
+    });
+    let expected = in_database(&server.read().unwrap());
+    let finals: u64 = expected.values().sum();
+    assert!(
+        finals as usize > runs,
+        "re-runs have more than one final state"
+    );
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        increases.observe(&agent.page());
+        let counts = increases.counts();
+        if counts == expected {
+            break;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "counted {counts:#?}\nin the database {expected:#?}\n{:#?}",
+            agent.process.log()
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    // And it stays so.
+    std::thread::sleep(Duration::from_secs(3));
+    increases.observe(&agent.page());
+    assert_eq!(increases.counts(), expected);
+    println!("{runs} runs, {finals} final states, {KILLS} kills, one restart of Prefect: equal");
+}
+
+#[test]
+fn a_few_hundred_runs() {
+    soak(250, 3);
+}
+
+#[test]
+#[ignore = "takes some minutes"]
+fn two_and_a_half_thousand_runs() {
+    soak(2_500, 3);
+}

@@ -1,0 +1,123 @@
+//! The real collector and the real Prometheus.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::page::Labels;
+use super::prefect::free_port;
+use super::process::{Process, wait_for};
+
+/// In CI, a test that leaves something out is one that fails.
+const REQUIRED: &str = "PREFECT_OTEL_AGENT_REQUIRE_PROGRAMS";
+
+/// The folder of the programs. `None` where they are not there, which is then said, whatever
+/// the test runner does with a test's output.
+pub(crate) fn programs(test: &str) -> Option<PathBuf> {
+    static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/get"))
+            .arg("--cached")
+            .stderr(Stdio::null())
+            .output()
+            .unwrap();
+        let folder = String::from_utf8(output.stdout).unwrap();
+        output
+            .status
+            .success()
+            .then(|| PathBuf::from(folder.trim()))
+    });
+    if folder.is_none() {
+        assert!(
+            std::env::var_os(REQUIRED).is_none(),
+            "{test} needs the collector and Prometheus: run tests/tools/get"
+        );
+        _ = writeln!(
+            std::io::stderr(),
+            "LEFT OUT: {test} needs the collector and Prometheus; tests/tools/get builds them"
+        );
+    }
+    folder.clone()
+}
+
+/// A running Prometheus.
+pub(crate) struct Prometheus {
+    pub(crate) process: Process,
+    pub(crate) url: String,
+    _data: tempfile::TempDir,
+}
+
+impl Prometheus {
+    /// Starts it on a free port with this configuration file.
+    pub(crate) fn start(programs: &Path, config: &Path, flags: &[&str]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let mut command = Command::new(programs.join("prometheus"));
+        command
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", data.path().display()))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .args(flags);
+        let prometheus = Prometheus {
+            process: Process::start(&mut command),
+            url: format!("http://127.0.0.1:{port}"),
+            _data: data,
+        };
+        wait_for("Prometheus", Duration::from_secs(60), || {
+            let ready = reqwest::blocking::get(format!("{}/-/ready", prometheus.url));
+            ready.ok().filter(|answer| answer.status().is_success())
+        });
+        prometheus
+    }
+
+    /// Starts one that scrapes `targets`, by job, every second.
+    pub(crate) fn scraping(programs: &Path, targets: &[(&str, String)]) -> Self {
+        let mut config = String::from("global: {scrape_interval: 1s}\nscrape_configs:\n");
+        for (job, target) in targets {
+            config +=
+                &format!("  - {{job_name: {job}, static_configs: [{{targets: ['{target}']}}]}}\n");
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), config).unwrap();
+        Prometheus::start(programs, file.path(), &[])
+    }
+
+    /// Any of its GET endpoints: the `data` of the answer.
+    pub(crate) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, String> {
+        let http = reqwest::blocking::Client::new();
+        let mut url = reqwest::Url::parse(&format!("{}{path}", self.url)).unwrap();
+        url.query_pairs_mut().extend_pairs(query);
+        let answer: Value = http.get(url).send().unwrap().json().unwrap();
+        match answer["status"].as_str() {
+            Some("success") => Ok(answer["data"].clone()),
+            _ => Err(answer["error"].as_str().unwrap_or_default().to_owned()),
+        }
+    }
+
+    /// What an instant query gives: labels and value.
+    pub(crate) fn query(&self, expression: &str) -> Result<Vec<(Labels, f64)>, String> {
+        let data = self.get("/api/v1/query", &[("query", expression)])?;
+        let number = |value: &Value| value[1].as_str().unwrap().parse().unwrap();
+        if data["resultType"] == "scalar" {
+            return Ok(vec![(Labels::new(), number(&data["result"]))]);
+        }
+        let series = data["result"].as_array().unwrap().iter();
+        Ok(series
+            .map(|series| {
+                let labels = serde_json::from_value(series["metric"].clone()).unwrap();
+                (labels, number(&series["value"]))
+            })
+            .collect())
+    }
+
+    /// The value of the only series that a query gives.
+    pub(crate) fn value(&self, expression: &str) -> Option<f64> {
+        let series = self.query(expression).unwrap();
+        assert!(series.len() < 2, "{expression}: {series:?}");
+        series.first().map(|(_, value)| *value)
+    }
+}
