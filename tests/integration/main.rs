@@ -13,6 +13,7 @@ mod families;
 mod faults;
 mod fleet;
 mod lifecycle;
+mod native;
 mod otlp;
 mod soak;
 mod support;

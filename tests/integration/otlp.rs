@@ -136,6 +136,38 @@ async fn delta_temporality_pushes_what_is_new() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn exponential_histograms_are_pushed_and_explicit_ones_are_served() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let receiver = Receiver::http(listener).await;
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+            "base2_exponential_bucket_histogram",
+        ),
+    ];
+    let (push, page) = one_cycle(&stub().await, &receiver, &settings).await;
+    let metrics = push
+        .metrics
+        .resource_metrics
+        .iter()
+        .flat_map(|resource| &resource.scope_metrics)
+        .flat_map(|scope| &scope.metrics);
+    let (mut exponential, mut explicit) = (0, 0);
+    for metric in metrics {
+        match metric.data.as_ref() {
+            Some(Data::ExponentialHistogram(_)) => exponential += 1,
+            Some(Data::Histogram(_)) => explicit += 1,
+            _ => {}
+        }
+    }
+    assert!(exponential > 0 && explicit == 0);
+    let buckets = page.family("http_client_request_duration_seconds_bucket");
+    assert!(buckets.keys().any(|labels| labels["le"] == "0.25"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_goes_and_comes_back_is_one_line_each_and_blocks_nothing() {
     let stub = stub().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

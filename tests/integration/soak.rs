@@ -213,11 +213,11 @@ fn soak(runs: usize, loaders: u64) {
 
 #[test]
 fn a_few_hundred_runs() {
-    soak(250, 3);
+    soak(250, 2);
 }
 
 #[test]
 #[ignore = "takes some minutes"]
 fn two_and_a_half_thousand_runs() {
-    soak(2_500, 3);
+    soak(2_500, 2);
 }

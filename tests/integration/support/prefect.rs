@@ -78,7 +78,11 @@ impl Server {
             command,
             home,
             url: format!("http://127.0.0.1:{port}/api"),
-            http: reqwest::blocking::Client::new(),
+            // SQLite can keep a writer waiting for a long time.
+            http: reqwest::blocking::Client::builder()
+                .timeout(Duration::from_secs(120))
+                .build()
+                .unwrap(),
             credentials,
             csrf: None,
         };
