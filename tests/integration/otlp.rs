@@ -1,5 +1,6 @@
 //! The push path: what a receiver gets is what `/metrics` shows.
 
+use opentelemetry_proto::tonic::metrics::v1::{AggregationTemporality, metric::Data};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -105,7 +106,6 @@ async fn over_grpc_with_gzip_and_metadata() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn delta_temporality_pushes_what_is_new() {
-    use opentelemetry_proto::tonic::metrics::v1::{AggregationTemporality, metric::Data};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let receiver = Receiver::http(listener).await;
