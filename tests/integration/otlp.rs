@@ -1,8 +1,9 @@
 //! The push path: what a receiver gets is what `/metrics` shows.
 
-use opentelemetry_proto::tonic::metrics::v1::{AggregationTemporality, metric::Data};
 use std::net::SocketAddr;
 use std::time::Duration;
+
+use opentelemetry_proto::tonic::metrics::v1::{AggregationTemporality, metric::Data};
 
 use crate::support::otlp::{Received, Receiver, translated};
 use crate::support::page::Page;

@@ -149,9 +149,10 @@ fn soak(runs: usize, loaders: u64) {
     let done = AtomicUsize::new(0);
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     std::thread::scope(|scope| {
+        let mut threads = Vec::new();
         for loader in 0..loaders {
             let (server, done, deployments) = (&server, &done, &deployments);
-            scope.spawn(move || {
+            threads.push(scope.spawn(move || {
                 let mut random = Random(0x0123_4567_89ab_cdef ^ (loader << 32));
                 while done.fetch_add(1, Ordering::Relaxed) < runs {
                     let deployment = random.below(DEPLOYMENTS as u64) as usize;
@@ -161,11 +162,13 @@ fn soak(runs: usize, loaders: u64) {
                         &mut random,
                     );
                 }
-            });
+            }));
         }
         let progress = || done.load(Ordering::Relaxed).min(runs) as f64 / runs as f64;
         let (mut kills, mut restarted) = (0, false);
         while progress() < 1.0 {
+            let has_failed = threads.iter().any(|thread| thread.is_finished());
+            assert!(!has_failed || progress() >= 1.0, "the load has failed");
             increases.observe(&agent.page());
             std::thread::sleep(Duration::from_millis(100 + random.below(150)));
             if progress() > f64::from(kills + 1) / f64::from(KILLS + 1) {
@@ -208,7 +211,7 @@ fn soak(runs: usize, loaders: u64) {
     std::thread::sleep(Duration::from_secs(3));
     increases.observe(&agent.page());
     assert_eq!(increases.counts(), expected);
-    println!("{runs} runs, {finals} final states, {KILLS} kills, one restart of Prefect: equal");
+    eprintln!("{runs} runs, {finals} final states, {KILLS} kills, one restart of Prefect: equal");
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub(crate) fn programs(test: &str) -> Option<PathBuf> {
 
 /// A running Prometheus.
 pub(crate) struct Prometheus {
-    pub(crate) process: Process,
+    _process: Process,
     pub(crate) url: String,
     _data: tempfile::TempDir,
 }
@@ -63,7 +63,7 @@ impl Prometheus {
             .arg(format!("--web.listen-address=127.0.0.1:{port}"))
             .args(flags);
         let prometheus = Prometheus {
-            process: Process::start(&mut command),
+            _process: Process::start(&mut command),
             url: format!("http://127.0.0.1:{port}"),
             _data: data,
         };
