@@ -147,6 +147,17 @@ with sqlite3.connect(sys.argv[1], timeout=30) as connection:
 
     /// A call, tried again while SQLite is busy.
     pub(crate) fn call(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+        self.try_call(method, path, body)
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// The same; an answer that is lost on the way is an error.
+    pub(crate) fn try_call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value, String> {
         let url = format!("{}{path}", self.url);
         for _ in 0..20 {
             let mut request = self.http.request(method.parse().unwrap(), &url);
@@ -161,16 +172,18 @@ with sqlite3.connect(sys.argv[1], timeout=30) as connection:
             if let Some(body) = &body {
                 request = request.json(body);
             }
-            let answer = request.send().unwrap();
+            let answer = request.send().map_err(|error| error.to_string())?;
             if answer.status() == 503 {
                 std::thread::sleep(Duration::from_millis(500));
                 continue;
             }
-            let (status, text) = (answer.status(), answer.text().unwrap());
-            assert!(status.is_success(), "{method} {path}: {status}: {text}");
-            return serde_json::from_str(&text).unwrap_or(Value::Null);
+            let (status, text) = (answer.status(), answer.text().unwrap_or_default());
+            return match status.is_success() {
+                true => Ok(serde_json::from_str(&text).unwrap_or(Value::Null)),
+                false => Err(format!("{status}: {text}")),
+            };
         }
-        panic!("{method} {path}: busy for ten seconds");
+        Err("busy for ten seconds".to_owned())
     }
 
     /// Creates something, and gives its id.
