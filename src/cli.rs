@@ -78,7 +78,14 @@ pub fn command() -> Command {
                 .help("How it is written");
             Command::new(name).about(about).arg(format)
         }))
+        .subcommand(
+            Command::new(HEALTH)
+                .about("Asks the agent on this machine whether it is ready: exit code 0 or 1"),
+        )
 }
+
+/// The subcommand that asks a running agent, for containers without a shell.
+const HEALTH: &str = "health";
 
 /// What is asked of the program.
 pub enum Invocation {
@@ -86,6 +93,8 @@ pub enum Invocation {
     Run(Sources),
     /// To print this.
     Print(String),
+    /// To ask the agent that runs with these settings.
+    Health(Sources),
 }
 
 /// What arguments and environment ask for. Ends the process for `--help`, `--version` and
@@ -93,6 +102,9 @@ pub enum Invocation {
 pub fn invocation() -> Invocation {
     let matches = command().get_matches();
     if let Some((name, arguments)) = matches.subcommand() {
+        if name == HEALTH {
+            return Invocation::Health(Sources::from_process());
+        }
         let wanted = arguments.get_one::<String>("format");
         let format = Format::ALL
             .into_iter()

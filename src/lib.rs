@@ -14,11 +14,12 @@
 //! - [`http`]: `/metrics`, `/healthz`, `/readyz`;
 //! - [`agent`]: the loop that ties them; [`memory`]: what outlives it; [`usage`]: what it
 //!   uses; [`reference`]: what it declares, as documentation; [`telemetry`]: its own logs and traces; [`shutdown`]: its end; [`cli`]: its
-//!   arguments.
+//!   arguments; [`health`]: asks a running one.
 
 pub mod agent;
 pub mod cli;
 pub mod export;
+pub mod health;
 pub mod http;
 pub mod ledger;
 pub mod memory;

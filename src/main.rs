@@ -8,7 +8,7 @@ use prefect_otel_agent::agent::{self, Agent};
 use prefect_otel_agent::cli::Invocation;
 use prefect_otel_agent::settings::Settings;
 use prefect_otel_agent::shutdown::Shutdown;
-use prefect_otel_agent::{cli, telemetry};
+use prefect_otel_agent::{cli, health, telemetry};
 
 /// The process could not start or go on.
 const FAILURE: u8 = 1;
@@ -16,8 +16,9 @@ const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let sources = match cli::invocation() {
-        Invocation::Run(sources) => sources,
+    let (sources, ask) = match cli::invocation() {
+        Invocation::Run(sources) => (sources, false),
+        Invocation::Health(sources) => (sources, true),
         // A reader that has seen enough closes the pipe: that is no failure.
         Invocation::Print(text) => {
             _ = std::io::stdout().write_all(text.as_bytes());
@@ -33,6 +34,10 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     match runtime {
+        Ok(runtime) if ask => match runtime.block_on(health::ask(settings.metrics_address)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(FAILURE, &error),
+        },
         Ok(runtime) => runtime.block_on(run(settings)),
         Err(error) => fail(FAILURE, &error),
     }

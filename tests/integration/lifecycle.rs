@@ -270,3 +270,21 @@ async fn prefect_can_have_a_certificate_of_a_private_authority() {
         assert!(line.to_lowercase().contains("certificate"), "{line}");
     });
 }
+
+#[test]
+fn a_health_check_asks_the_running_agent() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stub = runtime.block_on(small_stub());
+    let agent = AgentProcess::start(&stub.url, &[]);
+    let port = agent.address.port().to_string();
+    let check = || {
+        let mut command = agent_command(&[("METRICS_PORT", &port)]);
+        command.arg("health").output().unwrap()
+    };
+    agent.wait_for_page("a cycle", |page| page.value("prefect_up", &[]));
+    assert!(check().status.success());
+    drop(agent);
+    let check = check();
+    assert_eq!(check.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&check.stderr).contains("no answer from http://127.0.0.1:"));
+}

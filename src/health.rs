@@ -1,0 +1,44 @@
+//! Asks a running agent whether it is ready: what a container's health check runs.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+/// A health check that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Why the agent is not ready.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody answers.
+    #[error("no answer from {0}: {1}")]
+    NoAnswer(String, reqwest::Error),
+    /// It says that it is not.
+    #[error("{0}: {1}")]
+    NotReady(String, String),
+}
+
+/// Asks the agent that listens on `address`.
+///
+/// # Errors
+///
+/// When it does not answer, or is not ready.
+pub async fn ask(mut address: SocketAddr) -> Result<(), Error> {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        });
+    }
+    let url = format!("http://{address}/readyz");
+    let no_answer = |error| Error::NoAnswer(url.clone(), error);
+    let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy();
+    let client = client.build().map_err(no_answer)?;
+    let answer = client.get(&url).send().await.map_err(no_answer)?;
+    match answer.status().is_success() {
+        true => Ok(()),
+        false => {
+            let text = answer.text().await.unwrap_or_default();
+            Err(Error::NotReady(url, text.trim().to_owned()))
+        }
+    }
+}
