@@ -18,7 +18,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectAlreadyExists
 
 
-@task
+@task(tags=["database"])
 def extract(rows: int) -> list[int]:
     return [random.randrange(100) for _ in range(rows)]
 
@@ -75,13 +75,15 @@ def deploy() -> None:
     with get_client(sync_client=True) as client:
         for pool in ["demo", "unattended"]:
             try:
-                client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+                client.create_work_pool(WorkPoolCreate(name=pool, type="process", concurrency_limit=5))
             except ObjectAlreadyExists:
                 pass
         try:
-            client.create_work_queue(name="urgent", work_pool_name="demo", priority=1)
+            client.create_work_queue(name="urgent", work_pool_name="demo", priority=1, concurrency_limit=2)
         except ObjectAlreadyExists:
             pass
+        client.upsert_global_concurrency_limit_by_name("warehouse", 4)
+        client.create_concurrency_limit(tag="database", concurrency_limit=3)
     here = Path(__file__)
     for entry, name, pool, queue, seconds, tags in [
         (etl, "hourly", "demo", "urgent", 30, ["team:data", "tier:1"]),

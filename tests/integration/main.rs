@@ -16,4 +16,5 @@ mod lifecycle;
 mod native;
 mod otlp;
 mod soak;
+mod stack;
 mod support;

@@ -6,6 +6,7 @@ pub(crate) mod page;
 pub(crate) mod prefect;
 pub(crate) mod process;
 pub(crate) mod programs;
+pub(crate) mod stack;
 pub(crate) mod stub;
 pub(crate) mod tls;
 

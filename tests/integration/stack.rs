@@ -1,0 +1,494 @@
+//! The stack: the project's configuration files, dashboards and alerts in the real collector
+//! and the real Prometheus.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::page::Labels;
+use crate::support::prefect::{Server, free_port};
+use crate::support::process::{AgentProcess, Process, wait_for};
+use crate::support::programs::{Prometheus, programs};
+use crate::support::stack::{Collector, project, project_text, prometheus};
+use crate::support::{fleet, small_stub};
+
+/// Runs a program to its end; its output, where it fails.
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(output.status.success(), "{command:?}\n{text}");
+}
+
+#[test]
+fn the_configuration_files_are_valid_and_the_alerts_fire_when_they_should() {
+    let Some(programs) = programs("the_configuration_files_are_valid") else {
+        return;
+    };
+    let root = project("");
+    for file in ["prometheus.yml", "alerts.yml"] {
+        let what = if file == "alerts.yml" {
+            "rules"
+        } else {
+            "config"
+        };
+        run(Command::new(programs.join("promtool"))
+            .args(["check", what])
+            .arg(project(file)));
+    }
+    run(Command::new(programs.join("promtool"))
+        .args(["test", "rules"])
+        .arg(project("tests/alerts.yml")));
+    for file in [
+        "otel-collector.yaml",
+        "deploy/collector/remote-write.yaml",
+        "deploy/collector/gateway.yaml",
+    ] {
+        run(Command::new(programs.join("otelcol"))
+            .args(["validate", "--config"])
+            .arg(project(file)));
+    }
+    for profile in ["push", "pull", "push,pull"] {
+        run(Command::new(programs.join("compose-spec"))
+            .arg("compose.yml")
+            .current_dir(&root)
+            .env("COMPOSE_PROFILES", profile));
+    }
+}
+
+#[test]
+fn every_alert_has_a_runbook_a_firing_and_a_silent_case() {
+    let rules = project_text("alerts.yml");
+    let tests = project_text("tests/alerts.yml");
+    let mut alerts = rules.split("- alert: ").skip(1).peekable();
+    assert!(alerts.peek().is_some());
+    for alert in alerts {
+        let name = alert.lines().next().unwrap();
+        for part in ["expr:", "for:", "severity:", "summary:", "description:"] {
+            assert!(alert.contains(part), "{name} has no {part}");
+        }
+        assert!(
+            alert.contains(&format!("runbook_url: docs/runbooks/{name}.md")),
+            "{name}"
+        );
+        assert!(
+            project(&format!("docs/runbooks/{name}.md")).exists(),
+            "{name}"
+        );
+        let silent = format!("alertname: {name}}}");
+        let firing = format!("alertname: {name}\n        exp_alerts:");
+        assert!(tests.contains(&silent), "{name} has no silent case");
+        assert!(tests.contains(&firing), "{name} has no firing case");
+    }
+}
+
+/// compose.yml as the Compose specification's own program understands it.
+fn compose(programs: &std::path::Path, profiles: &str) -> Value {
+    let output = Command::new(programs.join("compose-spec"))
+        .args(["--format", "json", "compose.yml"])
+        .current_dir(project(""))
+        .env("COMPOSE_PROFILES", profiles)
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn the_compose_file_is_fit_for_production() {
+    let Some(programs) = programs("the_compose_file_is_fit_for_production") else {
+        return;
+    };
+    let compose = compose(&programs, "push,pull");
+    let services = compose["services"].as_object().unwrap();
+    for (name, service) in services {
+        assert!(
+            service["mem_limit"].is_string(),
+            "{name} has no memory limit"
+        );
+        assert!(
+            service["restart"].is_string(),
+            "{name} has no restart policy"
+        );
+        let image = service["image"].as_str().unwrap();
+        let (_, tag) = image
+            .split_once(':')
+            .unwrap_or_else(|| panic!("{image} has no version"));
+        assert_ne!(tag, "latest");
+        for port in service["ports"].as_array().into_iter().flatten() {
+            assert_eq!(port["host_ip"], "127.0.0.1", "{name}");
+        }
+        for volume in service["volumes"].as_array().into_iter().flatten() {
+            if volume["type"] == "bind" {
+                let source = std::path::Path::new(volume["source"].as_str().unwrap());
+                assert!(source.exists(), "{name}: {source:?}");
+                assert_eq!(volume["read_only"], true, "{name}: {source:?}");
+            }
+        }
+    }
+    // The collector of the tests is that of the stack.
+    let version = project_text("tests/tools/collector.yaml");
+    let version = version
+        .split("version: ")
+        .nth(1)
+        .unwrap()
+        .lines()
+        .next()
+        .unwrap();
+    let image = services["otel-collector"]["image"].as_str().unwrap();
+    assert!(image.ends_with(version), "{image}, {version}");
+}
+
+fn dashboards() -> Vec<(String, Value)> {
+    let files = std::fs::read_dir(project("grafana/dashboards")).unwrap();
+    let mut dashboards: Vec<_> = files
+        .map(|file| {
+            let path = file.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            (name, serde_json::from_str(&text).unwrap())
+        })
+        .collect();
+    dashboards.sort_by(|(a, _), (b, _)| a.cmp(b));
+    dashboards
+}
+
+fn panels(dashboard: &Value) -> impl Iterator<Item = &Value> {
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    panels.filter(|panel| panel["type"] != "row")
+}
+
+#[test]
+fn dashboards_are_well_made() {
+    let mut uids = BTreeSet::new();
+    let dashboards = dashboards();
+    assert_eq!(dashboards.len(), 5);
+    for (file, dashboard) in &dashboards {
+        assert!(
+            uids.insert(dashboard["uid"].as_str().unwrap().to_owned()),
+            "{file}"
+        );
+        assert!(!dashboard["title"].as_str().unwrap().is_empty());
+        assert!(!dashboard["description"].as_str().unwrap().is_empty());
+        assert!(
+            dashboard["links"]
+                .as_array()
+                .is_some_and(|links| !links.is_empty())
+        );
+        let variables: Vec<&str> = dashboard["templating"]["list"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|variable| variable["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(variables[0], "datasource");
+        let mut ids = BTreeSet::new();
+        let mut used = String::new();
+        let mut cells = BTreeSet::new();
+        for panel in dashboard["panels"].as_array().unwrap() {
+            let title = panel["title"].as_str().unwrap();
+            assert!(ids.insert(panel["id"].as_u64().unwrap()), "{file}: {title}");
+            let place = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+            assert!(place("x") + place("w") <= 24, "{file}: {title}");
+            for x in place("x")..place("x") + place("w") {
+                for y in place("y")..place("y") + place("h") {
+                    assert!(
+                        cells.insert((x, y)),
+                        "{file}: {title} lies upon another panel"
+                    );
+                }
+            }
+        }
+        for panel in panels(dashboard) {
+            let title = panel["title"].as_str().unwrap();
+            assert!(
+                panel["description"].as_str().unwrap().len() > 10,
+                "{file}: {title}"
+            );
+            assert!(
+                panel["fieldConfig"]["defaults"]["unit"].is_string(),
+                "{file}: {title}"
+            );
+            assert_eq!(
+                panel["datasource"]["uid"], "${datasource}",
+                "{file}: {title}"
+            );
+            for target in panel["targets"].as_array().unwrap() {
+                used += target["expr"].as_str().unwrap();
+                assert_eq!(
+                    target["datasource"]["uid"], "${datasource}",
+                    "{file}: {title}"
+                );
+            }
+            if panel["type"] == "stat" || panel["type"] == "table" {
+                let says = &panel["fieldConfig"]["defaults"]["noValue"];
+                assert!(
+                    says.is_string(),
+                    "{file}: {title} says nothing when it is empty"
+                );
+            }
+        }
+        for variable in &variables[1..] {
+            assert!(
+                used.contains(&format!("${variable}")),
+                "{file}: ${variable} is not used"
+            );
+        }
+    }
+    let provisioned = project_text("grafana/provisioning/dashboards/dashboards.yml");
+    assert!(provisioned.contains("path: /etc/grafana/dashboards"));
+    let compose = project_text("compose.yml");
+    assert!(compose.contains("./grafana/dashboards:/etc/grafana/dashboards:ro"));
+    assert!(compose.contains("HOME_DASHBOARD_PATH: /etc/grafana/dashboards/overview.json"));
+    let source = project_text("grafana/provisioning/datasources/prometheus.yml");
+    assert!(source.contains("url: http://prometheus:9090"));
+}
+
+/// Series by name and labels, without what a scrape adds.
+fn series(prometheus: &Prometheus, selector: &str) -> BTreeMap<Labels, f64> {
+    let of_scrape = ["up", "target_info"];
+    prometheus
+        .query(selector)
+        .unwrap()
+        .into_iter()
+        .filter(|(labels, _)| {
+            let name = labels["__name__"].as_str();
+            !of_scrape.contains(&name)
+                && !name.starts_with("scrape_")
+                // Scrapes go on between the two.
+                && !name.starts_with("http_server_")
+        })
+        .map(|(mut labels, value)| {
+            labels.remove("instance");
+            (labels, value)
+        })
+        .collect()
+}
+
+#[test]
+fn one_cycle_pushed_and_scraped_is_the_same_series_and_values() {
+    let Some(programs) = programs("one_cycle_pushed_and_scraped") else {
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stub = runtime.block_on(small_stub());
+    for (number, state) in ["RUNNING", "PENDING", "COMPLETED", "FAILED", "CRASHED"]
+        .iter()
+        .enumerate()
+    {
+        stub.contents()
+            .flow_runs
+            .push(fleet::run_at(number, state, 5));
+    }
+    let collector = Collector::start(&programs);
+    let settings = [
+        ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp.as_str()),
+        ("METRICS_ATTRIBUTES", "env=test"),
+        ("TASK_RUNS_ENABLED", "True"),
+        // One cycle, and no other.
+        ("SAMPLE_INTERVAL_SECONDS", "3600"),
+    ];
+    let agent = AgentProcess::start(&stub.url, &settings);
+    agent.wait_for_page("the cycle", |page| page.value("prefect_up", &[]));
+    let address = agent.address.to_string();
+    let (prometheus, _folder) = prometheus(&programs, &collector, Some(&address));
+    let pulled = format!("{{job=\"prefect-otel-agent\",instance=\"{address}\"}}");
+    let pushed = format!("{{job=\"prefect-otel-agent\",instance!=\"{address}\"}}");
+    let mut both = (BTreeMap::new(), BTreeMap::new());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while both.0.is_empty() || both.0 != both.1 {
+        if Instant::now() > deadline {
+            let (pulled, pushed) = both;
+            let only = |of: &BTreeMap<Labels, f64>, other: &BTreeMap<Labels, f64>| -> Vec<_> {
+                let differs = |(labels, value): &(&Labels, &f64)| other.get(*labels) != Some(value);
+                of.iter()
+                    .filter(differs)
+                    .map(|(labels, value)| (labels.clone(), *value))
+                    .collect()
+            };
+            panic!(
+                "pulled {:#?}\npushed {:#?}",
+                only(&pulled, &pushed),
+                only(&pushed, &pulled)
+            );
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        both = (series(&prometheus, &pulled), series(&prometheus, &pushed));
+    }
+    assert!(both.0.len() > 100, "{}", both.0.len());
+    // And the collector shows its own metrics where prometheus.yml looks for them.
+    let own = "otelcol_receiver_accepted_metric_points > 0";
+    wait_for(
+        "the collector's own metrics",
+        Duration::from_secs(20),
+        || prometheus.value(own),
+    );
+}
+
+/// How long the collector is away.
+const OUTAGE: Duration = Duration::from_secs(180);
+
+#[test]
+fn three_minutes_without_the_collector_lose_no_count_and_show_as_a_gap() {
+    let Some(programs) = programs("three_minutes_without_the_collector") else {
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stub = runtime.block_on(small_stub());
+    let mut collector = Collector::start(&programs);
+    let settings = [
+        ("OTEL_METRICS_EXPORTER", "otlp"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp.as_str()),
+    ];
+    let agent = AgentProcess::start(&stub.url, &settings);
+    let (prometheus, _folder) = prometheus(&programs, &collector, None);
+    let failed = "sum(prefect_flow_runs_finished_total{state_type=\"FAILED\"})";
+    let shows = |count: f64| {
+        wait_for("the count", Duration::from_secs(40), || {
+            prometheus.value(failed).filter(|value| *value == count)
+        });
+    };
+    shows(0.0);
+    stub.contents()
+        .flow_runs
+        .push(fleet::run_at(1, "FAILED", 0));
+    shows(1.0);
+    collector.stop();
+    let stopped = Instant::now();
+    let mut number = 1;
+    while stopped.elapsed() < OUTAGE {
+        number += 1;
+        stub.contents()
+            .flow_runs
+            .push(fleet::run_at(number, "FAILED", 0));
+        std::thread::sleep(Duration::from_secs(5));
+    }
+    // The gap: nothing there is, rather than an old value.
+    assert_eq!(prometheus.value(failed), None);
+    assert_eq!(prometheus.value("absent(prefect_up)"), Some(1.0));
+    collector.start_again();
+    shows(number as f64);
+    let window = format!("[{}s]", OUTAGE.as_secs() + 120);
+    let increase = format!(
+        "round(sum(increase(prefect_flow_runs_finished_total{{state_type=\"FAILED\"}}{window})))"
+    );
+    assert_eq!(prometheus.value(&increase), Some(number as f64));
+    assert_eq!(agent.process.lines_with("pushes fail"), 1);
+    agent.process.wait_for_line("pushes arrive again");
+    assert_eq!(agent.process.lines_with("pushes arrive again"), 1);
+    let failures = prometheus.value("sum(prefect_agent_exports_total{outcome=\"failure\"})");
+    assert!(failures.is_some_and(|count| count > 10.0), "{failures:?}");
+}
+
+/// Panels that find nothing on the demo's load, and why.
+const EMPTY: [(&str, &str); 0] = [];
+
+/// An expression with the dashboard's variables filled in.
+fn filled_in(expression: &str) -> String {
+    let single = [("\"$flow\"", "\"etl\""), ("\"$deployment\"", "\"hourly\"")];
+    let mut text = expression.to_owned();
+    for variable in ["flow", "deployment", "pool", "route"] {
+        text = text.replace(&format!("=~\"${variable}\""), "=~\".*\"");
+    }
+    for (name, value) in single {
+        text = text.replace(name, value);
+    }
+    text.replace("$__rate_interval", "1m")
+        .replace("$__range", "10m")
+}
+
+/// What the panels of all dashboards cannot show, a line each.
+fn empty_panels(prometheus: &Prometheus) -> Vec<String> {
+    let mut empty = Vec::new();
+    for (file, dashboard) in dashboards() {
+        for panel in panels(&dashboard) {
+            let title = panel["title"].as_str().unwrap();
+            for target in panel["targets"].as_array().unwrap() {
+                let expression = filled_in(target["expr"].as_str().unwrap());
+                assert!(!expression.contains('$'), "{file}: {title}: {expression}");
+                let answer = prometheus.query(&expression);
+                let answer =
+                    answer.unwrap_or_else(|error| panic!("{file}: {title}: {expression}: {error}"));
+                let numbers = answer.iter().filter(|(_, value)| value.is_finite());
+                let expected = EMPTY.iter().any(|(known, _)| *known == title);
+                if numbers.count() == 0 && !expected {
+                    empty.push(format!("{file}: {title}: {expression}"));
+                }
+            }
+        }
+    }
+    empty
+}
+
+#[test]
+fn every_panel_shows_something_on_the_demos_load() {
+    let Some(programs) = programs("every_panel_shows_something_on_the_demos_load") else {
+        return;
+    };
+    let server = Server::start(&[]);
+    let collector = Collector::start(&programs);
+    let numbers = format!("127.0.0.1:{}", free_port());
+    let mut service = Command::new(support_binary("numbers"));
+    let service = service
+        .env("NUMBERS_ADDR", &numbers)
+        .env("NUMBERS_PUSH_SECONDS", "2")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.otlp);
+    let service = Process::start(service);
+    service.wait_for_line("listening_on");
+    let url = format!("http://{numbers}");
+    let settings = [
+        ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp.as_str()),
+        ("TASK_RUNS_ENABLED", "True"),
+        ("DEPLOYMENT_TAG_LABELS", "team"),
+    ];
+    let agent = AgentProcess::start(&server.url, &settings);
+    // A scrape now and then, as probes do.
+    agent.get("/readyz");
+    let (prometheus, _folder) = prometheus(&programs, &collector, None);
+    let mut flows = server.program("python");
+    run(flows.arg(project("demo/flows.py")));
+    let mut worker = server.program("prefect");
+    let arguments = [
+        "worker", "start", "--pool", "demo", "--type", "process", "--limit", "4",
+    ];
+    let _worker = Process::start(worker.args(arguments).env("NUMBERS_URL", &url));
+    let mut load = Command::new(project("examples/service/load"));
+    let load = load.args(["--url", &url, "--pause", "0.2"]);
+    let _load = Process::start(load);
+    let deadline = Instant::now() + Duration::from_secs(300);
+    let mut empty = empty_panels(&prometheus);
+    // Each must show something at some moment; not all do at the same one.
+    while !empty.is_empty() {
+        assert!(Instant::now() < deadline, "empty panels: {empty:#?}");
+        std::thread::sleep(Duration::from_secs(2));
+        agent.get("/readyz");
+        let now: BTreeSet<String> = empty_panels(&prometheus).into_iter().collect();
+        empty.retain(|panel| now.contains(panel));
+    }
+    // The rules of alerts.yml are evaluated, and none of them fails.
+    let rules = prometheus.get("/api/v1/rules", &[]).unwrap();
+    let groups = rules["groups"].as_array().unwrap();
+    let rules = groups
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap());
+    let mut count = 0;
+    for rule in rules {
+        assert_eq!(rule["health"], "ok", "{rule}");
+        count += 1;
+    }
+    assert!(count > 8);
+}
+
+/// A binary of the workspace, beside that of the agent.
+fn support_binary(name: &str) -> std::path::PathBuf {
+    let agent = std::path::Path::new(env!("CARGO_BIN_EXE_prefect-otel-agent"));
+    let path = agent.with_file_name(name);
+    assert!(
+        path.exists(),
+        "{path:?} is not there: build the whole workspace"
+    );
+    path
+}

@@ -1,0 +1,106 @@
+//! The project's own collector and Prometheus configuration in the real programs. Only
+//! addresses are others than in compose.yml: free ports of this machine.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::prefect::free_port;
+use super::process::{Process, wait_for};
+use super::programs::Prometheus;
+
+/// A file of the project.
+pub(crate) fn project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The text of one.
+pub(crate) fn project_text(path: &str) -> String {
+    std::fs::read_to_string(project(path)).unwrap()
+}
+
+/// A running collector, with the project's otel-collector.yaml.
+pub(crate) struct Collector {
+    process: Process,
+    command: Command,
+    /// Where OTLP is received over HTTP.
+    pub(crate) otlp: String,
+    /// Where Prometheus scrapes it.
+    pub(crate) metrics: String,
+    /// Where it shows its own metrics.
+    pub(crate) own_metrics: String,
+    health: String,
+}
+
+impl Collector {
+    pub(crate) fn start(programs: &Path) -> Self {
+        let address = |port: u16| format!("127.0.0.1:{port}");
+        let (otlp, metrics) = (address(free_port()), address(free_port()));
+        let (own_port, health) = (free_port(), address(free_port()));
+        let mut command = Command::new(programs.join("otelcol"));
+        command
+            .arg("--config")
+            .arg(project("otel-collector.yaml"))
+            .env("OTLP_GRPC_ENDPOINT", address(free_port()))
+            .env("OTLP_HTTP_ENDPOINT", &otlp)
+            .env("PROMETHEUS_ENDPOINT", &metrics)
+            .env("HEALTH_ENDPOINT", &health)
+            .env("COLLECTOR_METRICS_HOST", "127.0.0.1")
+            .env("COLLECTOR_METRICS_PORT", own_port.to_string());
+        let collector = Collector {
+            process: Process::start(&mut command),
+            command,
+            otlp: format!("http://{otlp}"),
+            metrics,
+            own_metrics: address(own_port),
+            health: format!("http://{health}/"),
+        };
+        collector.wait_until_healthy();
+        collector
+    }
+
+    fn wait_until_healthy(&self) {
+        wait_for("the collector", Duration::from_secs(60), || {
+            let answer = reqwest::blocking::get(&self.health).ok()?;
+            answer.status().is_success().then_some(())
+        });
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.process.signal("-TERM");
+        self.process.wait(Duration::from_secs(20));
+    }
+
+    pub(crate) fn start_again(&mut self) {
+        self.process = Process::start(&mut self.command);
+        self.wait_until_healthy();
+    }
+}
+
+/// A Prometheus with the project's prometheus.yml and alerts.yml, which scrapes `collector`
+/// and, by the job of the pull bridge, `pulled`.
+pub(crate) fn prometheus(
+    programs: &Path,
+    collector: &Collector,
+    pulled: Option<&str>,
+) -> (Prometheus, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let text = project_text("prometheus.yml");
+    let (before, rest) = text.split_once("    dns_sd_configs:\n").unwrap();
+    let (_, after) = rest.split_once("\n\n").unwrap();
+    let targets = pulled
+        .map(|address| format!("{address:?}"))
+        .unwrap_or_default();
+    let text = format!("{before}    static_configs:\n      - targets: [{targets}]\n\n{after}")
+        .replace("otel-collector:8889", &collector.metrics)
+        .replace("otel-collector:8888", &collector.own_metrics)
+        // A test has not the time for four intervals of fifteen seconds.
+        .replace("scrape_interval: 15s", "scrape_interval: 2s")
+        .replace("scrape_timeout: 10s", "scrape_timeout: 2s")
+        .replace("evaluation_interval: 15s", "evaluation_interval: 2s");
+    assert!(!text.contains("otel-collector:"));
+    std::fs::write(folder.path().join("prometheus.yml"), text).unwrap();
+    std::fs::copy(project("alerts.yml"), folder.path().join("alerts.yml")).unwrap();
+    let prometheus = Prometheus::start(programs, &folder.path().join("prometheus.yml"), &[]);
+    (prometheus, folder)
+}
