@@ -13,7 +13,7 @@
 //! - [`export`]: OpenTelemetry's meter provider, OTLP, the Prometheus bridge;
 //! - [`http`]: `/metrics`, `/healthz`, `/readyz`;
 //! - [`agent`]: the loop that ties them; [`memory`]: what outlives it; [`usage`]: what it
-//!   uses; [`reference`]: what it declares, as documentation; [`telemetry`]: its own logs and traces; [`shutdown`]: its end; [`cli`]: its
+//!   uses; [`mod@reference`]: what it declares, as documentation; [`telemetry`]: its own logs and traces; [`shutdown`]: its end; [`cli`]: its
 //!   arguments; [`health`]: asks a running one.
 
 pub mod agent;

@@ -157,11 +157,11 @@ pub async fn measure(
     // The route, not the path: a path can be anything, and each would be a series.
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned());
-    let route = KeyValue::new("http.route", route);
-    instruments.active.add(1, &[route.clone()]);
+    let by_route = [KeyValue::new("http.route", route)];
+    instruments.active.add(1, &by_route);
     let active = Active {
         instruments: Arc::clone(&instruments),
-        attributes: [route.clone()],
+        attributes: by_route.clone(),
     };
     let method = match request.method().as_str() {
         known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => known,
@@ -173,7 +173,8 @@ pub async fn measure(
     let status = i64::from(response.status().as_u16());
     let status = KeyValue::new("http.response.status_code", status);
     let seconds = started.elapsed().as_secs_f64();
-    instruments.duration.record(seconds, &[route.clone()]);
+    instruments.duration.record(seconds, &by_route);
+    let [route] = by_route;
     instruments.requests.add(1, &[method, route, status]);
     drop(active);
     response
