@@ -18,3 +18,4 @@ mod otlp;
 mod soak;
 mod stack;
 mod support;
+mod tutorial;

@@ -1,0 +1,26 @@
+//! Step 1 of docs/tutorial.md: a service that says nothing of itself.
+
+use axum::Router;
+use axum::extract::Query;
+use axum::routing::get;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+
+#[derive(Deserialize)]
+struct Question {
+    num: i64,
+}
+
+async fn square(Query(question): Query<Question>) -> String {
+    let num = i128::from(question.num);
+    format!("{}\n", num * num)
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let app = Router::new().route("/square", get(square));
+    let address = std::env::args().nth(1);
+    let listener = TcpListener::bind(address.as_deref().unwrap_or("127.0.0.1:8080")).await?;
+    axum::serve(listener, app).await?;
+    Ok(())
+}

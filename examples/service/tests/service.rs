@@ -1,0 +1,88 @@
+//! The service as its users see it.
+
+// A test ends by panicking; the lint's own exception for tests does not reach their helpers.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+
+/// A running service; it ends with the test.
+struct Service {
+    child: Child,
+    url: String,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+impl Service {
+    fn start() -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_numbers"))
+            .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
+            .env("NUMBERS_ADDR", "127.0.0.1:0")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        stderr.read_line(&mut line).unwrap();
+        let address = line.trim().split('=').nth(1).unwrap();
+        let url = format!("http://{address}");
+        Service { child, url }
+    }
+
+    async fn get(&self, path: &str, user: Option<&str>) -> (u16, String) {
+        let request = reqwest::Client::new().get(format!("{}{path}", self.url));
+        let request = match user {
+            Some(user) => request.header("user", user),
+            None => request,
+        };
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+}
+
+#[tokio::test]
+async fn it_answers_users_that_it_knows() {
+    let service = Service::start();
+    let ann = Some("ann");
+    let square = service.get("/square?num=-20", ann).await;
+    assert_eq!(square, (200, r#"{"num":-20,"square":400}"#.to_owned()));
+    let even = service.get("/even?num=7", ann).await;
+    assert_eq!(even, (200, r#"{"num":7,"even":false}"#.to_owned()));
+    assert_eq!(service.get("/treecounter", ann).await.1, "1\n");
+    assert_eq!(service.get("/treecounter", ann).await.1, "2\n");
+    assert_eq!(service.get("/", None).await.0, 200);
+    assert_eq!(service.get("/square?num=20", None).await.0, 401);
+    assert_eq!(service.get("/even?num=20", Some("mallory")).await.0, 401);
+    assert_eq!(service.get("/square?num=many", ann).await.0, 400);
+    assert_eq!(service.get("/nowhere", ann).await.0, 404);
+}
+
+#[tokio::test]
+async fn it_measures_every_route_but_two_and_no_path_as_it_was_typed() {
+    let service = Service::start();
+    for number in 0..5 {
+        service
+            .get(&format!("/even?num={number}"), Some("bob"))
+            .await;
+        service.get(&format!("/nowhere/{number}"), None).await;
+        service.get("/healthz", None).await;
+    }
+    let (_, page) = service.get("/metrics", None).await;
+    for line in [
+        r#"numbers_requests_total{http_request_method="GET",http_response_status_code="200",http_route="/even"} 5"#,
+        r#"numbers_requests_total{http_request_method="GET",http_response_status_code="404",http_route="none"} 5"#,
+        r#"numbers_authentications_total{outcome="success"} 5"#,
+        "numbers_even_numbers_total 3",
+        r#"http_server_active_requests{http_route="/even"} 0"#,
+        r#"http_server_request_duration_seconds_count{http_route="/even"} 5"#,
+    ] {
+        assert!(page.lines().any(|shown| shown == line), "{line}\n{page}");
+    }
+    assert!(!page.contains("healthz") && !page.contains("/metrics") && !page.contains("bob"));
+}

@@ -1,0 +1,103 @@
+//! Every step of docs/tutorial.md, as a newcomer takes it.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::prefect::free_port;
+use crate::support::process::{Process, wait_for};
+use crate::support::programs::programs;
+use crate::support::stack::{Collector, project_text, prometheus};
+
+/// The blocks of the tutorial in `language`.
+fn blocks(language: &str) -> Vec<String> {
+    let text = project_text("docs/tutorial.md");
+    let begin = format!("```{language}\n");
+    let rest = text.split(begin.as_str()).skip(1);
+    rest.map(|rest| rest.split("```").next().unwrap().to_owned())
+        .collect()
+}
+
+/// A step as a running program; its address.
+fn step(name: &str, otlp: Option<&str>) -> (Process, String) {
+    let agent = std::path::Path::new(env!("CARGO_BIN_EXE_prefect-otel-agent"));
+    let program = agent.with_file_name("examples").join(name);
+    assert!(
+        program.exists(),
+        "{program:?} is not there: build the whole workspace"
+    );
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut command = Command::new(program);
+    command
+        .arg(&address)
+        .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT");
+    if let Some(otlp) = otlp {
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", otlp);
+    }
+    let process = Process::start(&mut command);
+    let url = format!("http://{address}");
+    wait_for(name, Duration::from_secs(20), || {
+        let answer = reqwest::blocking::get(format!("{url}/square?num=20")).ok()?;
+        (answer.text().unwrap() == "400\n").then_some(())
+    });
+    (process, url)
+}
+
+#[test]
+fn the_code_shown_is_the_code_of_the_steps() {
+    let steps = ["step1_bare", "step2_counter", "step3_histogram"];
+    let code: String = steps
+        .map(|step| project_text(&format!("examples/service/examples/{step}.rs")))
+        .concat();
+    let shown = blocks("rust");
+    assert!(shown.len() > 6);
+    for block in shown {
+        assert!(code.contains(&block), "not in any step:\n{block}");
+    }
+    for step in steps {
+        let run = format!("cargo run -p numbers --example {step}\n");
+        assert!(blocks("sh").contains(&run), "{step} is not run");
+    }
+}
+
+#[test]
+fn each_step_shows_what_the_tutorial_says() {
+    let expected = blocks("text");
+    let (_bare, url) = step("step1_bare", None);
+    let metrics = reqwest::blocking::get(format!("{url}/metrics")).unwrap();
+    assert_eq!(metrics.status(), 404);
+    for (name, expected) in ["step2_counter", "step3_histogram"].iter().zip(&expected) {
+        let (_process, url) = step(name, None);
+        let metrics = reqwest::blocking::get(format!("{url}/metrics")).unwrap();
+        let text = metrics.text().unwrap();
+        for line in expected.lines() {
+            assert!(
+                text.lines().any(|shown| shown == line),
+                "{name}: {line}\n{text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_question_of_the_tutorial_has_an_answer() {
+    let Some(programs) = programs("every_question_of_the_tutorial_has_an_answer") else {
+        return;
+    };
+    let collector = Collector::start(&programs);
+    let (prometheus, _folder) = prometheus(&programs, &collector, None);
+    let (_service, url) = step("step3_histogram", Some(&collector.otlp));
+    let questions = blocks("promql");
+    assert!(questions.len() > 4);
+    for question in questions {
+        wait_for(&question, Duration::from_secs(60), || {
+            for path in ["/square?num=3", "/square", "/nowhere"] {
+                reqwest::blocking::get(format!("{url}{path}")).unwrap();
+            }
+            let answer = prometheus.query(&question).unwrap();
+            answer
+                .iter()
+                .any(|(_, value)| value.is_finite())
+                .then_some(())
+        });
+    }
+}
