@@ -39,6 +39,9 @@ fn the_configuration_files_are_valid_and_the_alerts_fire_when_they_should() {
             .arg(project(file)));
     }
     run(Command::new(programs.join("promtool"))
+        .args(["check", "config"])
+        .arg(project("deploy/prometheus-otlp.yml")));
+    run(Command::new(programs.join("promtool"))
         .args(["test", "rules"])
         .arg(project("tests/alerts.yml")));
     for file in [
@@ -325,6 +328,52 @@ fn one_cycle_pushed_and_scraped_is_the_same_series_and_values() {
         Duration::from_secs(20),
         || prometheus.value(own),
     );
+}
+
+#[test]
+fn the_other_ways_lead_metrics_on_under_the_same_names() {
+    let Some(programs) = programs("the_other_ways_lead_metrics_on") else {
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stub = runtime.block_on(small_stub());
+    let arrives = |prometheus: &Prometheus, metric: &str, endpoint: &str| {
+        let settings = [("OTEL_METRICS_EXPORTER", "otlp"), (metric, endpoint)];
+        let _agent = AgentProcess::start(&stub.url, &settings);
+        for name in [
+            "prefect_up",
+            "prefect_flows_total",
+            "prefect_agent_cycles_total{outcome=\"success\"}",
+            "sum(prefect_agent_cycle_duration_seconds_count)",
+            "sum(prefect_info_deployment)",
+        ] {
+            wait_for(name, Duration::from_secs(40), || prometheus.value(name));
+        }
+    };
+    let general = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
+    let flags = ["--web.enable-otlp-receiver"];
+    let direct = Prometheus::start(&programs, &project("deploy/prometheus-otlp.yml"), &flags);
+    let endpoint = format!("{}/api/v1/otlp/v1/metrics", direct.url);
+    arrives(&direct, "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &endpoint);
+
+    let flags = ["--web.enable-remote-write-receiver"];
+    let written = Prometheus::start(&programs, &project("deploy/prometheus-otlp.yml"), &flags);
+    let url = format!("{}/api/v1/write", written.url);
+    let settings = [("REMOTE_WRITE_URL", url.as_str())];
+    let file = "deploy/collector/remote-write.yaml";
+    let collector = Collector::start_with(&programs, file, &settings);
+    arrives(&written, general, &collector.otlp);
+
+    let backend = Collector::start(&programs);
+    let (prometheus, _folder) = prometheus(&programs, &backend, None);
+    let settings = [("BACKEND_URL", backend.otlp.as_str())];
+    let gateway = Collector::start_with(&programs, "deploy/collector/gateway.yaml", &settings);
+    arrives(&prometheus, general, &gateway.otlp);
+    let through = "target_info{job=\"prefect-otel-agent\", gateway_name=\"gateway\"}";
+    wait_for("the gateway's name", Duration::from_secs(20), || {
+        prometheus.value(through)
+    });
 }
 
 /// How long the collector is away.

@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::prefect::free_port;
-use super::process::{Process, wait_for};
+use super::process::Process;
 use super::programs::Prometheus;
 
 /// A file of the project.
@@ -34,13 +34,19 @@ pub(crate) struct Collector {
 
 impl Collector {
     pub(crate) fn start(programs: &Path) -> Self {
+        Collector::start_with(programs, "otel-collector.yaml", &[])
+    }
+
+    /// One with another of the project's configurations.
+    pub(crate) fn start_with(programs: &Path, config: &str, settings: &[(&str, &str)]) -> Self {
         let address = |port: u16| format!("127.0.0.1:{port}");
         let (otlp, metrics) = (address(free_port()), address(free_port()));
         let (own_port, health) = (free_port(), address(free_port()));
         let mut command = Command::new(programs.join("otelcol"));
         command
             .arg("--config")
-            .arg(project("otel-collector.yaml"))
+            .arg(project(config))
+            .envs(settings.iter().copied())
             .env("OTLP_GRPC_ENDPOINT", address(free_port()))
             .env("OTLP_HTTP_ENDPOINT", &otlp)
             .env("PROMETHEUS_ENDPOINT", &metrics)
@@ -60,10 +66,12 @@ impl Collector {
     }
 
     fn wait_until_healthy(&self) {
-        wait_for("the collector", Duration::from_secs(60), || {
-            let answer = reqwest::blocking::get(&self.health).ok()?;
-            answer.status().is_success().then_some(())
-        });
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !reqwest::blocking::get(&self.health).is_ok_and(|answer| answer.status().is_success())
+        {
+            assert!(Instant::now() < deadline, "{:#?}", self.process.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     pub(crate) fn stop(&mut self) {
