@@ -57,3 +57,23 @@ fn help_and_version_are_answered() {
     let expected = concat!("prefect-otel-agent ", env!("CARGO_PKG_VERSION"), " (");
     assert!(version.starts_with(expected), "{version}");
 }
+
+#[test]
+fn metrics_and_settings_are_printed_as_they_stand_in_the_documentation() {
+    for name in ["metrics", "settings"] {
+        let print = |format: &str| {
+            let output = agent_command(&[])
+                .args([name, "--format", format])
+                .output()
+                .unwrap();
+            assert!(output.status.success());
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let file = format!("{}/docs/{name}.md", env!("CARGO_MANIFEST_DIR"));
+        assert_eq!(print("markdown"), std::fs::read_to_string(file).unwrap());
+        let json: serde_json::Value = serde_json::from_str(&print("json")).unwrap();
+        let rows = json.as_array().unwrap().len();
+        assert_eq!(print("table").lines().count(), rows + 1);
+        assert!(rows > 30);
+    }
+}

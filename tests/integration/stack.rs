@@ -239,13 +239,52 @@ fn dashboards_are_well_made() {
             );
         }
     }
-    let provisioned = project_text("grafana/provisioning/dashboards/dashboards.yml");
-    assert!(provisioned.contains("path: /etc/grafana/dashboards"));
+}
+
+/// A YAML file of the project as JSON.
+fn yaml(path: &str) -> Value {
+    let file = config::File::from(project(path)).format(config::FileFormat::Yaml);
+    let built = config::Config::builder().add_source(file).build().unwrap();
+    built.try_deserialize().unwrap()
+}
+
+#[test]
+fn grafana_is_provisioned_with_what_is_there() {
+    let dashboards = yaml("grafana/provisioning/dashboards/dashboards.yml");
+    assert_eq!(
+        dashboards["apiversion"]
+            .as_i64()
+            .or(dashboards["apiVersion"].as_i64()),
+        Some(1)
+    );
+    let provider = &dashboards["providers"][0];
+    assert_eq!(provider["type"], "file");
+    let folder = provider["options"]["path"].as_str().unwrap();
+    let sources = yaml("grafana/provisioning/datasources/prometheus.yml");
+    let source = &sources["datasources"][0];
+    assert_eq!(source["type"], "prometheus");
     let compose = project_text("compose.yml");
-    assert!(compose.contains("./grafana/dashboards:/etc/grafana/dashboards:ro"));
-    assert!(compose.contains("HOME_DASHBOARD_PATH: /etc/grafana/dashboards/overview.json"));
-    let source = project_text("grafana/provisioning/datasources/prometheus.yml");
-    assert!(source.contains("url: http://prometheus:9090"));
+    assert!(compose.contains(&format!("./grafana/dashboards:{folder}:ro")));
+    assert!(compose.contains("./grafana/provisioning:/etc/grafana/provisioning:ro"));
+    assert!(compose.contains(&format!("HOME_DASHBOARD_PATH: {folder}/overview.json")));
+    let host = source["url"]
+        .as_str()
+        .unwrap()
+        .strip_prefix("http://")
+        .unwrap();
+    let (service, port) = host.split_once(':').unwrap();
+    assert!(
+        compose.contains(&format!("\n  {service}:\n")) && compose.contains(&format!(":{port}\""))
+    );
+    // What a panel may show at least is what Prometheus scrapes.
+    let prometheus = yaml("prometheus.yml");
+    let interval = prometheus["global"]["scrape_interval"].as_str().unwrap();
+    assert_eq!(
+        source["jsonData"]["timeInterval"]
+            .as_str()
+            .or(source["jsondata"]["timeinterval"].as_str()),
+        Some(interval)
+    );
 }
 
 /// Series by name and labels, without what a scrape adds.
@@ -498,8 +537,10 @@ fn every_panel_shows_something_on_the_demos_load() {
     // A scrape now and then, as probes do.
     agent.get("/readyz");
     let (prometheus, _folder) = prometheus(&programs, &collector, None);
-    let mut flows = server.program("python");
-    run(flows.arg(project("demo/flows.py")));
+    // Once more does no harm: in the stack, a worker that is restarted does so.
+    for _ in 0..2 {
+        run(server.program("python").arg(project("demo/flows.py")));
+    }
     let mut worker = server.program("prefect");
     let arguments = [
         "worker", "start", "--pool", "demo", "--type", "process", "--limit", "4",
