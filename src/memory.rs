@@ -85,7 +85,7 @@ fn restore(checkpoint: &Checkpoint, settings: &Settings) -> Restored {
             restored
         }
         Err(error @ Error::Missing) => {
-            tracing::info!(%path, %error, "STATE_DIR: no checkpoint; counts runs that end from now on");
+            tracing::warn!(%path, %error, "STATE_DIR: no checkpoint, as at the first start; counts runs that end from now on");
             fresh(settings)
         }
         Err(error) => {

@@ -99,10 +99,12 @@ impl Inventory {
         if let Some(work_queues) = report.take(Section::WorkQueues, work_queues) {
             self.work_queues = Arc::new(work_queues);
         }
-        self.refresh_details(client, deadline, &mut report).await;
         if report.errors.is_empty() {
             self.complete_at = Some(started);
         }
+        // A key may lack the permission for one of them for good: the rest is not read more
+        // often for it.
+        self.refresh_details(client, deadline, &mut report).await;
         report
     }
 

@@ -6,6 +6,7 @@
 
 mod ended;
 mod inventory;
+mod queries;
 mod runs;
 mod tasks;
 mod windows;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::ended::{self, Ended, Past};
+use super::queries::{by_id, list, look_up, read, read_active, read_failed};
 use super::windows::Windows;
 use super::{Report, span, within};
 use crate::ledger::Ledger;
@@ -410,49 +411,4 @@ impl Runs {
         self.pasts
             .retain(|id, _| again(id) || unresolved.contains(id));
     }
-}
-
-async fn read_active(client: &Client) -> Result<Vec<FlowRun>, Error> {
-    let filter = FlowRuns::default().of_types(&StateType::ACTIVE);
-    list(client, filter, Order::Id).await
-}
-
-async fn read_failed(client: &Client, offset: Duration) -> Result<Vec<FlowRun>, Error> {
-    let filter = FlowRuns::default()
-        .of_types(&StateType::FAILURE)
-        .of_deployments()
-        .started_or_expected_since(before(client.clock().now(), offset));
-    list(client, filter, Order::Id).await
-}
-
-fn list(
-    client: &Client,
-    filter: FlowRuns,
-    order: Order,
-) -> impl Future<Output = Result<Vec<FlowRun>, Error>> {
-    let body = filter.into_body();
-    async move { client.list(&body, order).await }
-}
-
-async fn look_up(client: &Client, ids: &[Id]) -> Result<Vec<FlowRun>, Error> {
-    let body = |ids: &[Id]| {
-        FlowRuns::default()
-            .with_ids(ids.iter().map(|id| &**id))
-            .into_body()
-    };
-    client.by_id(ids, body).await
-}
-
-async fn read<T>(
-    section: Section,
-    deadline: Duration,
-    reading: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    within(deadline, reading).instrument(span(section)).await
-}
-
-fn by_id(runs: Vec<FlowRun>) -> HashMap<Id, Run> {
-    runs.into_iter()
-        .map(|run| (Arc::clone(&run.id), Arc::new(run)))
-        .collect()
 }

@@ -13,10 +13,12 @@ use reqwest::Url;
 use secrecy::SecretString;
 
 pub mod docs;
+mod metrics;
 mod otel;
 mod sources;
 pub mod table;
 
+pub use metrics::Metrics;
 pub use otel::{Compression, MetricsExporters, Otel, Otlp, Protocol, Signal, Temporality};
 pub use sources::Sources;
 use sources::{Found, Merged};
@@ -112,27 +114,6 @@ pub struct Settings {
     pub otel: Otel,
 }
 
-/// What is exported.
-#[derive(Debug, Clone)]
-pub struct Metrics {
-    /// Add `flow_run_name`.
-    pub flow_run_name_label: bool,
-    /// Series a family.
-    pub cardinality_limit: usize,
-    /// Names, or patterns of names, of the families to export; empty is all.
-    pub include: Vec<String>,
-    /// The same of families not to export.
-    pub exclude: Vec<String>,
-    /// Attributes for every series.
-    pub attributes: Vec<(String, String)>,
-    /// Keys of deployment tags that become attributes.
-    pub deployment_tag_labels: Vec<String>,
-    /// Bucket boundaries of run durations, in seconds.
-    pub run_duration_buckets: Vec<f64>,
-    /// Bucket boundaries of start delays, in seconds.
-    pub start_delay_buckets: Vec<f64>,
-}
-
 /// How Prefect is reached.
 #[derive(Debug, Clone)]
 pub struct Prefect {
@@ -226,7 +207,7 @@ impl Settings {
             state_dir: reader.optional("STATE_DIR", |text| {
                 (!text.is_empty()).then(|| PathBuf::from(text))
             })?,
-            metrics: metrics(&reader)?,
+            metrics: metrics::load(&reader)?,
             metrics_address: SocketAddr::new(
                 reader.required("METRICS_ADDR", |text| text.parse::<IpAddr>().ok())?,
                 reader.required("METRICS_PORT", |text| text.parse().ok())?,
@@ -299,59 +280,6 @@ fn sampling(reader: &Reader) -> Result<Sampling, Error> {
         })?,
         task_runs: reader.required("TASK_RUNS_ENABLED", boolean)?,
     })
-}
-
-fn metrics(reader: &Reader) -> Result<Metrics, Error> {
-    let list = |name: &str| reader.optional(name, |text| Some(items(text)));
-    Ok(Metrics {
-        flow_run_name_label: reader.required("ENABLE_FLOW_RUN_NAME_LABEL", boolean)?,
-        cardinality_limit: reader.required("METRICS_CARDINALITY_LIMIT", |text| {
-            whole(text, 1, 10_000_000)
-        })?,
-        include: list("METRICS_INCLUDE")?.unwrap_or_default(),
-        exclude: list("METRICS_EXCLUDE")?.unwrap_or_default(),
-        attributes: reader
-            .optional("METRICS_ATTRIBUTES", |text| {
-                let pairs = otel::pairs(text)?;
-                pairs.iter().all(|(key, _)| is_key(key)).then_some(pairs)
-            })?
-            .unwrap_or_default(),
-        deployment_tag_labels: reader
-            .optional("DEPLOYMENT_TAG_LABELS", |text| {
-                let keys = items(text);
-                keys.iter().all(|key| is_key(key)).then_some(keys)
-            })?
-            .unwrap_or_default(),
-        run_duration_buckets: reader.required("RUN_DURATION_BUCKETS_SECONDS", boundaries)?,
-        start_delay_buckets: reader.required("START_DELAY_BUCKETS_SECONDS", boundaries)?,
-    })
-}
-
-/// What stands between commas.
-fn items(text: &str) -> Vec<String> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-        .map(str::to_owned)
-        .collect()
-}
-
-/// Whether a text can be the key of an attribute and, with underscores, of a label.
-fn is_key(text: &str) -> bool {
-    let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
-    let starts_well = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    // Prometheus keeps names with two underscores in front for itself.
-    starts_well && text.chars().all(good) && !text.starts_with("__")
-}
-
-fn boundaries(text: &str) -> Option<Vec<f64>> {
-    let numbers: Option<Vec<f64>> = items(text).iter().map(|item| item.parse().ok()).collect();
-    let numbers = numbers?;
-    let rising = numbers.windows(2).all(|pair| pair[0] < pair[1]);
-    let positive = numbers
-        .iter()
-        .all(|number| number.is_finite() && *number > 0.0);
-    (rising && positive && (1..=100).contains(&numbers.len())).then_some(numbers)
 }
 
 /// Reads settings off the merged sources by their declaration.

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::prefect::free_port;
-use crate::support::process::{Process, wait_for};
+use crate::support::process::{Process, built, wait_for};
 use crate::support::programs::programs;
 use crate::support::stack::{Collector, project_text, prometheus};
 
@@ -19,12 +19,7 @@ fn blocks(language: &str) -> Vec<String> {
 
 /// A step as a running program; its address.
 fn step(name: &str, otlp: Option<&str>) -> (Process, String) {
-    let agent = std::path::Path::new(env!("CARGO_BIN_EXE_prefect-otel-agent"));
-    let program = agent.with_file_name("examples").join(name);
-    assert!(
-        program.exists(),
-        "{program:?} is not there: build the whole workspace"
-    );
+    let program = built(&format!("examples/{name}"));
     let address = format!("127.0.0.1:{}", free_port());
     let mut command = Command::new(program);
     command

@@ -99,6 +99,18 @@ pub(crate) fn wait_for<T>(what: &str, patience: Duration, mut ask: impl FnMut() 
     }
 }
 
+/// Another program of the workspace, by its path beside the agent's: `numbers`,
+/// `examples/step1_bare`.
+pub(crate) fn built(name: &str) -> std::path::PathBuf {
+    let agent = std::path::Path::new(env!("CARGO_BIN_EXE_prefect-otel-agent"));
+    let path = agent.with_file_name(name);
+    assert!(
+        path.exists(),
+        "{path:?} is not there: build the whole workspace"
+    );
+    path
+}
+
 /// The agent's binary, with an environment of `settings` alone.
 pub(crate) fn agent_command(settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_prefect-otel-agent"));

@@ -19,6 +19,14 @@ pub(crate) fn project_text(path: &str) -> String {
     std::fs::read_to_string(project(path)).unwrap()
 }
 
+/// Runs a program to its end; its output, where it fails.
+pub(crate) fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(output.status.success(), "{command:?}\n{text}");
+}
+
 /// A running collector, with the project's otel-collector.yaml.
 pub(crate) struct Collector {
     process: Process,
