@@ -353,3 +353,37 @@ async fn the_cardinality_limit_holds_exactly() {
             .is_some()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn details_that_cannot_be_read_leave_the_rest_as_it_is() {
+    let details = ["/workers/", "automations", "concurrency_limits", "history"];
+    let answers = [
+        "{\"a\":",
+        "[{}]",
+        "[1, null]",
+        "{\"detail\": \"no\"}",
+        "\u{0}",
+        "[[[[",
+    ];
+    for answer in answers {
+        let stub = small_stub().await;
+        stub.fault(move |request| {
+            let is_detail = details.iter().any(|part| request.path.contains(part));
+            is_detail.then(|| garbage(StatusCode::OK, answer))
+        });
+        let settings = [("INVENTORY_INTERVAL_SECONDS", "1")];
+        let mut agent = agent(&stub.url, &settings).await;
+        let page = cycle(&mut agent).await;
+        assert_eq!(page.value("prefect_up", &[]), Some(1.0));
+        let partial = [("outcome", "partial")];
+        let cycles = page.value("prefect_agent_cycles_total", &partial);
+        assert_eq!(cycles, Some(1.0), "{answer}");
+        assert!(page.family("prefect_automations").is_empty());
+        assert_eq!(page.family("prefect_flow_runs_finished_total").len(), 4);
+        stub.heal();
+        tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+        let page = cycle(&mut agent).await;
+        assert_eq!(page.family("prefect_automations").len(), 2);
+        assert_eq!(page.family("prefect_concurrency_limit_slots").len(), 4);
+    }
+}
