@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::runs::{Id, Run};
 use crate::ledger::Finished;
-use crate::prefect::Client;
+use crate::prefect::{Client, Error};
 use crate::snapshot::{FlowRun, State, StateType};
 
 /// Histories asked for at one time; the client lets fewer through.
@@ -130,12 +130,18 @@ pub(super) async fn read_states(
 ) -> Vec<(Run, Option<Vec<State>>)> {
     stream::iter(runs)
         .map(|run| async move {
-            let states = tokio::time::timeout_at(deadline, client.states(&run.id)).await;
-            let states = states.ok().and_then(|states| {
-                states
-                    .inspect_err(|error| tracing::debug!(%error, "states could not be read"))
-                    .ok()
-            });
+            let states = match tokio::time::timeout_at(deadline, client.states(&run.id)).await {
+                Ok(Ok(states)) => Some(states),
+                // An API that does not tell, or not us: the run counts as it is.
+                Ok(Err(Error::Status {
+                    status: 403..=405, ..
+                })) => Some(Vec::new()),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "states could not be read");
+                    None
+                }
+                Err(_) => None,
+            };
             (run, states)
         })
         .buffer_unordered(SIDE_BY_SIDE)

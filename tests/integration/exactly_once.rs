@@ -383,6 +383,20 @@ async fn a_restarted_run_whose_states_cannot_be_read_is_counted_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_the_api_does_not_tell_states_a_restarted_run_counts_as_it_is() {
+    let stub = small_stub().await;
+    let mut sampler = sampler(&stub);
+    assert!(counted(&mut sampler).await.is_empty());
+    with_history(&stub, 1, &["RUNNING", "SCHEDULED", "RUNNING", "FAILED"]);
+    stub.fault(|request| {
+        let states = request.path == "/flow_run_states/";
+        states.then(|| crate::support::stub::garbage(axum::http::StatusCode::NOT_FOUND, ""))
+    });
+    assert_eq!(counted(&mut sampler).await, [event(1, "FAILED", 1)]);
+    assert!(counted(&mut sampler).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_whose_deployment_cannot_be_looked_up_is_counted_later_by_its_name() {
     let stub = small_stub().await;
     let mut sampler = sampler(&stub);
