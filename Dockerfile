@@ -32,6 +32,8 @@ RUN find build.rs src benches examples/service/src -name '*.rs' -exec touch {} +
 FROM gcr.io/distroless/cc-debian12:nonroot AS numbers
 COPY --from=build /src/target/release/numbers /usr/local/bin/numbers
 EXPOSE 8080
+HEALTHCHECK --interval=15s --timeout=5s --start-period=10s --retries=3 \
+    CMD ["/usr/local/bin/numbers", "health"]
 ENTRYPOINT ["/usr/local/bin/numbers"]
 
 FROM gcr.io/distroless/cc-debian12:nonroot AS agent

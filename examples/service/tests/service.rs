@@ -86,3 +86,18 @@ async fn it_measures_every_route_but_two_and_no_path_as_it_was_typed() {
     }
     assert!(!page.contains("healthz") && !page.contains("/metrics") && !page.contains("bob"));
 }
+
+#[tokio::test]
+async fn a_health_check_asks_the_running_service() {
+    let service = Service::start();
+    let port = service.url.rsplit(':').next().unwrap().to_owned();
+    let check = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_numbers"));
+        let address = format!("0.0.0.0:{port}");
+        let command = command.arg("health").env("NUMBERS_ADDR", address);
+        command.stderr(Stdio::null()).status().unwrap()
+    };
+    assert!(check().success());
+    drop(service);
+    assert!(!check().success());
+}
