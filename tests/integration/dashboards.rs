@@ -234,7 +234,7 @@ fn every_panel_shows_something_on_the_demos_load() {
     let mut load = Command::new(project("examples/service/load"));
     let load = load.args(["--url", &url, "--pause", "0.2"]);
     let _load = Process::start(load);
-    let deadline = Instant::now() + Duration::from_secs(300);
+    let deadline = Instant::now() + Duration::from_secs(600);
     let mut empty = empty_panels(&prometheus);
     // Each must show something at some moment; not all do at the same one.
     while !empty.is_empty() {

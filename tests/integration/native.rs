@@ -109,7 +109,7 @@ fn time(value: &Value) -> f64 {
 /// Waits until a series shows a value.
 fn expect(agent: &AgentProcess, name: &str, labels: &[(&str, &str)], value: f64) {
     let mut last = None;
-    let deadline = std::time::Instant::now() + Duration::from_secs(40);
+    let deadline = std::time::Instant::now() + Duration::from_secs(120);
     while std::time::Instant::now() < deadline {
         last = agent.page().value(name, labels);
         if last.is_some_and(|last| (last - value).abs() < 1e-6) {
@@ -296,7 +296,7 @@ fn check_all(agent: &AgentProcess) {
             .collect();
         missing
     };
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    let deadline = std::time::Instant::now() + Duration::from_secs(120);
     while !missing(&agent.page()).is_empty() {
         assert!(
             std::time::Instant::now() < deadline,
@@ -321,7 +321,7 @@ fn check_recipes(prometheus: &Prometheus) {
     for query in queries {
         let quiet = QUIET.iter().any(|part| query.contains(part));
         let what = format!("an answer to {query}");
-        wait_for(&what, Duration::from_secs(40), || {
+        wait_for(&what, Duration::from_secs(120), || {
             let series = prometheus
                 .query(query)
                 .unwrap_or_else(|error| panic!("{query}: {error}"));
@@ -338,7 +338,7 @@ fn check_first_failures(server: &Server, prometheus: &Prometheus, known: &str) {
             "sum(increase(prefect_flow_runs_finished_total{{state_type=\"FAILED\",deployment_name=\"{deployment}\"}}[5m]))"
         ))
     };
-    wait_for("the series at zero", Duration::from_secs(30), || {
+    wait_for("the series at zero", Duration::from_secs(120), || {
         increase("quiet").filter(|increase| *increase == 0.0)
     });
     let fail = |deployment: &str| {
@@ -357,7 +357,7 @@ fn check_first_failures(server: &Server, prometheus: &Prometheus, known: &str) {
     );
     fail(&new);
     for deployment in ["quiet", "brand-new"] {
-        let increase = wait_for(deployment, Duration::from_secs(30), || {
+        let increase = wait_for(deployment, Duration::from_secs(120), || {
             increase(deployment).filter(|increase| *increase > 0.0)
         });
         // increase() extrapolates to the end of its window.
@@ -396,7 +396,7 @@ fn every_family_is_right_and_every_recipe_answers() {
     expect(&agent, "prefect_flow_runs_finished_total", &own, 0.0);
     if let Some(prometheus) = &prometheus {
         let zero = "sum(prefect_flow_runs_retries_total)";
-        wait_for("the series at zero", Duration::from_secs(30), || {
+        wait_for("the series at zero", Duration::from_secs(120), || {
             prometheus.value(zero)
         });
     }

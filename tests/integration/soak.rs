@@ -197,7 +197,7 @@ fn soak(runs: usize, loaders: u64) {
         finals as usize > runs,
         "re-runs have more than one final state"
     );
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(180);
     loop {
         increases.observe(&agent.page());
         let counts = increases.counts();

@@ -187,7 +187,7 @@ fn one_cycle_pushed_and_scraped_is_the_same_series_and_values() {
     let pulled = format!("{{job=\"prefect-otel-agent\",instance=\"{address}\"}}");
     let pushed = format!("{{job=\"prefect-otel-agent\",instance!=\"{address}\"}}");
     let mut both = (BTreeMap::new(), BTreeMap::new());
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(90);
     while both.0.is_empty() || both.0 != both.1 {
         if Instant::now() > deadline {
             let (pulled, pushed) = both;
@@ -234,7 +234,7 @@ fn the_other_ways_lead_metrics_on_under_the_same_names() {
             "sum(prefect_agent_cycle_duration_seconds_count)",
             "sum(prefect_info_deployment)",
         ] {
-            wait_for(name, Duration::from_secs(40), || prometheus.value(name));
+            wait_for(name, Duration::from_secs(120), || prometheus.value(name));
         }
     };
     let general = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -282,7 +282,7 @@ fn three_minutes_without_the_collector_lose_no_count_and_show_as_a_gap() {
     let (prometheus, _folder) = prometheus(&programs, &collector, None);
     let failed = "sum(prefect_flow_runs_finished_total{state_type=\"FAILED\"})";
     let shows = |count: f64| {
-        wait_for("the count", Duration::from_secs(40), || {
+        wait_for("the count", Duration::from_secs(120), || {
             prometheus.value(failed).filter(|value| *value == count)
         });
     };
