@@ -16,7 +16,8 @@ use crate::http::{self, Readiness, Served};
 use crate::memory::Memory;
 use crate::metrics::agent::{CYCLE_DURATION, REQUEST_DURATION, SERVED_DURATION, Stats};
 use crate::metrics::{
-    self, FLOW_RUN_DURATION, FLOW_RUN_START_DELAY, Options, Reading, TASK_RUN_DURATION, View,
+    self, FLOW_RUN_DURATION, FLOW_RUN_START_DELAY, Options, Reading, TASK_RUN_DURATION,
+    TagAttributes, View,
 };
 use crate::prefect::{self, Client, RequestObserver, RequestRecord};
 use crate::sampler::{Cycle, Outcome, STALE_AFTER_INTERVALS, Sampler};
@@ -61,6 +62,7 @@ pub struct Agent {
     recorders: Recorders,
     options: Options,
     snapshot: Snapshot,
+    tags: TagAttributes,
     usage: Usage,
     served: Served,
     interval: Duration,
@@ -108,6 +110,7 @@ impl Agent {
             exporters: Arc::new(exporters),
             options,
             snapshot: Snapshot::default(),
+            tags: TagAttributes::new(),
             usage: Usage::default(),
             interval: sampling.interval,
             stats: Stats::default(),
@@ -165,7 +168,9 @@ impl Agent {
         let outcome = cycle.outcome();
         span.record("outcome", outcome.as_str());
         self.stats.count_cycle(outcome);
-        self.record(&cycle, started.elapsed());
+        let duration = started.elapsed();
+        self.tags = self.options.tag_attributes(&cycle.snapshot);
+        self.record(&cycle, duration);
         if cycle.snapshot.up {
             self.readiness.good_cycle();
         }
@@ -189,9 +194,9 @@ impl Agent {
     /// Records what the cycle brought into the histograms.
     fn record(&self, cycle: &Cycle, duration: Duration) {
         let recorders = &self.recorders;
-        let tags = self.options.tag_attributes(&cycle.snapshot);
+        let tags = &self.tags;
         let outcome = Arc::from(cycle.outcome().as_str());
-        let attributes = self.options.series(&CYCLE_DURATION, &[outcome], &tags);
+        let attributes = self.options.series(&CYCLE_DURATION, &[outcome], tags);
         recorders
             .cycle_duration
             .record(duration.as_secs_f64(), &attributes);
@@ -201,19 +206,19 @@ impl Agent {
             let state = Arc::from(finished.state_type.as_str());
             if let Some(seconds) = finished.run_time {
                 let values = [Arc::clone(&deployment), Arc::clone(&flow), state];
-                let attributes = self.options.series(&FLOW_RUN_DURATION, &values, &tags);
+                let attributes = self.options.series(&FLOW_RUN_DURATION, &values, tags);
                 recorders.flow_run_duration.record(seconds, &attributes);
             }
             if let Some(seconds) = finished.start_delay() {
                 let values = [deployment, flow, finished.run.work_pool_name.label()];
-                let attributes = self.options.series(&FLOW_RUN_START_DELAY, &values, &tags);
+                let attributes = self.options.series(&FLOW_RUN_START_DELAY, &values, tags);
                 recorders.start_delay.record(seconds, &attributes);
             }
         }
         for task in &cycle.finished_tasks {
             if let Some(seconds) = task.run_time {
                 let values = [Arc::clone(&task.task), Arc::from(task.state_type.as_str())];
-                let attributes = self.options.series(&TASK_RUN_DURATION, &values, &tags);
+                let attributes = self.options.series(&TASK_RUN_DURATION, &values, tags);
                 recorders.task_run_duration.record(seconds, &attributes);
             }
         }
@@ -228,6 +233,7 @@ impl Agent {
             ledger: self.sampler.ledger(),
             agent: &self.stats,
             options: &self.options,
+            tags: &self.tags,
         })
     }
 

@@ -10,7 +10,7 @@ use opentelemetry_sdk::metrics::{
 };
 
 use super::SCOPE;
-use crate::metrics::{Kind, Options, Point, Source};
+use crate::metrics::{Kind, Options, Point};
 
 /// The SDK's own limit of series.
 const FEW: usize = 2_000;
@@ -88,8 +88,8 @@ pub(super) fn provider(
         let slots = slots.clone();
         let observe =
             move |observer: &dyn AsyncInstrument<f64>| slots.observe(family.name, observer);
-        match (family.kind, family.source) {
-            (Kind::Histogram(buckets), _) => {
+        match family.kind {
+            Kind::Histogram(buckets) => {
                 let histogram = meter
                     .f64_histogram(family.name)
                     .with_description(family.help)
@@ -98,7 +98,7 @@ pub(super) fn provider(
                     .build();
                 histograms.push((family.name, histogram));
             }
-            (Kind::Counter, _) => {
+            Kind::Counter => {
                 meter
                     .f64_observable_counter(family.name)
                     .with_description(family.help)
@@ -106,7 +106,7 @@ pub(super) fn provider(
                     .with_callback(observe)
                     .build();
             }
-            (Kind::UpDownCounter, _) => {
+            Kind::UpDownCounter => {
                 meter
                     .f64_observable_up_down_counter(family.name)
                     .with_description(family.help)
@@ -114,7 +114,7 @@ pub(super) fn provider(
                     .with_callback(observe)
                     .build();
             }
-            (Kind::Gauge, Source::Read(..) | Source::Recorded) => {
+            Kind::Gauge => {
                 meter
                     .f64_observable_gauge(family.name)
                     .with_description(family.help)

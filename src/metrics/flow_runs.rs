@@ -25,6 +25,15 @@ const ALL: &[Section] = &[
     Section::Flows,
 ];
 const FAILED: &[Section] = &[Section::FailedRuns, Section::Deployments, Section::Flows];
+/// Where a run belongs, and the state that it is or was in.
+const PLACE_AND_STATE: &[&str] = &[
+    DEPLOYMENT_NAME,
+    FLOW_NAME,
+    WORK_POOL_NAME,
+    WORK_QUEUE_NAME,
+    STATE_TYPE,
+    STATE_NAME,
+];
 const FAILED_LABELS: &[&str] = &[DEPLOYMENT_NAME, FLOW_NAME, "last_failed_run_id", STATE_NAME];
 const FAILED_HELP: &str = "1 for each of the newest FAILED_RUNS_LIMIT failed or crashed runs of each deployment, flow and state name that started within FAILED_RUNS_OFFSET_MINUTES.";
 
@@ -103,14 +112,7 @@ pub(super) const FAMILIES: &[Family] = &[
         "prefect.flow_runs.active",
         "{run}",
         "Flow runs under way: pending, running, paused, cancelling, awaiting retry.",
-        &[
-            DEPLOYMENT_NAME,
-            FLOW_NAME,
-            WORK_POOL_NAME,
-            WORK_QUEUE_NAME,
-            STATE_TYPE,
-            STATE_NAME,
-        ],
+        PLACE_AND_STATE,
         UNFINISHED,
         active,
     ),
@@ -134,14 +136,7 @@ pub(super) const FAMILIES: &[Family] = &[
         "prefect.flow_runs.finished",
         "{run}",
         "Flow runs that reached a final state: each run and final state once, one that is retried by hand and ends again twice.",
-        &[
-            DEPLOYMENT_NAME,
-            FLOW_NAME,
-            WORK_POOL_NAME,
-            WORK_QUEUE_NAME,
-            STATE_TYPE,
-            STATE_NAME,
-        ],
+        PLACE_AND_STATE,
         |view, points| {
             if view.has_counted() {
                 points.add_tally(view.ledger.finished());

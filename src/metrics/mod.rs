@@ -205,6 +205,8 @@ pub struct View<'a> {
     pub agent: &'a agent::Stats,
     /// What is chosen.
     pub options: &'a Options,
+    /// What the tags of the snapshot's deployments say.
+    pub tags: &'a TagAttributes,
 }
 
 /// The points of one family in one cycle.
@@ -225,7 +227,6 @@ impl View<'_> {
 
 /// Reads every exported family off `view`.
 pub fn read(view: &View<'_>) -> Vec<Reading> {
-    let tags = view.options.tag_attributes(view.snapshot);
     let mut sizes = HashMap::new();
     let mut readings: Vec<Reading> = view
         .options
@@ -233,7 +234,7 @@ pub fn read(view: &View<'_>) -> Vec<Reading> {
         .filter_map(|family| match family.source {
             Source::Recorded => None,
             Source::Read(sections, read) => {
-                let mut points = Points::new(family, view.options, &tags);
+                let mut points = Points::new(family, view.options, view.tags);
                 if view.snapshot.is_fresh(sections) {
                     read(view, &mut points);
                 }
@@ -250,7 +251,7 @@ pub fn read(view: &View<'_>) -> Vec<Reading> {
             .iter()
             .find(|size| size.family == reading.family.name)
         {
-            let mut points = Points::new(reading.family, view.options, &tags);
+            let mut points = Points::new(reading.family, view.options, view.tags);
             for (name, counted) in &sizes {
                 points.set([Arc::from(*name)], (size.of)(counted));
             }

@@ -176,15 +176,14 @@ fn matching(setting: &str, patterns: &[String]) -> Result<HashSet<&'static str>,
     let mut all = HashSet::new();
     for text in patterns {
         let pattern = WildMatch::new(text);
-        let before = all.len();
-        let matched = catalogue().filter(|family| {
+        let matches = |family: &&Family| {
             pattern.matches(family.name) || pattern.matches(&family.prometheus_name())
-        });
-        let mut any = false;
-        all.extend(matched.map(|family| family.name).inspect(|_| any = true));
-        if !any && all.len() == before {
+        };
+        let mut matched = catalogue().filter(matches).peekable();
+        if matched.peek().is_none() {
             return Err(settings::Error::unusable(setting, text));
         }
+        all.extend(matched.map(|family| family.name));
     }
     Ok(all)
 }
