@@ -1,4 +1,4 @@
-//! The loop that ties the rooms together: tick, sample, read, publish.
+//! The agent: wires the modules, and runs the loop: tick, sample, read, publish.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -10,20 +10,21 @@ use tokio::net::TcpListener;
 use tokio::time::MissedTickBehavior;
 use tracing::Instrument as _;
 
+use crate::checkpoint::{self, Keeper};
+use crate::core::events::Event;
+use crate::core::sections::{STALE_AFTER_INTERVALS, Section};
+use crate::core::{Config, Core, Cycle, Outcome, Snapshot};
 use crate::export::prometheus::Page;
 use crate::export::{self, Exporters, Recorder};
 use crate::http::{self, Readiness, Served};
-use crate::memory::Memory;
-use crate::metrics::agent::{CYCLE_DURATION, REQUEST_DURATION, SERVED_DURATION, Stats};
-use crate::metrics::{
-    self, FLOW_RUN_DURATION, FLOW_RUN_START_DELAY, Options, Reading, TASK_RUN_DURATION,
-    TagAttributes, View,
+use crate::metrics::agent::{
+    CYCLE_DURATION, REQUEST_DURATION, SECTION_DURATION, SERVED_DURATION, Stats,
 };
+use crate::metrics::{self, Options, Reading, Source, TagAttributes, View};
 use crate::prefect::{self, Client, RequestObserver, RequestRecord};
-use crate::sampler::{Cycle, Outcome, STALE_AFTER_INTERVALS, Sampler};
+use crate::sampler::Sampler;
 use crate::settings::{self, Settings};
 use crate::shutdown::Shutdown;
-use crate::snapshot::{Section, Snapshot};
 use crate::usage::Usage;
 
 /// The end may take five seconds in all.
@@ -52,14 +53,16 @@ pub enum Error {
     /// The client cannot be built.
     #[error(transparent)]
     Prefect(#[from] prefect::Error),
+    /// `STATE_DIR` cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
 }
 
 /// One agent.
 pub struct Agent {
     sampler: Sampler,
-    memory: Memory,
+    keeper: Keeper,
     exporters: Arc<Exporters>,
-    recorders: Recorders,
     options: Options,
     snapshot: Snapshot,
     tags: TagAttributes,
@@ -92,24 +95,20 @@ impl Agent {
         });
         let client = Client::new(&settings.prefect, observer)?;
         let sampling = &settings.sampling;
-        let (memory, restored) = Memory::new(settings);
+        let (keeper, memory) = Keeper::open(settings)?;
+        let config = core_config(settings, &options);
+        let deadline = Sampler::deadline(&config, settings.prefect.request_timeout);
+        let sampler = Sampler::new(Core::new(config, memory), client, deadline);
         let mut agent = Agent {
-            sampler: Sampler::new(
-                client,
-                sampling.clone(),
-                settings.prefect.request_timeout,
-                options.sections_left_out(),
-                restored,
-            ),
-            memory,
-            recorders: Recorders::new(&exporters),
+            snapshot: sampler.snapshot(),
+            sampler,
+            keeper,
             served: Served::new(
                 exporters.recorder(&SERVED_DURATION),
                 options.common().to_vec(),
             ),
             exporters: Arc::new(exporters),
             options,
-            snapshot: Snapshot::default(),
             tags: TagAttributes::new(),
             usage: Usage::default(),
             interval: sampling.interval,
@@ -151,8 +150,11 @@ impl Agent {
                 () = self.cycle() => {}
             }
         }
-        // What came up last is shown at zero still, and no cycle will come after it.
-        self.sampler.settle();
+        let last = self.sampler.end(&mut self.keeper).await;
+        self.record_events(&last.events);
+        let up = self.snapshot.up || last.snapshot.up;
+        self.snapshot = last.snapshot;
+        self.snapshot.up = up;
         let readings = self.readings();
         self.exporters.update(readings);
         stop_serving.now();
@@ -164,7 +166,8 @@ impl Agent {
     pub async fn cycle(&mut self) {
         let started = Instant::now();
         let span = tracing::debug_span!("cycle", outcome = tracing::field::Empty);
-        let cycle = self.sampler.cycle().instrument(span.clone()).await;
+        let cycle = self.sampler.cycle(&mut self.keeper);
+        let cycle = cycle.instrument(span.clone()).await;
         let outcome = cycle.outcome();
         span.record("outcome", outcome.as_str());
         self.stats.count_cycle(outcome);
@@ -177,49 +180,39 @@ impl Agent {
         tracing::debug!(
             outcome = outcome.as_str(),
             duration_ms = started.elapsed().as_millis() as u64,
-            deployments = cycle.snapshot.deployments.len(),
+            deployments = cycle.snapshot.inventory.deployments.len(),
             unfinished = cycle.snapshot.unfinished.len(),
-            newly_finished = cycle.finished.len(),
+            events = cycle.events.len(),
             "cycle"
         );
         self.condition.note(&cycle);
         self.snapshot = cycle.snapshot;
-        if self.snapshot.up {
-            // Before it is published: what has been seen outside, a restart still knows.
-            self.memory.keep(&self.sampler).await;
-        }
         self.publish().instrument(span).await;
     }
 
     /// Records what the cycle brought into the histograms.
     fn record(&self, cycle: &Cycle, duration: Duration) {
-        let recorders = &self.recorders;
-        let tags = &self.tags;
-        let outcome = Arc::from(cycle.outcome().as_str());
-        let attributes = self.options.series(&CYCLE_DURATION, &[outcome], tags);
-        recorders
-            .cycle_duration
-            .record(duration.as_secs_f64(), &attributes);
-        for finished in &cycle.finished {
-            let names = [&finished.deployment, &finished.flow].map(Arc::clone);
-            let [deployment, flow] = names;
-            let state = Arc::from(finished.state_type.as_str());
-            if let Some(seconds) = finished.run_time {
-                let values = [Arc::clone(&deployment), Arc::clone(&flow), state];
-                let attributes = self.options.series(&FLOW_RUN_DURATION, &values, tags);
-                recorders.flow_run_duration.record(seconds, &attributes);
-            }
-            if let Some(seconds) = finished.start_delay() {
-                let values = [deployment, flow, finished.run.work_pool_name.label()];
-                let attributes = self.options.series(&FLOW_RUN_START_DELAY, &values, tags);
-                recorders.start_delay.record(seconds, &attributes);
-            }
+        let record = |family, value: &str, duration: Duration| {
+            let attributes = self.options.series(family, &[Arc::from(value)], &self.tags);
+            let recorder = self.exporters.recorder(family);
+            recorder.record(duration.as_secs_f64(), &attributes);
+        };
+        record(&CYCLE_DURATION, cycle.outcome().as_str(), duration);
+        for (section, duration) in &cycle.durations {
+            record(&SECTION_DURATION, section.as_str(), *duration);
         }
-        for task in &cycle.finished_tasks {
-            if let Some(seconds) = task.run_time {
-                let values = [Arc::clone(&task.task), Arc::from(task.state_type.as_str())];
-                let attributes = self.options.series(&TASK_RUN_DURATION, &values, tags);
-                recorders.task_run_duration.record(seconds, &attributes);
+        self.record_events(&cycle.events);
+    }
+
+    fn record_events(&self, events: &[Event]) {
+        for family in self.options.families() {
+            let Source::Measured(measure) = family.source else {
+                continue;
+            };
+            let recorder = self.exporters.recorder(family);
+            for (values, seconds) in events.iter().filter_map(measure) {
+                let attributes = self.options.series(family, &values, &self.tags);
+                recorder.record(seconds, &attributes);
             }
         }
     }
@@ -230,7 +223,8 @@ impl Agent {
         self.stats.active_requests = self.served.active();
         metrics::read(&View {
             snapshot: &self.snapshot,
-            ledger: self.sampler.ledger(),
+            counters: self.sampler.core().counters(),
+            last_runs: self.sampler.core().last_runs(),
             agent: &self.stats,
             options: &self.options,
             tags: &self.tags,
@@ -248,22 +242,21 @@ impl Agent {
     }
 }
 
-/// Where what happens is recorded.
-struct Recorders {
-    cycle_duration: Recorder,
-    flow_run_duration: Recorder,
-    start_delay: Recorder,
-    task_run_duration: Recorder,
-}
-
-impl Recorders {
-    fn new(exporters: &Exporters) -> Self {
-        Recorders {
-            cycle_duration: exporters.recorder(&CYCLE_DURATION),
-            flow_run_duration: exporters.recorder(&FLOW_RUN_DURATION),
-            start_delay: exporters.recorder(&FLOW_RUN_START_DELAY),
-            task_run_duration: exporters.recorder(&TASK_RUN_DURATION),
-        }
+/// What the core has to know of the settings.
+pub fn core_config(settings: &Settings, options: &Options) -> Config {
+    let sampling = &settings.sampling;
+    Config {
+        interval: sampling.interval,
+        inventory_interval: sampling.inventory_interval,
+        scheduled_lookahead: sampling.scheduled_lookahead,
+        offset: sampling.offset,
+        failed_runs_offset: sampling.failed_runs_offset,
+        catch_up: sampling.catch_up,
+        task_runs: sampling.task_runs,
+        page_limit: settings.prefect.pagination_limit,
+        first_page_only: !settings.prefect.pagination_enabled,
+        cardinality_limit: settings.metrics.cardinality_limit,
+        unused: options.unused_sections(),
     }
 }
 
@@ -279,23 +272,20 @@ impl Condition {
     fn note(&mut self, cycle: &Cycle) {
         let down = cycle.outcome() == Outcome::Failure;
         let was_down = self.down.replace(down);
-        match cycle.errors.first() {
-            Some((_, error)) if down => {
-                if was_down != Some(true) {
-                    tracing::warn!(%error, "Prefect cannot be read; its gauges will be withheld, and the agent goes on trying");
-                }
-                self.failing.clear();
-                return;
+        if down {
+            if was_down != Some(true) {
+                note_down(cycle);
             }
-            _ if was_down != Some(false) => {
-                let version = cycle.snapshot.version.as_deref().unwrap_or("unknown");
-                tracing::info!(version, "Prefect can be read");
-            }
-            _ => {}
+            self.failing.clear();
+            return;
+        }
+        if was_down != Some(false) {
+            let version = cycle.snapshot.version.as_deref().unwrap_or("unknown");
+            tracing::info!(version, "Prefect can be read");
         }
         for (section, error) in &cycle.errors {
             if !self.failing.contains(section) {
-                tracing::warn!(section = section.as_str(), %error, "a section cannot be read; the others go on");
+                tracing::warn!(section = section.as_str(), %error, "a section cannot be read; the others are");
             }
         }
         let failing = cycle.errors.iter().map(|(section, _)| *section).collect();
@@ -303,6 +293,26 @@ impl Condition {
             tracing::info!(section = section.as_str(), "the section can be read again");
         }
         self.failing = failing;
+    }
+}
+
+/// One line, however many requests failed.
+fn note_down(cycle: &Cycle) {
+    let lists = cycle.errors.iter().filter(|(section, _)| section.matters());
+    let first = lists.chain(&cycle.errors).next();
+    let Some((_, error)) = first else {
+        tracing::warn!("Prefect cannot be read: it answers, but with no list");
+        return;
+    };
+    match error.is_not_prefect() {
+        true => tracing::warn!(
+            %error,
+            "PREFECT_API_URL does not lead to the API of Prefect 3; gauges will be withheld, and the agent keeps trying"
+        ),
+        false => tracing::warn!(
+            %error,
+            "Prefect cannot be read; its gauges will be withheld, and the agent keeps trying"
+        ),
     }
 }
 

@@ -17,18 +17,17 @@
 //!   arguments; [`health`]: asks a running one.
 
 pub mod agent;
+pub mod checkpoint;
 pub mod cli;
+pub mod core;
 pub mod export;
 pub mod health;
 pub mod http;
-pub mod ledger;
-pub mod memory;
 pub mod metrics;
 pub mod prefect;
 pub mod reference;
 pub mod sampler;
 pub mod settings;
 pub mod shutdown;
-pub mod snapshot;
 pub mod telemetry;
 pub mod usage;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::points::Size;
-use super::{Buckets, Family, Kind};
-use crate::sampler::Outcome;
-use crate::snapshot::Section;
+use super::{Buckets, Family, Kind, Points, View};
+use crate::core::Outcome;
+use crate::core::snapshot::SectionState;
 
 /// Seconds, as the OpenTelemetry conventions advise for `http.client.request.duration`.
 const REQUEST_SECONDS: &[f64] = &[
@@ -15,7 +15,7 @@ const REQUEST_SECONDS: &[f64] = &[
 const CYCLE_SECONDS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// Duration of each request to Prefect.
-pub const REQUEST_DURATION: Family = Family::histogram(
+pub const REQUEST_DURATION: Family = Family::recorded(
     "http.client.request.duration",
     "Duration of requests to Prefect.",
     &[
@@ -30,7 +30,7 @@ pub const REQUEST_DURATION: Family = Family::histogram(
 );
 
 /// Duration of each request to the agent.
-pub const SERVED_DURATION: Family = Family::histogram(
+pub const SERVED_DURATION: Family = Family::recorded(
     "http.server.request.duration",
     "Duration of requests to the agent's own endpoints.",
     &[
@@ -42,10 +42,18 @@ pub const SERVED_DURATION: Family = Family::histogram(
 );
 
 /// Duration of each cycle.
-pub const CYCLE_DURATION: Family = Family::histogram(
+pub const CYCLE_DURATION: Family = Family::recorded(
     "prefect.agent.cycle.duration",
     "Duration of the agent's cycles.",
     &["outcome"],
+    Buckets::Fixed(CYCLE_SECONDS),
+);
+
+/// Time spent on each section.
+pub const SECTION_DURATION: Family = Family::recorded(
+    "prefect.agent.section.duration",
+    "Time spent waiting for Prefect in each cycle, by section.",
+    &["section"],
     Buckets::Fixed(CYCLE_SECONDS),
 );
 
@@ -102,15 +110,38 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.agent.section.age",
         "s",
-        "Time since each part of the workspace was last read. Past three of its intervals its gauges are withheld.",
+        "Time since each section was last read, or since the start if it never was. After three of its intervals its gauges are withheld.",
         &["section"],
         &[],
         |view, points| {
-            for section in Section::ALL {
-                if let Some(freshness) = view.snapshot.freshness.get(&section) {
-                    points.set([Arc::from(section.as_str())], freshness.age.as_secs_f64());
-                }
-            }
+            of_sections(view, points, |state| {
+                Some(state.freshness.age.as_secs_f64())
+            });
+        },
+    ),
+    SECTION_DURATION,
+    Family::counter(
+        "prefect.agent.section.errors",
+        "{error}",
+        "Failed reads of each section.",
+        &["section"],
+        |view, points| of_sections(view, points, |state| Some(state.errors as f64)),
+    ),
+    Family::counter(
+        "prefect.agent.objects.skipped",
+        "{object}",
+        "Objects in Prefect's answers that could not be decoded and were left out, by section.",
+        &["section"],
+        |view, points| of_sections(view, points, |state| Some(state.skipped as f64)),
+    ),
+    Family::gauge(
+        "prefect.agent.cursor.lag",
+        "s",
+        "How far the reading of finished runs is behind the server's time. Large while the agent catches up after a restart or an outage.",
+        &["section"],
+        &[],
+        |view, points| {
+            of_sections(view, points, |state| Some(state.lag?.as_secs_f64()));
         },
     ),
     Family::counter(
@@ -140,6 +171,18 @@ pub(super) const FAMILIES: &[Family] = &[
         )
     },
 ];
+
+fn of_sections(
+    view: &View<'_>,
+    points: &mut Points<'_>,
+    value: impl Fn(&SectionState) -> Option<f64>,
+) {
+    for (section, state) in &view.snapshot.sections {
+        if let Some(value) = value(state) {
+            points.set([Arc::from(section.as_str())], value);
+        }
+    }
+}
 
 /// What the agent knows of itself.
 #[derive(Debug, Clone)]

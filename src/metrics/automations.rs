@@ -2,7 +2,7 @@
 
 use super::Family;
 use super::compatible::boolean;
-use crate::snapshot::Section;
+use crate::core::sections::Section;
 
 pub(super) const FAMILIES: &[Family] = &[Family::gauge(
     "prefect.automations",
@@ -12,7 +12,7 @@ pub(super) const FAMILIES: &[Family] = &[Family::gauge(
     &[Section::Automations],
     |view, points| {
         for enabled in [true, false] {
-            let automations = view.snapshot.automations.iter();
+            let automations = view.snapshot.inventory.automations.iter();
             let count = automations
                 .filter(|automation| automation.enabled.value() == Some(&enabled))
                 .count();

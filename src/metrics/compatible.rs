@@ -7,7 +7,8 @@ use std::fmt::Display;
 use std::sync::{Arc, LazyLock};
 
 use super::{Family, Points, Stability, View};
-use crate::snapshot::{Field, Section};
+use crate::core::sections::Section;
+use crate::prefect::objects::Field;
 
 pub(super) const DEPLOYMENT_NAME: &str = "deployment.name";
 pub(super) const FLOW_NAME: &str = "flow.name";

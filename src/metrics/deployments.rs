@@ -7,8 +7,10 @@ use super::compatible::{
 };
 use super::points::unix_seconds;
 use super::{Family, Points, View};
-use crate::ledger::LastRuns;
-use crate::snapshot::{Field, FlowRun, Section, StateType};
+use crate::core::sections::Section;
+use crate::core::snapshot::LastRuns;
+use crate::prefect::objects::Field;
+use crate::prefect::runs::{FlowRun, StateType};
 
 pub(super) const FAMILIES: &[Family] = &[
     family(
@@ -16,7 +18,7 @@ pub(super) const FAMILIES: &[Family] = &[
         "Number of deployments.",
         &[],
         &[Section::Deployments],
-        |view, points| points.set([], view.snapshot.deployments.len() as f64),
+        |view, points| points.set([], view.snapshot.inventory.deployments.len() as f64),
     ),
     family(
         "prefect.info.deployment",
@@ -46,7 +48,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.deployment.last_run.time",
         "s",
-        "When the last run of each deployment ended, for each final state, as Unix time. Absent until the agent, or one whose checkpoint it goes on from, has seen such a run.",
+        "When the last run of each deployment ended, by terminal state type, as Unix time. Absent until the agent has seen such a run; STATE_DIR keeps it across restarts.",
         &[DEPLOYMENT_NAME, FLOW_NAME, STATE_TYPE],
         &[Section::FinishedRuns, Section::Deployments, Section::Flows],
         |view, points| {
@@ -62,12 +64,12 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.deployment.last_run.duration",
         "s",
-        "Time that the last finished run of each deployment was running.",
+        "Time that the last finished run of each deployment spent running.",
         &[DEPLOYMENT_NAME, FLOW_NAME],
         &[Section::FinishedRuns, Section::Deployments, Section::Flows],
         |view, points| {
             for (names, last) in last_runs(view) {
-                if let Some(seconds) = last.run_time {
+                if let Some((_, Some(seconds))) = last.last {
                     points.set(names, seconds);
                 }
             }
@@ -78,21 +80,18 @@ pub(super) const FAMILIES: &[Family] = &[
 /// The last runs of each deployment, by its name and that of its flow.
 fn last_runs<'a>(view: &'a View<'_>) -> impl Iterator<Item = ([Arc<str>; 2], &'a LastRuns)> {
     let snapshot = view.snapshot;
-    view.ledger
-        .last_runs()
-        .iter()
-        .filter_map(move |(id, last)| {
-            let deployment = snapshot.deployments.get(id)?;
-            let flow = snapshot.flow_name(deployment.flow_id.as_ref());
-            Some(([deployment.name.label(), flow], last))
-        })
+    view.last_runs.iter().filter_map(move |(id, last)| {
+        let deployment = snapshot.inventory.deployments.get(id)?;
+        let flow = snapshot.flow_name(deployment.flow_id.as_ref());
+        Some(([deployment.name.label(), flow], last))
+    })
 }
 
 fn info(view: &View<'_>, points: &mut Points<'_>) {
-    for deployment in view.snapshot.deployments.values() {
+    for deployment in view.snapshot.inventory.deployments.values() {
         let is_schedule_active = match deployment.paused {
             Field::Value(paused) => compatible::boolean(!paused),
-            Field::Absent | Field::Null => crate::snapshot::null(),
+            Field::Absent | Field::Null => crate::prefect::objects::null(),
         };
         let labels: [Arc<str>; 9] = [
             deployment.name.label(),

@@ -8,7 +8,12 @@ use super::compatible::{
     WORK_QUEUE_NAME, family,
 };
 use super::{Buckets, Family, Points, View};
-use crate::snapshot::{FlowRun, Section, StateType, before, null};
+use crate::core::clock::before;
+use crate::core::counters::{FLOW_RUN_RETRIES, FLOW_RUNS_FINISHED};
+use crate::core::events::Event;
+use crate::core::sections::Section;
+use crate::prefect::objects::null;
+use crate::prefect::runs::{FlowRun, StateType};
 
 const FINISHED: &[Section] = &[Section::FinishedRuns, Section::Deployments, Section::Flows];
 const UNFINISHED: &[Section] = &[
@@ -36,22 +41,6 @@ const PLACE_AND_STATE: &[&str] = &[
 ];
 const FAILED_LABELS: &[&str] = &[DEPLOYMENT_NAME, FLOW_NAME, "last_failed_run_id", STATE_NAME];
 const FAILED_HELP: &str = "1 for each of the newest FAILED_RUNS_LIMIT failed or crashed runs of each deployment, flow and state name that started within FAILED_RUNS_OFFSET_MINUTES.";
-
-/// Duration of finished flow runs.
-pub const DURATION: Family = Family::histogram(
-    "prefect.flow_run.duration",
-    "Time that finished flow runs were running, over all their tries.",
-    &[DEPLOYMENT_NAME, FLOW_NAME, STATE_TYPE],
-    Buckets::RunDuration,
-);
-
-/// Start delay of finished flow runs.
-pub const START_DELAY: Family = Family::histogram(
-    "prefect.flow_run.start_delay",
-    "Time from the expected to the actual start of finished flow runs; 0 for those that started early.",
-    &[DEPLOYMENT_NAME, FLOW_NAME, WORK_POOL_NAME],
-    Buckets::StartDelay,
-);
 
 pub(super) const FAMILIES: &[Family] = &[
     family(
@@ -132,30 +121,52 @@ pub(super) const FAMILIES: &[Family] = &[
         &[Section::RunHistory],
         by_state,
     ),
-    Family::counter(
+    Family::counted(
         "prefect.flow_runs.finished",
         "{run}",
-        "Flow runs that reached a final state: each run and final state once, one that is retried by hand and ends again twice.",
+        "Flow runs that reached a terminal state. A run that is retried by hand and ends again is counted twice.",
         PLACE_AND_STATE,
-        |view, points| {
-            if view.has_counted() {
-                points.add_tally(view.ledger.finished());
-            }
-        },
+        FLOW_RUNS_FINISHED,
     ),
-    Family::counter(
+    Family::counted(
         "prefect.flow_runs.retries",
         "{retry}",
-        "Starts of finished flow runs beyond their first one, by Prefect or by hand.",
+        "Starts of finished flow runs after their first one, by Prefect or by hand.",
         &[DEPLOYMENT_NAME, FLOW_NAME],
-        |view, points| {
-            if view.has_counted() {
-                points.add_tally(view.ledger.retries());
+        FLOW_RUN_RETRIES,
+    ),
+    Family::histogram(
+        "prefect.flow_run.duration",
+        "Time that finished flow runs spent running, over all their attempts.",
+        &[DEPLOYMENT_NAME, FLOW_NAME, STATE_TYPE],
+        Buckets::RunDuration,
+        |event| match event {
+            Event::FlowRun(run) => {
+                let state = Arc::from(run.state_type.as_str());
+                Some((
+                    vec![run.deployment.clone(), run.flow.clone(), state],
+                    run.run_time?,
+                ))
             }
+            Event::TaskRun(_) => None,
         },
     ),
-    DURATION,
-    START_DELAY,
+    Family::histogram(
+        "prefect.flow_run.start_delay",
+        "Time from the expected to the actual start of finished flow runs; 0 for those that started early.",
+        &[DEPLOYMENT_NAME, FLOW_NAME, WORK_POOL_NAME],
+        Buckets::StartDelay,
+        |event| match event {
+            Event::FlowRun(run) => {
+                let pool = run.run.work_pool_name.label();
+                Some((
+                    vec![run.deployment.clone(), run.flow.clone(), pool],
+                    run.start_delay()?,
+                ))
+            }
+            Event::TaskRun(_) => None,
+        },
+    ),
 ];
 
 fn ended_in_window<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Arc<FlowRun>> {
@@ -269,7 +280,7 @@ fn late(view: &View<'_>, points: &mut Points<'_>) {
 }
 
 fn by_state(view: &View<'_>, points: &mut Points<'_>) {
-    for count in view.snapshot.run_history.iter() {
+    for count in view.snapshot.inventory.run_history.iter() {
         let kind = count
             .state_type
             .map_or_else(null, |kind| Arc::from(kind.as_str()));

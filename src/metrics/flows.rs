@@ -2,7 +2,7 @@
 
 use super::Family;
 use super::compatible::{FLOW_NAME, family};
-use crate::snapshot::Section;
+use crate::core::sections::Section;
 
 pub(super) const FAMILIES: &[Family] = &[
     family(
@@ -10,7 +10,7 @@ pub(super) const FAMILIES: &[Family] = &[
         "Number of flows.",
         &[],
         &[Section::Flows],
-        |view, points| points.set([], view.snapshot.flows.len() as f64),
+        |view, points| points.set([], view.snapshot.inventory.flows.len() as f64),
     ),
     family(
         "prefect.info.flows",
@@ -18,7 +18,7 @@ pub(super) const FAMILIES: &[Family] = &[
         &[FLOW_NAME],
         &[Section::Flows],
         |view, points| {
-            for flow in view.snapshot.flows.values() {
+            for flow in view.snapshot.inventory.flows.values() {
                 points.set([flow.name.label()], 1.0);
             }
         },

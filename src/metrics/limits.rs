@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::compatible::SLOT_KIND;
 use super::points::slots;
 use super::{Family, Points, View};
-use crate::snapshot::Section;
+use crate::core::sections::Section;
 
 /// How a limit by tag is called among the global ones.
 const TAG_PREFIX: &str = "tag:";
@@ -24,7 +24,7 @@ pub(super) const FAMILIES: &[Family] = &[Family::gauge(
 )];
 
 fn read(view: &View<'_>, points: &mut Points<'_>) {
-    for limit in view.snapshot.global_limits.iter() {
+    for limit in view.snapshot.inventory.global_limits.iter() {
         let name = limit.name.label();
         if name.starts_with(TAG_PREFIX) {
             // It is among the limits by tag as well.
@@ -34,9 +34,9 @@ fn read(view: &View<'_>, points: &mut Points<'_>) {
             points.set([Arc::clone(&name), Arc::from("global"), kind], count);
         }
     }
-    for limit in view.snapshot.tag_limits.iter() {
-        let active = limit.active_slots.len() as u64;
-        for (kind, count) in slots(limit.concurrency_limit, Some(active)) {
+    for limit in view.snapshot.inventory.tag_limits.iter() {
+        let active = limit.active_slots.as_ref().map(|slots| slots.len() as u64);
+        for (kind, count) in slots(limit.concurrency_limit, active) {
             points.set([limit.tag.label(), Arc::from("tag"), kind], count);
         }
     }

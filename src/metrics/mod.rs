@@ -26,12 +26,14 @@ mod workers;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::ledger::Ledger;
-use crate::snapshot::{Section, Snapshot};
-pub use flow_runs::{DURATION as FLOW_RUN_DURATION, START_DELAY as FLOW_RUN_START_DELAY};
+use crate::core::counters::{Counter, Counters};
+use crate::core::events::Event;
+use crate::core::sections::Section;
+use crate::core::snapshot::{LastRuns, Snapshot};
+use crate::core::tally::Label;
+use crate::prefect::Id;
 pub use options::{Options, TagAttributes};
 pub use points::{Point, Points};
-pub use task_runs::DURATION as TASK_RUN_DURATION;
 
 /// What sort of instrument a family is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -71,7 +73,11 @@ pub enum Stability {
 pub enum Source {
     /// Read off the workspace once a cycle. Withheld while one of the sections is stale.
     Read(&'static [Section], fn(&View<'_>, &mut Points<'_>)),
-    /// Recorded when something happens.
+    /// Counted by the core, each event once.
+    Counted(Counter),
+    /// Measured off each event: the values of the attributes, and seconds.
+    Measured(fn(&Event) -> Option<(Vec<Label>, f64)>),
+    /// Recorded by the agent about itself.
     Recorded,
 }
 
@@ -115,7 +121,26 @@ impl Family {
         }
     }
 
-    /// A counter of what happened.
+    /// A counter of events.
+    const fn counted(
+        name: &'static str,
+        unit: &'static str,
+        help: &'static str,
+        attributes: &'static [&'static str],
+        counter: Counter,
+    ) -> Self {
+        Family {
+            name,
+            kind: Kind::Counter,
+            unit,
+            help,
+            attributes,
+            stability: Stability::Stable,
+            source: Source::Counted(counter),
+        }
+    }
+
+    /// A counter of what the agent itself did.
     const fn counter(
         name: &'static str,
         unit: &'static str,
@@ -129,8 +154,22 @@ impl Family {
         }
     }
 
-    /// A distribution of seconds, recorded as they come.
+    /// A distribution of seconds, one for each event that `measure` says something of.
     const fn histogram(
+        name: &'static str,
+        help: &'static str,
+        attributes: &'static [&'static str],
+        buckets: Buckets,
+        measure: fn(&Event) -> Option<(Vec<Label>, f64)>,
+    ) -> Self {
+        Family {
+            source: Source::Measured(measure),
+            ..Family::recorded(name, help, attributes, buckets)
+        }
+    }
+
+    /// A distribution of seconds, recorded by the agent about itself.
+    const fn recorded(
         name: &'static str,
         help: &'static str,
         attributes: &'static [&'static str],
@@ -199,8 +238,10 @@ pub fn catalogue() -> impl Iterator<Item = &'static Family> {
 pub struct View<'a> {
     /// The workspace.
     pub snapshot: &'a Snapshot,
-    /// What happened.
-    pub ledger: &'a Ledger,
+    /// What was counted.
+    pub counters: &'a Counters,
+    /// The last runs of each deployment, by its id.
+    pub last_runs: &'a HashMap<Id, LastRuns>,
     /// What the agent knows of itself.
     pub agent: &'a agent::Stats,
     /// What is chosen.
@@ -217,33 +258,29 @@ pub struct Reading {
     pub points: Arc<Vec<Point>>,
 }
 
-impl View<'_> {
-    /// Whether finished runs have been read since the start: before that, counters would
-    /// tell what was, not what is.
-    fn has_counted(&self) -> bool {
-        self.snapshot.has_read(Section::FinishedRuns)
-    }
-}
-
 /// Reads every exported family off `view`.
 pub fn read(view: &View<'_>) -> Vec<Reading> {
     let mut sizes = HashMap::new();
     let mut readings: Vec<Reading> = view
         .options
         .families()
-        .filter_map(|family| match family.source {
-            Source::Recorded => None,
-            Source::Read(sections, read) => {
-                let mut points = Points::new(family, view.options, view.tags);
-                if view.snapshot.is_fresh(sections) {
+        .filter_map(|family| {
+            let mut points = Points::new(family, view.options, view.tags);
+            match family.source {
+                Source::Recorded | Source::Measured(_) => return None,
+                Source::Read(sections, read) if view.snapshot.is_fresh(sections) => {
                     read(view, &mut points);
                 }
-                sizes.insert(family.name, points.size());
-                Some(Reading {
-                    family,
-                    points: Arc::new(points.into_vec()),
-                })
+                Source::Counted(counter) if view.snapshot.has_counted => {
+                    points.add_tally(view.counters.tally(counter));
+                }
+                Source::Read(..) | Source::Counted(_) => {}
             }
+            sizes.insert(family.name, points.size());
+            Some(Reading {
+                family,
+                points: Arc::new(points.into_vec()),
+            })
         })
         .collect();
     for reading in &mut readings {

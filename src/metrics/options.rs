@@ -9,8 +9,9 @@ use wildmatch::WildMatch;
 
 use super::compatible::{DEPLOYMENT_NAME, FLOW_NAME, FLOW_RUN_NAME};
 use super::{Buckets, Family, Source, catalogue};
+use crate::core::sections::Section;
+use crate::core::snapshot::Snapshot;
 use crate::settings::{self, Settings};
-use crate::snapshot::{Section, Snapshot};
 
 /// What is chosen about the families.
 #[derive(Debug, Clone)]
@@ -73,18 +74,18 @@ impl Options {
         catalogue().filter(|family| self.chosen.contains(family.name))
     }
 
-    /// The sections that no exported family is read off.
-    pub fn sections_left_out(&self) -> Vec<Section> {
+    /// The sections that no exported family is read from.
+    pub fn unused_sections(&self) -> Vec<Section> {
         let read: HashSet<Section> = self
             .families()
             .filter_map(|family| match family.source {
                 Source::Read(sections, _) => Some(sections),
-                Source::Recorded => None,
+                Source::Counted(_) | Source::Measured(_) | Source::Recorded => None,
             })
             .flatten()
             .copied()
             .collect();
-        let all = Section::ALL.into_iter();
+        let all = Section::ALL.iter().copied();
         all.filter(|section| !read.contains(section)).collect()
     }
 
@@ -143,7 +144,7 @@ impl Options {
         if self.tag_labels.is_empty() {
             return all;
         }
-        for deployment in snapshot.deployments.values() {
+        for deployment in snapshot.inventory.deployments.values() {
             let tags = deployment
                 .tags
                 .value()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use opentelemetry::KeyValue;
 
 use super::{Family, Options, TagAttributes};
-use crate::ledger::Tally;
+use crate::core::tally::{Label, Tally};
 
 /// The attribute of the one series that stands for all beyond the limit.
 /// <https://opentelemetry.io/docs/specs/otel/metrics/sdk/#overflow-attribute>
@@ -58,18 +58,18 @@ impl<'a> Points<'a> {
 
     /// Sets the value of a series: of two objects with equal attributes, the last one counts.
     pub fn set<const N: usize>(&mut self, values: [Arc<str>; N], value: f64) {
-        self.point(values).value = value;
+        self.point(&values).value = value;
     }
 
     /// Adds to the value of a series.
     pub fn add<const N: usize>(&mut self, values: [Arc<str>; N], value: f64) {
-        self.point(values).value += value;
+        self.point(&values).value += value;
     }
 
     /// Adds what a tally has counted.
-    pub(super) fn add_tally<const N: usize>(&mut self, tally: &Tally<N>) {
-        for (series, count) in tally.shown() {
-            self.add(series.clone(), count as f64);
+    pub(super) fn add_tally(&mut self, tally: &Tally) {
+        for (series, count) in tally.published() {
+            self.point(series).value += count as f64;
         }
         if tally.overflow() > 0 {
             // Nobody knows how many series they would be: one at least.
@@ -78,9 +78,9 @@ impl<'a> Points<'a> {
         }
     }
 
-    fn point<const N: usize>(&mut self, values: [Arc<str>; N]) -> &mut Point {
+    fn point(&mut self, values: &[Label]) -> &mut Point {
         debug_assert_eq!(
-            N,
+            values.len(),
             self.family.attributes.len(),
             "as many values as attributes are declared"
         );
@@ -96,7 +96,7 @@ impl<'a> Points<'a> {
         }
         let index = self.points.len();
         self.index.insert(key, index);
-        let attributes = self.options.series(self.family, &values, self.tags);
+        let attributes = self.options.series(self.family, values, self.tags);
         self.points.push(Point {
             value: 0.0,
             attributes,
@@ -134,13 +134,14 @@ pub(super) fn unix_seconds(time: jiff::Timestamp) -> f64 {
     time.as_duration().as_secs_f64()
 }
 
-/// The two kinds of slots of something with a concurrency limit: none where it has none.
-pub(super) fn slots(limit: Option<u64>, active: Option<u64>) -> Vec<(Arc<str>, f64)> {
-    limit.map_or_else(Vec::new, |limit| {
-        let active = active.unwrap_or_default();
-        vec![
-            (Arc::from("limit"), limit as f64),
-            (Arc::from("active"), active as f64),
-        ]
-    })
+/// The two kinds of slots of something with a concurrency limit: none where it has none, and
+/// none in use where the server does not say how many are.
+pub(super) fn slots(
+    limit: Option<u64>,
+    active: Option<u64>,
+) -> impl Iterator<Item = (Arc<str>, f64)> {
+    let limited = limit.map(|limit| (Arc::from("limit"), limit as f64));
+    let active = active.filter(|_| limit.is_some());
+    let active = active.map(|active| (Arc::from("active"), active as f64));
+    limited.into_iter().chain(active)
 }

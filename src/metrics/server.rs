@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Family;
-use crate::snapshot::Section;
+use crate::core::sections::Section;
 
 pub(super) const FAMILIES: &[Family] = &[
     // No cycle, no answer; a cycle that failed is one.

@@ -1,29 +1,33 @@
 //! Families of task runs; `TASK_RUNS_ENABLED` turns them on.
 
+use std::sync::Arc;
+
 use super::compatible::STATE_TYPE;
 use super::{Buckets, Family};
+use crate::core::counters::TASK_RUNS_FINISHED;
+use crate::core::events::Event;
 
 const TASK_NAME: &str = "task.name";
 
-/// Duration of task runs.
-pub const DURATION: Family = Family::histogram(
-    "prefect.task_run.duration",
-    "Time that finished task runs were running (TASK_RUNS_ENABLED).",
-    &[TASK_NAME, STATE_TYPE],
-    Buckets::RunDuration,
-);
-
 pub(super) const FAMILIES: &[Family] = &[
-    Family::counter(
+    Family::counted(
         "prefect.task_runs.finished",
         "{run}",
-        "Task runs that reached a final state, each once (TASK_RUNS_ENABLED).",
+        "Task runs that reached a terminal state (TASK_RUNS_ENABLED).",
         &[TASK_NAME, STATE_TYPE],
-        |view, points| {
-            if view.has_counted() {
-                points.add_tally(view.ledger.tasks());
+        TASK_RUNS_FINISHED,
+    ),
+    Family::histogram(
+        "prefect.task_run.duration",
+        "Time that finished task runs spent running, over all their attempts (TASK_RUNS_ENABLED).",
+        &[TASK_NAME, STATE_TYPE],
+        Buckets::RunDuration,
+        |event| match event {
+            Event::TaskRun(task) => {
+                let state = Arc::from(task.state_type.as_str());
+                Some((vec![task.task.clone(), state], task.run_time?))
             }
+            Event::FlowRun(_) => None,
         },
     ),
-    DURATION,
 ];

@@ -3,7 +3,7 @@
 use super::Family;
 use super::compatible::{self, IS_PAUSED, SLOT_KIND, STATUS, TYPE, WORK_POOL_NAME, family};
 use super::points::slots;
-use crate::snapshot::Section;
+use crate::core::sections::Section;
 
 pub(super) const FAMILIES: &[Family] = &[
     family(
@@ -11,7 +11,7 @@ pub(super) const FAMILIES: &[Family] = &[
         "Number of work pools.",
         &[],
         &[Section::WorkPools],
-        |view, points| points.set([], view.snapshot.work_pools.len() as f64),
+        |view, points| points.set([], view.snapshot.inventory.work_pools.len() as f64),
     ),
     family(
         "prefect.info.work_pools",
@@ -19,7 +19,7 @@ pub(super) const FAMILIES: &[Family] = &[
         &[IS_PAUSED, TYPE, STATUS, WORK_POOL_NAME],
         &[Section::WorkPools],
         |view, points| {
-            for pool in view.snapshot.work_pools.iter() {
+            for pool in view.snapshot.inventory.work_pools.iter() {
                 let labels = [
                     compatible::truth(&pool.is_paused),
                     pool.kind.label(),
@@ -37,7 +37,7 @@ pub(super) const FAMILIES: &[Family] = &[
         &[WORK_POOL_NAME, SLOT_KIND],
         &[Section::WorkPools],
         |view, points| {
-            for pool in view.snapshot.work_pools.iter() {
+            for pool in view.snapshot.inventory.work_pools.iter() {
                 for (kind, slots) in slots(pool.concurrency_limit, pool.active_slots) {
                     points.set([pool.name.label(), kind], slots);
                 }

@@ -14,7 +14,8 @@ use super::compatible::{
 };
 use super::points::{slots, unix_seconds};
 use super::{Family, Points, View};
-use crate::snapshot::{Section, WorkQueue};
+use crate::core::sections::Section;
+use crate::prefect::objects::WorkQueue;
 
 /// More late runs than this make a queue unhealthy: the first one does.
 const MAXIMUM_LATE_RUNS: i64 = 0;
@@ -39,7 +40,7 @@ pub(super) const FAMILIES: &[Family] = &[
         "Number of work queues.",
         &[],
         &[Section::WorkQueues],
-        |view, points| points.set([], view.snapshot.work_queues.len() as f64),
+        |view, points| points.set([], view.snapshot.inventory.work_queues.len() as f64),
     ),
     family(
         "prefect.info.work_queues",
@@ -48,7 +49,7 @@ pub(super) const FAMILIES: &[Family] = &[
         &[Section::WorkQueues, Section::ScheduledRuns],
         |view, points| {
             let late_runs = late_runs(view);
-            for queue in view.snapshot.work_queues.iter() {
+            for queue in view.snapshot.inventory.work_queues.iter() {
                 let late_runs = late_runs_of(queue, &late_runs);
                 let labels = labels(view, queue, late_runs);
                 points.set(labels, compatible::unless_paused(&queue.is_paused));
@@ -62,7 +63,7 @@ pub(super) const FAMILIES: &[Family] = &[
         &[Section::WorkQueues, Section::ScheduledRuns],
         |view: &View<'_>, points: &mut Points<'_>| {
             let late_runs = late_runs(view);
-            for queue in view.snapshot.work_queues.iter() {
+            for queue in view.snapshot.inventory.work_queues.iter() {
                 let late_runs = late_runs_of(queue, &late_runs);
                 points.add(labels(view, queue, late_runs), f64::from(late_runs));
             }
@@ -75,7 +76,7 @@ pub(super) const FAMILIES: &[Family] = &[
         &[WORK_POOL_NAME, WORK_QUEUE_NAME, SLOT_KIND],
         &[Section::WorkQueues],
         |view, points| {
-            for queue in view.snapshot.work_queues.iter() {
+            for queue in view.snapshot.inventory.work_queues.iter() {
                 for (kind, slots) in slots(queue.concurrency_limit, queue.active_slots) {
                     let pool = queue.work_pool_name.label();
                     points.set([pool, queue.name.label(), kind], slots);
@@ -90,7 +91,7 @@ pub(super) const FAMILIES: &[Family] = &[
         &[WORK_POOL_NAME, WORK_QUEUE_NAME],
         &[Section::WorkQueues],
         |view, points| {
-            for queue in view.snapshot.work_queues.iter() {
+            for queue in view.snapshot.inventory.work_queues.iter() {
                 if let Some(polled) = queue.last_polled {
                     let pool = queue.work_pool_name.label();
                     points.set([pool, queue.name.label()], unix_seconds(polled));
@@ -117,15 +118,16 @@ fn late_runs_of(queue: &WorkQueue, late_runs: &HashMap<Arc<str>, u32>) -> u32 {
 
 fn labels(view: &View<'_>, queue: &WorkQueue, late_runs: u32) -> [Arc<str>; 9] {
     let longest = SignedDuration::from_secs(MAXIMUM_SECONDS_SINCE_LAST_POLLED);
+    let read = view.snapshot.read_time(Section::WorkQueues);
     let polled = queue
         .last_polled
-        .is_some_and(|polled| view.snapshot.now.duration_since(polled) <= longest);
+        .is_some_and(|polled| read.duration_since(polled) <= longest);
     [
         compatible::truth(&queue.is_paused),
         queue.name.label(),
         compatible::number(&queue.priority),
         // The API's queues have no type, and the Python exporter has the label all the same.
-        crate::snapshot::null(),
+        crate::prefect::objects::null(),
         queue.work_pool_name.label(),
         queue.status.label(),
         compatible::boolean(i64::from(late_runs) <= MAXIMUM_LATE_RUNS && polled),

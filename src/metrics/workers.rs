@@ -3,7 +3,7 @@
 use super::compatible::{WORK_POOL_NAME, WORKER_NAME};
 use super::points::unix_seconds;
 use super::{Family, Points, View};
-use crate::snapshot::Section;
+use crate::core::sections::Section;
 
 pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
@@ -13,7 +13,7 @@ pub(super) const FAMILIES: &[Family] = &[
         &[WORK_POOL_NAME, WORKER_NAME, "worker.status"],
         &[Section::Workers],
         |view, points| {
-            for worker in view.snapshot.workers.iter() {
+            for worker in view.snapshot.inventory.workers.iter() {
                 let (pool, name) = (worker.work_pool_name.label(), worker.name.label());
                 points.set([pool, name, worker.status.label()], 1.0);
             }
@@ -30,7 +30,7 @@ pub(super) const FAMILIES: &[Family] = &[
 ];
 
 fn last_heartbeat(view: &View<'_>, points: &mut Points<'_>) {
-    for worker in view.snapshot.workers.iter() {
+    for worker in view.snapshot.inventory.workers.iter() {
         if let Some(time) = worker.last_heartbeat_time {
             let (pool, name) = (worker.work_pool_name.label(), worker.name.label());
             points.set([pool, name], unix_seconds(time));

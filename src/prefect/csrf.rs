@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::{Call, Client, Error, lock};
+use super::request::Call;
+use super::{Client, Error, lock};
 
 static TOKEN: HeaderName = HeaderName::from_static("prefect-csrf-token");
 static CLIENT: HeaderName = HeaderName::from_static("prefect-csrf-client");
@@ -95,15 +95,19 @@ impl Csrf {
     }
 
     async fn fetch(&self, prefect: &Client) -> Result<(), Error> {
-        let query = [("client", self.client.as_str())];
         let call = Call {
-            query: &query,
-            ..Call::new(Method::GET, "/csrf-token")
+            query: vec![("client", self.client.as_str().into())],
+            ..Call::get("/csrf-token")
         };
-        let answer: Answer = match prefect.send(&call).await {
+        let decode = |body: &[u8]| serde_json::from_slice::<Answer>(body);
+        let (answer, date) = match prefect.send(&call, &decode).await {
             Ok(answer) => answer,
-            // 422 `CSRF protection is disabled.`: the server does not want a token.
-            Err(Error::Status { status: 422, .. }) => {
+            // 422 `CSRF protection is disabled.`: the server does not want a token. Prefect
+            // Cloud does not have the path.
+            Err(Error::Status {
+                status: 404 | 405 | 422,
+                ..
+            }) => {
                 tracing::info!(
                     "the server has CSRF protection off: PREFECT_CSRF_ENABLED can be left out"
                 );
@@ -112,9 +116,13 @@ impl Csrf {
             }
             Err(error) => return Err(error),
         };
+        // `Date` has whole seconds: it is up to one second later.
+        let date = date.and_then(|date| date.checked_add(Duration::from_secs(1)).ok());
         let lifetime = answer
             .expiration
-            .and_then(|end| Duration::try_from(end.duration_since(prefect.clock().now())).ok())
+            .and_then(|end| {
+                Duration::try_from(end.duration_since(date.unwrap_or_else(Timestamp::now))).ok()
+            })
             .unwrap_or(UNKNOWN_LIFETIME);
         let mut value = HeaderValue::from_str(&answer.token)
             .map_err(|_| Error::unusable("GET /csrf-token", "the token is not a header value"))?;

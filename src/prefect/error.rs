@@ -7,7 +7,7 @@ use reqwest::Response;
 use reqwest::header::{LOCATION, RETRY_AFTER};
 
 use super::body::{excerpt, printable};
-use super::clock::http_date;
+use super::http_date;
 
 /// Why a request to Prefect failed. Its text names the request and what to do.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -55,6 +55,12 @@ pub enum Error {
     /// The cycle's time was over.
     #[error("not done within {} s; Prefect is too slow, or MAX_CONCURRENT_REQUESTS too low", .0.as_secs())]
     Deadline(Duration),
+    /// A version of Prefect that lacks what is needed.
+    #[error("this is Prefect {version}; the agent needs Prefect 3.0.4 or newer, or Prefect Cloud")]
+    Unsupported {
+        /// The version.
+        version: String,
+    },
 }
 
 fn transport_hint(kind: &str) -> &'static str {
@@ -128,6 +134,9 @@ impl Error {
     pub(super) fn body(request: &str, body: &[u8], error: &serde_json::Error) -> Self {
         let start = printable(&body[..body.len().min(60)]);
         let reason = match error.classify() {
+            _ if start.starts_with('<') => format!(
+                "a web page, not the API; it starts with {start:?} (does PREFECT_API_URL end in /api? does a proxy ask to log in?)"
+            ),
             serde_json::error::Category::Data => format!("{error}"),
             _ => format!("not JSON ({error}); it starts with {start:?}"),
         };
@@ -152,6 +161,7 @@ impl Error {
             Error::Body { .. } => Cow::Borrowed("unexpected_body"),
             Error::TooLarge { .. } => Cow::Borrowed("body_too_large"),
             Error::Deadline(_) => Cow::Borrowed("deadline"),
+            Error::Unsupported { .. } => Cow::Borrowed("unsupported_version"),
         }
     }
 
@@ -160,7 +170,10 @@ impl Error {
         match self {
             Error::Transport { .. } => true,
             Error::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
-            Error::Body { .. } | Error::TooLarge { .. } | Error::Deadline(_) => false,
+            Error::Body { .. }
+            | Error::TooLarge { .. }
+            | Error::Deadline(_)
+            | Error::Unsupported { .. } => false,
         }
     }
 
@@ -168,9 +181,61 @@ impl Error {
     pub fn concerns_whole_server(&self) -> bool {
         match self {
             Error::Transport { .. } | Error::Deadline(_) => true,
-            Error::Status { status, .. } => matches!(status, 401 | 403 | 429 | 503 | 300..=399),
+            Error::Status { status, .. } => matches!(status, 401 | 429 | 503 | 300..=399),
+            Error::Unsupported { .. } => true,
             Error::Body { .. } | Error::TooLarge { .. } => false,
         }
+    }
+
+    /// Whether the answer is not one that Prefect gives: nothing else at this URL will be.
+    pub fn is_not_prefect(&self) -> bool {
+        match self {
+            Error::Status { status, .. } => matches!(status, 300..=399 | 404 | 405),
+            Error::Body { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the API does not have what was asked for.
+    pub fn is_not_found(&self) -> bool {
+        matches!(
+            self,
+            Error::Status {
+                status: 404 | 405,
+                ..
+            }
+        )
+    }
+
+    /// Whether the API refuses the question itself (422): it is too old to know a filter.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Error::Status { status: 422, .. })
+    }
+
+    /// Whether the server did not answer in time.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Error::Transport { kind, .. } => *kind == "timeout",
+            Error::Deadline(_) => true,
+            Error::Status { status, .. } => matches!(status, 408 | 504),
+            _ => false,
+        }
+    }
+
+    /// The largest page that the server allows, where it refused a larger one: 422 `Invalid
+    /// limit: must be less than or equal to 200.`
+    pub fn page_limit(&self) -> Option<usize> {
+        let Error::Status {
+            status: 422,
+            detail,
+            ..
+        } = self
+        else {
+            return None;
+        };
+        let (_, limit) = detail.split_once("less than or equal to ")?;
+        let digits = limit.split(|c: char| !c.is_ascii_digit()).next()?;
+        digits.parse().ok().filter(|limit| *limit > 0)
     }
 
     /// How long the server asks to be left alone.

@@ -1,33 +1,35 @@
 //! Prefect's REST API as a typed client.
 //!
-//! [`Client`] sends one request at a time with everything that belongs to it (credentials,
-//! CSRF token, time-out, retries, a bound on the answer's size); [`list`] reads whole lists
-//! page by page; [`filter`] writes the filters that the agent sends. The objects themselves
-//! are those of [`crate::snapshot`].
+//! A [`Request`] is data; [`Client::execute`] sends it with everything that belongs to it
+//! (credentials, CSRF token, time-out, retries, a bound on the answer's size) and decodes the
+//! [`Answer`]. The API's objects are in [`objects`] and [`runs`], with the few fields that
+//! are read. What to ask, and when, is not decided here.
 
+mod answer;
 mod body;
-mod calls;
-mod clock;
 mod csrf;
 mod error;
-pub mod filter;
-pub mod list;
+pub mod objects;
+pub mod request;
+pub mod runs;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use backon::{ExponentialBuilder, Retryable as _};
+use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::header::{AGE, AUTHORIZATION, DATE, HeaderMap, HeaderValue};
+use reqwest::{StatusCode, Url};
 use secrecy::ExposeSecret as _;
-use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 
-pub use clock::Clock;
+pub use answer::{Answer, Listed, Skipped};
 use csrf::Csrf;
 pub use error::Error;
+use request::Call;
+pub use request::{Id, Request};
 
 use crate::settings::{Credentials, Prefect};
 
@@ -60,37 +62,25 @@ pub trait RequestObserver: Send + Sync {
     fn on_request(&self, record: &RequestRecord<'_>);
 }
 
-/// What is asked of the API.
-struct Call<'a> {
-    method: Method,
-    /// The path; `{name}` in it stands for `name`.
-    template: &'a str,
-    name: &'a str,
-    query: &'a [(&'a str, &'a str)],
-    body: Option<&'a serde_json::Value>,
+/// A good answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// What was asked for.
+    pub answer: Answer,
+    /// What the server's clock said, in whole seconds. An answer from a cache (one with an
+    /// `Age`) does not tell.
+    pub date: Option<Timestamp>,
 }
 
-impl<'a> Call<'a> {
-    fn new(method: Method, template: &'a str) -> Self {
-        Call {
-            method,
-            template,
-            name: "",
-            query: &[],
-            body: None,
-        }
+fn url(base: &Url, call: &Call) -> Url {
+    let mut url = base.clone();
+    let name = utf8_percent_encode(&call.name, NON_ALPHANUMERIC).to_string();
+    let path = call.template.replace("{name}", &name);
+    url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
+    if !call.query.is_empty() {
+        url.query_pairs_mut().extend_pairs(&call.query);
     }
-
-    fn url(&self, base: &Url) -> Url {
-        let mut url = base.clone();
-        let name = utf8_percent_encode(self.name, NON_ALPHANUMERIC).to_string();
-        let path = self.template.replace("{name}", &name);
-        url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
-        if !self.query.is_empty() {
-            url.query_pairs_mut().extend_pairs(self.query);
-        }
-        url
-    }
+    url
 }
 
 /// A client of one Prefect API.
@@ -101,8 +91,6 @@ pub struct Client {
     csrf: Csrf,
     gate: Semaphore,
     held_back: Mutex<Option<(Instant, Error)>>,
-    clock: Clock,
-    paging: list::Paging,
     observer: Arc<dyn RequestObserver>,
 }
 
@@ -136,62 +124,30 @@ impl Client {
             csrf: Csrf::new(settings.csrf_enabled),
             gate: Semaphore::new(settings.max_concurrent_requests),
             held_back: Mutex::new(None),
-            clock: Clock::default(),
-            paging: list::Paging {
-                enabled: settings.pagination_enabled,
-                limit: settings.pagination_limit,
-                side_by_side: settings.max_concurrent_requests,
-            },
             observer,
         })
     }
 
-    /// The server's clock, as its answers tell it.
-    pub fn clock(&self) -> &Clock {
-        &self.clock
-    }
-
-    /// Whether lists are read to their end.
-    pub fn reads_every_page(&self) -> bool {
-        self.paging.enabled
-    }
-
-    /// The server's version; `None` where it answers but does not tell (Prefect Cloud).
+    /// Asks `request`, again where that can help.
     ///
     /// # Errors
     ///
-    /// When Prefect does not answer, or not to us.
-    pub async fn version(&self) -> Result<Option<Arc<str>>, Error> {
-        let call = Call::new(Method::GET, "/admin/version");
-        match self.request(&call).await {
-            Ok(version) => Ok(Some(version)),
-            Err(Error::Status {
-                status: 404 | 405, ..
-            }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn post<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &serde_json::Value,
-    ) -> Result<T, Error> {
-        self.request(&Call {
-            body: Some(body),
-            ..Call::new(Method::POST, path)
-        })
-        .await
+    /// When there is no answer, or not the one that Prefect gives.
+    pub async fn execute(&self, request: &Request) -> Result<Reply, Error> {
+        let call = request.call();
+        let decode = |body: &[u8]| Answer::decode(request, body);
+        let (answer, date) = self.request(&call, &decode).await?;
+        Ok(Reply { answer, date })
     }
 
     /// One request, tried again where that can help.
-    async fn request<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Error> {
+    async fn request<T>(&self, call: &Call, decode: Decode<'_, T>) -> Result<Dated<T>, Error> {
         let backoff = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(500))
             .with_max_delay(Duration::from_secs(10))
             .with_max_times(self.max_retries)
             .with_jitter();
-        (|| self.attempt(call))
+        (|| self.attempt(call, decode))
             .retry(backoff)
             .when(Error::is_transient)
             .adjust(|error, delay| match (delay, error.retry_after()) {
@@ -204,30 +160,30 @@ impl Client {
     }
 
     /// One try, and a second one with a CSRF token where the server asks for one.
-    async fn attempt<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Error> {
+    async fn attempt<T>(&self, call: &Call, decode: Decode<'_, T>) -> Result<Dated<T>, Error> {
         self.csrf.prepare(self).await?;
         let generation = self.csrf.generation();
-        match self.send(call).await {
+        match self.send(call, decode).await {
             Err(error) if error.asks_for_csrf() => {
                 self.csrf.renew(self, generation).await?;
-                self.send(call).await
+                self.send(call, decode).await
             }
             result => result,
         }
     }
 
     /// Sends a request and reads its answer.
-    async fn send<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, Error> {
+    async fn send<T>(&self, call: &Call, decode: Decode<'_, T>) -> Result<Dated<T>, Error> {
         let (method, template) = (&call.method, call.template);
         let span = tracing::debug_span!("request", otel.kind = "client", otel.name = %format_args!("{method} {template}"),
             http.request.method = %method, url.template = template, http.response.status_code = tracing::field::Empty);
         async {
             self.wait_while_held_back().await?;
-            // Closed never: the semaphore lives as long as the client.
-            let _place = self.gate.acquire().await.ok();
+            // The semaphore lives as long as the client and is never closed.
+            let _permit = self.gate.acquire().await.ok();
             let started = Instant::now();
             let mut status = None;
-            let result = self.exchange(call, &mut status).await;
+            let result = self.exchange(call, decode, &mut status).await;
             if let Some(status) = status {
                 tracing::Span::current().record("http.response.status_code", status);
             }
@@ -238,17 +194,18 @@ impl Client {
         .await
     }
 
-    async fn exchange<T: DeserializeOwned>(
+    async fn exchange<T>(
         &self,
-        call: &Call<'_>,
+        call: &Call,
+        decode: Decode<'_, T>,
         status: &mut Option<u16>,
-    ) -> Result<T, Error> {
-        let url = call.url(&self.base);
+    ) -> Result<Dated<T>, Error> {
+        let url = url(&self.base, call);
         let mut request = self
             .http
             .request(call.method.clone(), url.clone())
             .headers(self.csrf.headers());
-        if let Some(body) = call.body {
+        if let Some(body) = &call.body {
             request = request
                 .header(reqwest::header::CONTENT_TYPE, "application/json")
                 .body(body.to_string());
@@ -258,12 +215,12 @@ impl Client {
             .send()
             .await
             .map_err(|error| Error::transport(&shown, &error))?;
-        self.clock.observe(response.headers());
         *status = Some(response.status().as_u16());
         if response.status() == StatusCode::OK {
+            let date = date(response.headers());
             let text = body::read(response, &shown).await?;
-            return serde_json::from_slice(&text)
-                .map_err(|error| Error::body(&shown, &text, &error));
+            let value = decode(&text).map_err(|error| Error::body(&shown, &text, &error))?;
+            return Ok((value, date));
         }
         let error = Error::status(&shown, response).await;
         if let Some(wait) = error.retry_after() {
@@ -288,13 +245,7 @@ impl Client {
         }
     }
 
-    fn observe(
-        &self,
-        call: &Call<'_>,
-        status: Option<u16>,
-        error: Option<&Error>,
-        duration: Duration,
-    ) {
+    fn observe(&self, call: &Call, status: Option<u16>, error: Option<&Error>, duration: Duration) {
         let error_type = error.map(Error::kind);
         self.observer.on_request(&RequestRecord {
             method: call.method.as_str(),
@@ -306,6 +257,24 @@ impl Client {
             duration,
         });
     }
+}
+
+/// How the body of an answer is read.
+type Decode<'a, T> = &'a (dyn Fn(&[u8]) -> Result<T, serde_json::Error> + Sync);
+
+/// What was read, and what time it was at the server.
+type Dated<T> = (T, Option<Timestamp>);
+
+/// The `Date` of an answer that does not come from a cache.
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let date = headers.get(DATE).filter(|_| !headers.contains_key(AGE))?;
+    http_date(date.to_str().ok()?)
+}
+
+/// An HTTP date as a timestamp.
+fn http_date(text: &str) -> Option<Timestamp> {
+    let time: SystemTime = httpdate::parse_http_date(text.trim()).ok()?;
+    Timestamp::try_from(time).ok()
 }
 
 fn authorization(credentials: &Credentials) -> Option<HeaderValue> {

@@ -3,14 +3,12 @@
 use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
-use prefect_otel_agent::ledger::Ledger;
-use prefect_otel_agent::ledger::checkpoint::{Checkpoint, Error};
-use serde_json::json;
+use prefect_otel_agent::checkpoint::{Checkpoint, Error};
 
 use crate::support::page::Page;
 use crate::support::process::AgentProcess;
 use crate::support::stub::Stub;
-use crate::support::{agent, current, cycle, fleet, small_stub};
+use crate::support::{agent, current, cycle, fleet, memory, small_stub};
 
 fn failed(page: &Page) -> Option<f64> {
     let labels = [("state_type", "FAILED"), ("state_name", "Failed")];
@@ -92,13 +90,11 @@ async fn over_otlp_with_delta_temporality_the_first_increment_is_what_is_new() {
 async fn catching_up_has_a_bound() {
     let (stub, folder) = (small_stub().await, tempfile::tempdir().unwrap());
     let folder_text = text(folder.path());
-    let checkpoint = Checkpoint::new(folder.path().to_owned(), &stub.url);
+    let mut checkpoint = Checkpoint::new(folder.path(), &stub.url);
     let hours_ago = |hours: i64| Timestamp::now() - SignedDuration::from_hours(hours);
-    let mut ledger = Ledger::new(100);
-    ledger.begin(hours_ago(48));
-    ledger.move_cursor(hours_ago(6));
-    let encoded = checkpoint.encode(&ledger, Vec::new()).unwrap();
-    checkpoint.write(&encoded).unwrap();
+    let memory = memory(hours_ago(48), Some(hours_ago(6)));
+    checkpoint.write(memory).unwrap();
+    drop(checkpoint);
     for (number, hours) in [(1, 5), (2, 3), (3, 1)] {
         add(&stub, number, "FAILED", hours * 3_600 + 60);
     }
@@ -110,36 +106,40 @@ async fn catching_up_has_a_bound() {
 }
 
 #[test]
-fn what_is_no_checkpoint_of_this_api_is_refused() {
+fn a_checkpoint_that_was_cut_off_is_refused_wherever_it_was() {
     let folder = tempfile::tempdir().unwrap();
-    let checkpoint = Checkpoint::new(folder.path().to_owned(), "http://here/api");
-    assert!(matches!(checkpoint.read(10, true), Err(Error::Missing)));
-    let mut ledger = Ledger::new(10);
-    ledger.begin(Timestamp::now());
-    ledger.move_cursor(Timestamp::now());
-    let good = checkpoint.encode(&ledger, Vec::new()).unwrap();
-    checkpoint.write(&good).unwrap();
-    assert!(checkpoint.read(10, true).is_ok());
-
-    let elsewhere = Checkpoint::new(folder.path().to_owned(), "http://there/api");
-    assert!(matches!(elsewhere.read(10, true), Err(Error::Foreign(_))));
-    let mut newer: serde_json::Value = serde_json::from_slice(&good).unwrap();
-    newer["version"] = json!(2);
-    checkpoint.write(newer.to_string().as_bytes()).unwrap();
-    assert!(matches!(checkpoint.read(10, true), Err(Error::Version(2))));
+    let mut checkpoint = Checkpoint::new(folder.path(), "http://here/api");
+    assert!(matches!(checkpoint.read(), Ok(None)));
+    let now = Timestamp::now();
+    checkpoint.write(memory(now, Some(now))).unwrap();
+    let good = std::fs::read(checkpoint.path()).unwrap();
+    assert!(matches!(checkpoint.read(), Ok(Some(_))));
     for length in 0..good.len() {
-        checkpoint.write(&good[..length]).unwrap();
-        assert!(matches!(checkpoint.read(10, true), Err(Error::Damaged(_))));
+        std::fs::write(checkpoint.path(), &good[..length]).unwrap();
+        assert!(matches!(checkpoint.read(), Err(Error::Damaged(..))));
     }
     let bytes: Vec<u8> = (0..=255).cycle().take(10_000).collect();
-    checkpoint.write(&bytes).unwrap();
-    assert!(matches!(checkpoint.read(10, true), Err(Error::Damaged(_))));
+    std::fs::write(checkpoint.path(), &bytes).unwrap();
+    assert!(matches!(checkpoint.read(), Err(Error::Damaged(..))));
+}
+
+/// The address of the stub that is to be, and the path of its checkpoint in `folder`.
+fn reserved(folder: &Path) -> (std::net::TcpListener, std::path::PathBuf) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/api", listener.local_addr().unwrap());
+    let path = Checkpoint::new(folder, &url).path().to_owned();
+    (listener, path)
 }
 
 /// Three cycles of an agent with this folder; the lines of its log that name the setting.
-fn log_of_three_cycles(folder: &str) -> Vec<String> {
+fn log_of_three_cycles(listener: std::net::TcpListener, folder: &str) -> Vec<String> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let stub = runtime.block_on(small_stub());
+    let stub = runtime.block_on(async {
+        listener.set_nonblocking(true).unwrap();
+        let stub = Stub::on(tokio::net::TcpListener::from_std(listener).unwrap());
+        fleet::small(&mut stub.contents());
+        stub
+    });
     let agent = AgentProcess::start(&stub.url, &[("STATE_DIR", folder)]);
     agent.wait_for_page("three cycles", |page| {
         let cycles = page.value("prefect_agent_cycles_total", &[("outcome", "success")]);
@@ -151,16 +151,19 @@ fn log_of_three_cycles(folder: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_damaged_checkpoint_is_one_warning_and_is_replaced() {
+fn a_damaged_checkpoint_is_kept_aside_and_a_new_one_begins() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("checkpoint.json");
-    std::fs::write(&path, "{\"version\":1,").unwrap();
-    let log = log_of_three_cycles(&text(folder.path()));
-    assert_eq!(log.len(), 1, "{log:?}");
+    let (listener, path) = reserved(folder.path());
+    std::fs::write(&path, "{\"version\":2,").unwrap();
+    let log = log_of_three_cycles(listener, &text(folder.path()));
+    assert_eq!(log.len(), 2, "{log:?}");
     assert!(
         log[0].contains("WARN") && log[0].contains("damaged"),
         "{log:?}"
     );
+    assert!(log[1].contains("kept under another name"), "{log:?}");
+    let kept = std::fs::read_to_string(path.with_extension("json.damaged-0")).unwrap();
+    assert_eq!(kept, "{\"version\":2,");
     let written = std::fs::read_to_string(&path).unwrap();
     assert!(written.contains("\"cursor\""), "{written}");
 }
@@ -170,23 +173,19 @@ fn a_folder_that_cannot_be_written_is_one_warning_and_no_more() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let log = log_of_three_cycles(&text(&file.join("state")));
-    let warnings: Vec<_> = log.iter().filter(|line| line.contains("WARN")).collect();
-    assert!(
-        warnings
-            .iter()
-            .any(|line| line.contains("cannot be written")),
-        "{log:?}"
-    );
-    assert!(warnings.len() <= 2, "{log:?}");
+    let (listener, _) = reserved(folder.path());
+    let log = log_of_three_cycles(listener, &text(&file.join("state")));
+    assert_eq!(log.len(), 1, "{log:?}");
+    assert!(log[0].contains("cannot be written"), "{log:?}");
 }
 
 #[test]
 fn a_full_disk_is_one_warning_and_leaves_the_checkpoint_before() {
     let folder = tempfile::tempdir().unwrap();
+    let (listener, path) = reserved(folder.path());
     // What is written to it meets a full disk.
-    std::os::unix::fs::symlink("/dev/full", folder.path().join("checkpoint.json.new")).unwrap();
-    let log = log_of_three_cycles(&text(folder.path()));
+    std::os::unix::fs::symlink("/dev/full", path.with_extension("json.new")).unwrap();
+    let log = log_of_three_cycles(listener, &text(folder.path()));
     // The other one says that there is none to begin with.
     let full = log.iter().filter(|line| line.contains("No space left"));
     assert_eq!((log.len(), full.count()), (2, 1), "{log:?}");

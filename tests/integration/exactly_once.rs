@@ -1,16 +1,21 @@
 //! Each run that ends is counted once, whatever happens around it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use jiff::SignedDuration;
-use prefect_otel_agent::ledger::Ledger;
-use prefect_otel_agent::ledger::checkpoint::Restored;
+use jiff::{SignedDuration, Timestamp};
+use prefect_otel_agent::agent::core_config;
+use prefect_otel_agent::checkpoint::Keeper;
+use prefect_otel_agent::core::events::{Event, FinishedRun};
+use prefect_otel_agent::core::memory::Memory;
+use prefect_otel_agent::core::{Core, Cycle};
+use prefect_otel_agent::metrics::Options;
 use prefect_otel_agent::prefect::{Client, RequestObserver, RequestRecord};
 use prefect_otel_agent::sampler::Sampler;
 use serde_json::json;
 
 use crate::support::stub::Stub;
-use crate::support::{agent, cycle, fleet, settings, small_stub};
+use crate::support::{agent, cycle, fleet, memory, settings, small_stub};
 
 struct Nobody;
 
@@ -20,30 +25,37 @@ impl RequestObserver for Nobody {
 
 /// A sampler that has counted for two hours.
 fn sampler(stub: &Stub) -> Sampler {
-    let mut ledger = Ledger::new(1_000);
-    ledger.begin(jiff::Timestamp::now() - SignedDuration::from_hours(2));
-    sampler_with(stub, &[], ledger)
+    let start = Timestamp::now() - SignedDuration::from_hours(2);
+    sampler_with(stub, &[], Some(memory(start, None)))
 }
 
-fn sampler_with(stub: &Stub, more: &[(&str, &str)], ledger: Ledger) -> Sampler {
+fn sampler_with(stub: &Stub, more: &[(&str, &str)], memory: Option<Memory>) -> Sampler {
     let settings = settings(&stub.url, more);
     let client = Client::new(&settings.prefect, Arc::new(Nobody)).unwrap();
-    let restored = Restored {
-        ledger,
-        unfinished: Vec::new(),
+    let config = core_config(&settings, &Options::new(&settings).unwrap());
+    Sampler::new(Core::new(config, memory), client, Duration::from_secs(60))
+}
+
+async fn sample(sampler: &mut Sampler) -> Cycle {
+    sampler.cycle(&mut Keeper::default()).await
+}
+
+/// The flow runs that a cycle counted.
+fn runs(cycle: &Cycle) -> Vec<&FinishedRun> {
+    let run = |event| match event {
+        &Event::FlowRun(ref run) => Some(run),
+        Event::TaskRun(_) => None,
     };
-    let timeout = settings.prefect.request_timeout;
-    Sampler::new(client, settings.sampling, timeout, Vec::new(), restored)
+    cycle.events.iter().filter_map(run).collect()
 }
 
 /// Ids of the runs that were new in a cycle.
 async fn finished(sampler: &mut Sampler) -> Vec<String> {
-    let cycle = sampler.cycle().await;
+    let cycle = sample(sampler).await;
     assert!(cycle.errors.is_empty(), "{:?}", cycle.errors);
-    let mut ids: Vec<_> = cycle
-        .finished
+    let mut ids: Vec<_> = runs(&cycle)
         .iter()
-        .map(|finished| finished.run.id.to_string())
+        .map(|run| run.run.id.to_string())
         .collect();
     ids.sort();
     ids
@@ -76,13 +88,13 @@ async fn a_run_that_is_retried_and_ends_again_counts_twice_and_shows_once() {
     let mut running = fleet::run_at(1, "RUNNING", 10);
     running["end_time"] = json!(null);
     stub.contents().flow_runs[0] = running;
-    let cycle = sampler.cycle().await;
-    assert!(cycle.finished.is_empty());
+    let cycle = sample(&mut sampler).await;
+    assert!(cycle.events.is_empty());
     assert!(cycle.snapshot.finished.is_empty() && cycle.snapshot.failed.is_empty());
     assert_eq!(cycle.snapshot.unfinished.len(), 1);
     stub.contents().flow_runs[0] = fleet::run_at(1, "COMPLETED", 0);
-    let cycle = sampler.cycle().await;
-    assert_eq!(cycle.finished.len(), 1);
+    let cycle = sample(&mut sampler).await;
+    assert_eq!(cycle.events.len(), 1);
     assert_eq!(cycle.snapshot.finished.len(), 1);
     assert!(cycle.snapshot.unfinished.is_empty());
 }
@@ -196,7 +208,7 @@ async fn a_late_report_shows_once_on_the_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_vanishes_while_a_list_fails_is_counted_later() {
+async fn a_run_that_ends_while_the_list_of_finished_runs_fails_is_counted_at_once() {
     let stub = small_stub().await;
     stub.contents()
         .flow_runs
@@ -208,14 +220,11 @@ async fn a_run_that_vanishes_while_a_list_fails_is_counted_later() {
         let finished = request.body["sort"] == "END_TIME_DESC";
         finished.then(|| crate::support::stub::garbage(axum::http::StatusCode::BAD_REQUEST, "no"))
     });
-    let cycle = sampler.cycle().await;
-    assert!(
-        cycle.finished.is_empty() && cycle.errors.len() == 1,
-        "{:?}",
-        cycle.errors
-    );
+    let cycle = sample(&mut sampler).await;
+    assert_eq!(runs(&cycle)[0].run.id.to_string(), fleet::id(5, 1));
+    assert_eq!(cycle.errors.len(), 1, "{:?}", cycle.errors);
     stub.heal();
-    assert_eq!(finished(&mut sampler).await, [fleet::id(5, 1)]);
+    assert!(finished(&mut sampler).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -237,10 +246,9 @@ async fn the_servers_clock_counts_not_this_machines() {
 
 /// Ids and final states of the runs that were counted in a cycle.
 async fn counted(sampler: &mut Sampler) -> Vec<(String, String, u64)> {
-    let cycle = sampler.cycle().await;
+    let cycle = sample(sampler).await;
     assert!(cycle.errors.is_empty(), "{:?}", cycle.errors);
-    let mut counted: Vec<_> = cycle
-        .finished
+    let mut counted: Vec<_> = runs(&cycle)
         .iter()
         .map(|finished| {
             let state = finished.state_type.as_str().to_owned();
@@ -264,7 +272,7 @@ async fn what_ended_before_the_start_is_not_counted_by_any_cycle() {
             .flow_runs
             .push(fleet::run_at(number, "FAILED", ago));
     }
-    let mut sampler = sampler_with(&stub, &[("OFFSET_MINUTES", "1")], Ledger::new(1_000));
+    let mut sampler = sampler_with(&stub, &[("OFFSET_MINUTES", "1")], None);
     assert!(counted(&mut sampler).await.is_empty());
     stub.contents()
         .flow_runs
@@ -363,9 +371,11 @@ async fn retries_by_prefect_are_one_final_state() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restarted_run_whose_states_cannot_be_read_is_counted_later() {
+async fn while_states_cannot_be_read_a_restarted_run_counts_as_it_is_and_the_rest_later() {
     let stub = small_stub().await;
-    let mut sampler = sampler(&stub);
+    let start = Timestamp::now() - SignedDuration::from_hours(2);
+    let interval = [("SAMPLE_INTERVAL_SECONDS", "1")];
+    let mut sampler = sampler_with(&stub, &interval, Some(memory(start, None)));
     assert!(counted(&mut sampler).await.is_empty());
     with_history(
         &stub,
@@ -376,10 +386,11 @@ async fn a_restarted_run_whose_states_cannot_be_read_is_counted_later() {
         let states = request.path == "/flow_run_states/";
         states.then(|| crate::support::stub::garbage(axum::http::StatusCode::BAD_REQUEST, "no"))
     });
-    assert!(counted(&mut sampler).await.is_empty());
+    assert_eq!(counted(&mut sampler).await, [event(1, "FAILED", 1)]);
     stub.heal();
-    let both = [event(1, "FAILED", 0), event(1, "FAILED", 1)];
-    assert_eq!(counted(&mut sampler).await, both);
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(counted(&mut sampler).await, [event(1, "FAILED", 0)]);
+    assert!(counted(&mut sampler).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -414,9 +425,8 @@ async fn a_run_whose_deployment_cannot_be_looked_up_is_counted_later_by_its_name
     });
     assert!(counted(&mut sampler).await.is_empty());
     stub.heal();
-    let cycle = sampler.cycle().await;
-    let names: Vec<_> = cycle
-        .finished
+    let cycle = sample(&mut sampler).await;
+    let names: Vec<_> = runs(&cycle)
         .iter()
         .map(|finished| &*finished.deployment)
         .collect();

@@ -143,11 +143,8 @@ async fn one_section_fails_and_the_others_go_on() {
         assert_eq!(page.value(CYCLES, &[("outcome", "partial")]), Some(1.0));
         assert!(page.family("prefect_work_pools_total").is_empty());
         assert_eq!(page.value("prefect_deployments_total", &[]), Some(1.0));
-        assert_eq!(
-            page.value(AGE, &[("section", "work_pools")]),
-            None,
-            "never read"
-        );
+        let age = page.value(AGE, &[("section", "work_pools")]);
+        assert!(age.is_some(), "never read, as old as the process");
         // It is due again at once, not only after the inventory's interval.
         let page = cycle(&mut agent).await;
         assert_eq!(page.value("prefect_work_pools_total", &[]), Some(1.0));

@@ -28,8 +28,8 @@ async fn a_large_fleet_costs_at_most_80_requests_first_and_25_later() {
     fleet::large(&mut stub.contents());
     // The inventory is due in every cycle: the most that one can cost.
     let settings = [
-        ("INVENTORY_INTERVAL_SECONDS", "1"),
-        ("SAMPLE_INTERVAL_SECONDS", "1"),
+        ("INVENTORY_INTERVAL_SECONDS", "2"),
+        ("SAMPLE_INTERVAL_SECONDS", "2"),
     ];
     let mut agent = agent(&stub.url, &settings).await;
 
@@ -48,7 +48,7 @@ async fn a_large_fleet_costs_at_most_80_requests_first_and_25_later() {
     );
 
     for _ in 0..3 {
-        tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
         let page = cycle(&mut agent).await;
         let later = without_workers(stub.take_requests());
         assert!(
@@ -63,6 +63,38 @@ async fn a_large_fleet_costs_at_most_80_requests_first_and_25_later() {
             page.family("prefect_deployment_failed_flow_runs").len(),
             7_700
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cycle_in_which_nothing_changed_costs_12_requests_and_a_twentieth_of_the_bytes() {
+    let stub = Stub::start().await;
+    fleet::large(&mut stub.contents());
+    fleet::due(&mut stub.contents());
+    let settings = [("INVENTORY_INTERVAL_SECONDS", "3600"), ("OFFSET_MINUTES", "5")];
+    let mut agent = agent(&stub.url, &settings).await;
+    cycle(&mut agent).await;
+    let is_unfinished = |request: &&Request| {
+        request.path == "/flow_runs/filter" && request.body["sort"] == "EXPECTED_START_TIME_ASC"
+    };
+    let first = stub.take_requests();
+    let unfinished = first.iter().filter(is_unfinished);
+    let listed: usize = unfinished.clone().filter_map(|request| request.listed).sum();
+    assert!((3_500..3_700).contains(&listed), "{listed}");
+    let by_listing: usize = unfinished.map(|request| request.bytes).sum();
+    let finished = |request: &&Request| request.body["sort"] == "END_TIME_DESC";
+    for _ in 0..3 {
+        let page = cycle(&mut agent).await;
+        let requests = stub.take_requests();
+        assert!(requests.len() <= 12, "{} requests", requests.len());
+        // Runs that ended in the last two minutes are read again, changed or not.
+        let again: usize = requests.iter().filter(finished).map(|request| request.bytes).sum();
+        let received: usize = requests.iter().map(|request| request.bytes).sum();
+        let received = received - again;
+        assert!(received * 20 <= by_listing, "{received} of {by_listing} bytes");
+        assert_eq!(page.family("prefect_flow_runs_ongoing_run_time").len(), 390);
+        let late = page.family("prefect_flow_runs_late");
+        assert_eq!(late.values().sum::<f64>(), 1_150.0);
     }
 }
 

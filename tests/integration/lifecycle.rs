@@ -191,7 +191,7 @@ async fn a_section_that_fails_is_one_line_and_so_is_its_return() {
             "WARN",
             "work_pools",
             "/work_pools/filter",
-            "not JSON",
+            "a web page, not the API",
             "<html>",
         ] {
             assert!(line.contains(part), "{part} in {line}");

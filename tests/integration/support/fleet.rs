@@ -103,6 +103,17 @@ pub(crate) fn large(contents: &mut Contents) {
     }
 }
 
+/// Beside them, runs that are due or late: with those expected within the hour 3,000.
+pub(crate) fn due(contents: &mut Contents) {
+    for number in 100_000..102_300 {
+        let mut run = run_at(number, "SCHEDULED", number as i64 % 3_600);
+        if number % 2 == 0 {
+            run["state_name"] = json!("Late");
+        }
+        contents.flow_runs.push(run);
+    }
+}
+
 fn inventory(
     contents: &mut Contents,
     deployments: usize,

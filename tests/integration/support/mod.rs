@@ -10,8 +10,11 @@ pub(crate) mod stack;
 pub(crate) mod stub;
 pub(crate) mod tls;
 
+use jiff::Timestamp;
 use prefect_otel_agent::agent::Agent;
+use prefect_otel_agent::core::memory::Memory;
 use prefect_otel_agent::settings::{Settings, Sources};
+use serde_json::json;
 
 /// Settings for tests: loopback, a free port, no exporter but `/metrics`, and `more`.
 pub(crate) fn settings(api_url: &str, more: &[(&str, &str)]) -> Settings {
@@ -38,6 +41,25 @@ pub(crate) async fn small_stub() -> stub::Stub {
     let stub = stub::Stub::start().await;
     fleet::small(&mut stub.contents());
     stub
+}
+
+/// What a core remembers that has counted since `start` and read up to `cursor`.
+pub(crate) fn memory(start: Timestamp, cursor: Option<Timestamp>) -> Memory {
+    let position = json!({
+        "start": start,
+        "cursor": cursor,
+        "counted": [],
+        "forgotten_until": Timestamp::MIN,
+    });
+    let memory = json!({
+        "start": start,
+        "flow_runs": position,
+        "task_runs": null,
+        "awaited": {},
+        "counters": {},
+        "last_runs": {},
+    });
+    serde_json::from_value(memory).unwrap()
 }
 
 /// An agent whose cycles the test steps.

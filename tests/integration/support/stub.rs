@@ -2,11 +2,13 @@
 //! were recorded from a real one (`tests/fixtures/record`), and answers the filters that the
 //! agent sends as the real one does.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
@@ -14,8 +16,13 @@ use serde_json::{Value, json};
 
 /// A recorded answer.
 pub(crate) fn recorded(name: &str) -> Value {
-    let path = format!("{}/tests/fixtures/{name}.json", env!("CARGO_MANIFEST_DIR"));
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    static READ: Mutex<BTreeMap<String, Value>> = Mutex::new(BTreeMap::new());
+    let read = || {
+        let path = format!("{}/tests/fixtures/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    };
+    let mut all = READ.lock().unwrap();
+    all.entry(name.to_owned()).or_insert_with(read).clone()
 }
 
 /// A recorded error as an answer.
@@ -34,6 +41,8 @@ pub(crate) struct Request {
     pub(crate) body: Value,
     /// Objects in the answer, where it was a list.
     pub(crate) listed: Option<usize>,
+    /// Bytes of the answer, where it was not a fault.
+    pub(crate) bytes: usize,
 }
 
 type Fault = Box<dyn FnMut(&Request) -> Option<Response> + Send>;
@@ -139,6 +148,7 @@ async fn answer(
         headers,
         body: serde_json::from_slice(&body).unwrap_or(Value::Null),
         listed: None,
+        bytes: 0,
     };
     let mut contents = stub.contents();
     let fault = contents.fault.as_mut().and_then(|fault| fault(&request));
@@ -147,7 +157,9 @@ async fn answer(
         None => match respond(&contents, &method, &request) {
             Ok(value) => {
                 request.listed = value.as_array().map(Vec::len);
-                axum::Json(value).into_response()
+                let text = value.to_string();
+                request.bytes = text.len();
+                ([(CONTENT_TYPE, "application/json")], text).into_response()
             }
             Err(answer) => *answer,
         },
@@ -193,10 +205,9 @@ fn respond(
         }
         ("POST", _, "filter" | "count") => {
             let items = contents.list(name).ok_or_else(missing)?;
-            let mut items: Vec<&Value> = items
-                .iter()
-                .filter(|item| fits(item, &request.body[name]))
-                .collect();
+            let conditions = conditions(&request.body[name]);
+            let fits = |item: &&Value| conditions.iter().all(|condition| condition(item));
+            let mut items: Vec<&Value> = items.iter().filter(fits).collect();
             if call == "count" {
                 // The real server counts everything but work queues.
                 return if name == "work_queues" {
@@ -226,7 +237,13 @@ fn sort(items: &mut [&Value], order: Option<&str>) {
     match order {
         Some("ID_DESC") => items.sort_by(|a, b| b["id"].as_str().cmp(&a["id"].as_str())),
         Some("END_TIME_DESC") => {
-            items.sort_by_key(|item| std::cmp::Reverse(time(&item["end_time"])))
+            items.sort_by_cached_key(|item| std::cmp::Reverse(time(&item["end_time"])))
+        }
+        Some("START_TIME_DESC") => {
+            items.sort_by_cached_key(|item| std::cmp::Reverse(time(started_or_expected(item))))
+        }
+        Some("EXPECTED_START_TIME_ASC") => {
+            items.sort_by_cached_key(|item| time(&item["expected_start_time"]))
         }
         Some(other) => panic!("the stub does not know the order {other}"),
         None => {}
@@ -237,41 +254,79 @@ fn time(value: &Value) -> Option<Timestamp> {
     value.as_str().map(|text| text.parse().unwrap())
 }
 
-/// Whether `item` fits `filter`, by the server's rules. A condition that the stub does not
-/// know fails the test.
-fn fits(item: &Value, filter: &Value) -> bool {
+/// A condition of a filter.
+type Condition<'a> = Box<dyn Fn(&Value) -> bool + 'a>;
+
+/// The conditions of `filter`, by the server's rules, the cheapest first. A condition that the
+/// stub does not know fails the test.
+fn conditions(filter: &Value) -> Vec<Condition<'_>> {
     let Some(filter) = filter.as_object() else {
-        return true;
+        return Vec::new();
     };
-    filter.iter().all(|(field, conditions)| {
+    let mut all = Vec::new();
+    for (field, condition) in filter {
+        let condition = condition.as_object().unwrap();
         if field == "state" {
-            return conditions
-                .as_object()
-                .unwrap()
-                .iter()
-                .all(|(part, condition)| any_of(condition, &item[format!("state_{part}")]));
+            for (part, condition) in condition {
+                all.insert(
+                    0,
+                    one_of(condition, move |item| &item[format!("state_{part}")]),
+                );
+            }
+            continue;
         }
-        let value = match field.as_str() {
-            // The server compares coalesce(start_time, expected_start_time).
-            "start_time" if item["start_time"].is_null() => &item["expected_start_time"],
-            field => &item[field],
+        let value = move |item: &'_ Value| -> Value {
+            match field.as_str() {
+                "start_time" => started_or_expected(item).clone(),
+                field => item[field].clone(),
+            }
         };
-        conditions
-            .as_object()
-            .unwrap()
-            .iter()
-            .all(|(name, bound)| match name.as_str() {
-                "any_" => any_of(conditions, value),
-                "is_null_" => item[field].is_null() == bound.as_bool().unwrap(),
-                "after_" => time(value).is_some_and(|value| Some(value) >= time(bound)),
-                "before_" => time(value).is_some_and(|value| Some(value) <= time(bound)),
+        for (name, bound) in condition {
+            all.push(match name.as_str() {
+                "any_" | "not_any_" => one_of(&filter[field], move |item| &item[field]),
+                "is_null_" => {
+                    let is_null = bound.as_bool().unwrap();
+                    Box::new(move |item| item[field].is_null() == is_null)
+                }
+                "after_" | "before_" => {
+                    let (bound, after) = (time(bound), name == "after_");
+                    Box::new(move |item| {
+                        time(&value(item)).is_some_and(|value| match after {
+                            true => Some(value) >= bound,
+                            false => Some(value) <= bound,
+                        })
+                    })
+                }
                 other => panic!("the stub does not know the condition {other}"),
-            })
+            });
+        }
+    }
+    all
+}
+
+fn one_of<'a>(condition: &'a Value, value: impl Fn(&Value) -> &Value + 'a) -> Condition<'a> {
+    let texts = |list: &'a Value| -> Option<HashSet<&'a str>> {
+        let list = list.as_array()?;
+        Some(list.iter().map(|text| text.as_str().unwrap()).collect())
+    };
+    let (any, not_any) = (texts(&condition["any_"]), texts(&condition["not_any_"]));
+    Box::new(move |item| {
+        let Some(text) = value(item).as_str() else {
+            return false;
+        };
+        any.as_ref().is_none_or(|any| any.contains(text))
+            && !not_any
+                .as_ref()
+                .is_some_and(|not_any| not_any.contains(text))
     })
 }
 
-fn any_of(condition: &Value, value: &Value) -> bool {
-    condition["any_"].as_array().unwrap().contains(value)
+/// The server compares coalesce(start_time, expected_start_time).
+fn started_or_expected(item: &Value) -> &Value {
+    match item["start_time"].is_null() {
+        true => &item["expected_start_time"],
+        false => &item["start_time"],
+    }
 }
 
 /// An answer with a body that nobody expects.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::objects::{Field, time};
 
 /// The type of a state: Prefect's closed list. A state's *name* is free text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum StateType {
     /// Waiting for its time, late, or awaiting retry.
@@ -156,7 +156,7 @@ impl FlowRun {
 
 /// A state that a run is or has been in (`GET /flow_run_states/`).
 #[derive(Debug, Clone, Deserialize)]
-pub struct State {
+pub struct RunState {
     /// Its id.
     pub id: Arc<str>,
     /// Its type.

@@ -1,4 +1,7 @@
 //! Prefect's objects, with the few fields that are read. Runs are in [`super::runs`].
+//!
+//! A new list of the API is its object here, a row of [`resources!`], and an entry in the
+//! core's registry of sections.
 
 use std::sync::{Arc, LazyLock};
 
@@ -6,6 +9,9 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer};
+
+use super::answer::{Listed, Skipped, objects};
+use super::request::Id;
 
 /// A field of an API object that tells "absent" from "null": the compatible families print
 /// the first as `null` and the second as `None`.
@@ -121,7 +127,7 @@ pub struct WorkPool {
     /// Runs that it may have under way at one time; none is no limit.
     #[serde(default)]
     pub concurrency_limit: Option<u64>,
-    /// How many of them are taken; the server counts them where there is a limit.
+    /// How many of them are taken; servers before 3.6.23 do not tell.
     #[serde(default)]
     pub active_slots: Option<u64>,
 }
@@ -149,7 +155,7 @@ pub struct WorkQueue {
     /// Runs that it may have under way at one time; none is no limit.
     #[serde(default)]
     pub concurrency_limit: Option<u64>,
-    /// How many of them are taken; the server counts them where there is a limit.
+    /// How many of them are taken; servers before 3.6.23 do not tell.
     #[serde(default)]
     pub active_slots: Option<u64>,
     /// When a worker last asked it for runs.
@@ -206,7 +212,7 @@ pub struct TagLimit {
     pub concurrency_limit: Option<u64>,
     /// The task runs that hold one.
     #[serde(default)]
-    pub active_slots: Vec<Arc<str>>,
+    pub active_slots: Option<Vec<Arc<str>>>,
 }
 
 /// An automation (`POST /automations/filter`).
@@ -219,7 +225,103 @@ pub struct Automation {
     pub enabled: Field<bool>,
 }
 
-/// Reads a time as Prefect writes it; one without an offset is taken for UTC.
+/// Declares the lists that are read by offset: their object, path, and whether the API
+/// counts them.
+macro_rules! resources {
+    ($($(#[$doc:meta])* $name:ident($object:ty): $path:literal, $count:expr;)*) => {
+        /// A list of the API that is read by offset.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Resource {
+            $($(#[$doc])* $name,)*
+        }
+
+        /// Objects of one list.
+        #[derive(Debug, Clone)]
+        pub enum Objects {
+            $($(#[$doc])* $name(Listed<$object>),)*
+        }
+
+        impl Resource {
+            /// The path of its pages.
+            pub(super) fn filter_path(self) -> &'static str {
+                match self {
+                    $(Resource::$name => concat!("/", $path, "/filter"),)*
+                }
+            }
+
+            /// The path that counts its objects, where there is one.
+            pub fn count_path(self) -> Option<&'static str> {
+                match self {
+                    $(Resource::$name => $count,)*
+                }
+            }
+
+            /// What its filter is called in the body of a request.
+            pub(super) fn filter_name(self) -> &'static str {
+                match self {
+                    $(Resource::$name => $path,)*
+                }
+            }
+
+            pub(super) fn decode(self, body: &[u8]) -> Result<Objects, serde_json::Error> {
+                Ok(match self {
+                    $(Resource::$name => Objects::$name(objects(body)?),)*
+                })
+            }
+        }
+
+        impl Objects {
+            pub(super) fn skipped(&self) -> &[Skipped] {
+                match self {
+                    $(Objects::$name(listed) => &listed.skipped,)*
+                }
+            }
+        }
+
+        $(impl Object for $object {
+            const RESOURCE: Resource = Resource::$name;
+            fn id(&self) -> &Id {
+                &self.id
+            }
+            fn of(objects: Objects) -> Option<Listed<Self>> {
+                match objects {
+                    Objects::$name(listed) => Some(listed),
+                    _ => None,
+                }
+            }
+        })*
+    };
+}
+
+/// An object of a list that is read by offset.
+pub trait Object: Sized + Clone + std::fmt::Debug + Send + Sync + 'static {
+    /// Its list.
+    const RESOURCE: Resource;
+    /// Its id.
+    fn id(&self) -> &Id;
+    /// The objects of this kind in an answer; `None` if it has others.
+    fn of(objects: Objects) -> Option<Listed<Self>>;
+}
+
+resources! {
+    /// All deployments.
+    Deployments(Deployment): "deployments", Some("/deployments/count");
+    /// All flows.
+    Flows(Flow): "flows", Some("/flows/count");
+    /// All work pools.
+    WorkPools(WorkPool): "work_pools", Some("/work_pools/count");
+    /// All work queues.
+    WorkQueues(WorkQueue): "work_queues", None;
+    /// Concurrency limits, global and by tag.
+    GlobalLimits(GlobalLimit): "v2/concurrency_limits", None;
+    /// Concurrency limits of task runs by tag.
+    TagLimits(TagLimit): "concurrency_limits", None;
+    /// All automations.
+    Automations(Automation): "automations", Some("/automations/count");
+}
+
+/// Reads a time as Prefect writes it; one without an offset is taken for UTC. A time beyond
+/// what can be represented becomes the latest that can: Python's `datetime.max` is one.
 pub(super) fn time<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Timestamp>, D::Error> {
@@ -229,6 +331,7 @@ pub(super) fn time<'de, D: Deserializer<'de>>(
     let naive = || text.parse::<DateTime>()?.to_zoned(TimeZone::UTC);
     match text.parse::<Timestamp>() {
         Ok(time) => Ok(Some(time)),
+        Err(_) if text.starts_with("9999-12-3") => Ok(Some(Timestamp::MAX)),
         Err(error) => naive()
             .map(|time: jiff::Zoned| Some(time.timestamp()))
             .map_err(|_| serde::de::Error::custom(error)),

@@ -1,0 +1,356 @@
+//! The checkpoint: the core's memory in a file, so that it survives a restart.
+//!
+//! A file belongs to one Prefect API, by its name, and to one process at a time, by a lock. It
+//! is written before what it holds is shown, beside the old one and then renamed, so that
+//! there is always a whole one. A file that cannot be used is never overwritten.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::core::memory::Memory;
+use crate::settings::{Settings, Temporality};
+
+/// The version of the file's format; it is part of the file's name, so that an older agent
+/// leaves a newer one's file alone.
+const VERSION: u32 = 2;
+
+/// A larger file is not a checkpoint: a large fleet's has some MB.
+const LARGEST: u64 = 512 * 1024 * 1024;
+
+/// A process that is being replaced may need some seconds to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why `STATE_DIR` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process uses the file.
+    #[error(
+        "STATE_DIR: {0} is in use by another prefect-otel-agent; give each agent a folder of its own"
+    )]
+    InUse(PathBuf),
+    /// The file cannot be read or written.
+    #[error("STATE_DIR: {0}: {1}")]
+    Io(PathBuf, io::Error),
+    /// It is not a checkpoint, or a damaged one.
+    #[error("STATE_DIR: {0} is damaged: {1}")]
+    Damaged(PathBuf, String),
+}
+
+#[derive(Deserialize)]
+struct Head {
+    version: u32,
+    prefect_api_url: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Content {
+    version: u32,
+    prefect_api_url: String,
+    memory: Memory,
+}
+
+/// The checkpoint of one Prefect API in a folder, locked while this lives.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    prefect_api_url: String,
+    lock: Option<File>,
+    /// Whether what is in the file is ours: read, or known not to be there.
+    owned: bool,
+}
+
+impl Checkpoint {
+    /// The checkpoint of the API at `prefect_api_url`, in `folder`, which need not be there.
+    pub fn new(folder: &Path, prefect_api_url: &str) -> Self {
+        let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, prefect_api_url.as_bytes());
+        Checkpoint {
+            path: folder.join(format!("checkpoint-{}-v{VERSION}.json", id.simple())),
+            prefect_api_url: prefect_api_url.to_owned(),
+            lock: None,
+            owned: false,
+        }
+    }
+
+    /// Locks it for this process, waiting up to `patience` for another one.
+    ///
+    /// # Errors
+    ///
+    /// When another process uses it, or the folder cannot be written.
+    pub fn lock(&mut self, patience: Duration) -> Result<(), Error> {
+        if self.lock.is_none() {
+            self.lock = Some(lock(&self.path, patience)?);
+        }
+        Ok(())
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads it; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, or is not a checkpoint of this API.
+    pub fn read(&mut self) -> Result<Option<Memory>, Error> {
+        let memory = self.load()?;
+        self.owned = true;
+        Ok(memory)
+    }
+
+    fn load(&self) -> Result<Option<Memory>, Error> {
+        let io = |error| Error::Io(self.path.clone(), error);
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io(error)),
+        };
+        let mut text = Vec::new();
+        file.take(LARGEST + 1).read_to_end(&mut text).map_err(io)?;
+        let damaged = |reason: String| Error::Damaged(self.path.clone(), reason);
+        if text.len() as u64 > LARGEST {
+            return Err(damaged(format!("it has more than {LARGEST} bytes")));
+        }
+        let parse = |error: serde_json::Error| damaged(error.to_string());
+        let head: Head = serde_json::from_slice(&text).map_err(parse)?;
+        if head.version != VERSION || head.prefect_api_url != self.prefect_api_url {
+            let (version, url) = (head.version, head.prefect_api_url);
+            return Err(damaged(format!("it says version {version} of {url}")));
+        }
+        let content: Content = serde_json::from_slice(&text).map_err(parse)?;
+        Ok(Some(content.memory))
+    }
+
+    /// Sets a file that cannot be used aside, for whoever wants to see what is wrong with it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be renamed.
+    pub fn set_aside(&self) -> io::Result<PathBuf> {
+        let aside = (0..1_000)
+            .map(|number| self.path.with_extension(format!("json.damaged-{number}")))
+            .find(|path| !path.exists())
+            .ok_or_else(|| io::Error::other("there are a thousand damaged ones already"))?;
+        fs::rename(&self.path, &aside)?;
+        Ok(aside)
+    }
+
+    /// The text of the file.
+    ///
+    /// # Errors
+    ///
+    /// Never for what the core remembers.
+    fn encode(&self, memory: Memory) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(&Content {
+            version: VERSION,
+            prefect_api_url: self.prefect_api_url.clone(),
+            memory,
+        })
+    }
+
+    /// Writes what is to be remembered. A file that this process has neither read nor written
+    /// is set aside first.
+    ///
+    /// # Errors
+    ///
+    /// When another process uses the file, the disk is full or the folder cannot be written;
+    /// the old one is still there then.
+    pub fn write(&mut self, memory: Memory) -> Result<(), Error> {
+        self.lock(Duration::ZERO)?;
+        let io = |error| Error::Io(self.path.clone(), error);
+        if !self.owned && self.path.exists() {
+            let kept = self.set_aside().map_err(io)?;
+            let kept = kept.display();
+            tracing::warn!(%kept, "STATE_DIR: a checkpoint that could not be read at the start is kept under another name");
+        }
+        let text = self.encode(memory).map_err(|error| io(error.into()))?;
+        replace(&self.path, &text).map_err(io)?;
+        self.owned = true;
+        Ok(())
+    }
+}
+
+/// Locks the file at `path` by one beside it, which stays: the checkpoint itself is replaced.
+fn lock(path: &Path, patience: Duration) -> Result<File, Error> {
+    let lock = path.with_extension("lock");
+    let io = |error| Error::Io(lock.clone(), error);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(io)?;
+    }
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock)
+        .map_err(io)?;
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if started.elapsed() < patience => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse(lock)),
+            Err(TryLockError::Error(error)) => return Err(io(error)),
+        }
+    }
+}
+
+/// Replaces the file at `path`: all of it or nothing, even if the machine goes down.
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("json.new");
+    let mut file = File::create(&new)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    drop(file);
+    fs::rename(&new, path)?;
+    // The rename lasts only once the folder is on the disk; not every file system can do that.
+    if let Some(Ok(folder)) = path.parent().map(File::open) {
+        _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// Keeps the checkpoint of a process, where there is to be one.
+#[derive(Debug, Default)]
+pub struct Keeper {
+    checkpoint: Option<Arc<Mutex<Checkpoint>>>,
+    /// Whether the last one could not be written: only changes are logged.
+    failing: bool,
+}
+
+impl Keeper {
+    /// The keeper that `settings` ask for, and what the last process left.
+    ///
+    /// # Errors
+    ///
+    /// When another process uses the checkpoint.
+    pub fn open(settings: &Settings) -> Result<(Self, Option<Memory>), Error> {
+        let Some(folder) = &settings.state_dir else {
+            return Ok((Keeper::default(), None));
+        };
+        let mut checkpoint = Checkpoint::new(folder, settings.prefect.api_url.as_str());
+        let mut failing = false;
+        let memory = match checkpoint.lock(LOCK_PATIENCE) {
+            Ok(()) => restore(&mut checkpoint),
+            Err(error @ Error::InUse(_)) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "the checkpoint cannot be written; a restart would count from its own start on");
+                failing = true;
+                None
+            }
+        };
+        let keeper = Keeper {
+            checkpoint: Some(Arc::new(Mutex::new(checkpoint))),
+            failing,
+        };
+        // Over OTLP with delta temporality, the first value of a process is its first
+        // increment: what was pushed before must not be in it.
+        let delta = settings.otel.temporality == Temporality::Delta;
+        match delta && settings.otel.otlp_metrics.is_some() {
+            true => Ok((keeper, memory.map(Memory::without_counts))),
+            false => Ok((keeper, memory)),
+        }
+    }
+
+    /// Whether there is to be a checkpoint.
+    pub fn is_on(&self) -> bool {
+        self.checkpoint.is_some()
+    }
+
+    /// Writes a checkpoint; `false` if that failed. It is said once, and the one before stays.
+    pub async fn keep(&mut self, memory: Memory) -> bool {
+        let Some(checkpoint) = self.checkpoint.clone() else {
+            return true;
+        };
+        let write = move || {
+            let mut checkpoint = checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+            checkpoint.write(memory)
+        };
+        let failure = match tokio::task::spawn_blocking(write).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        let failed = failure.is_some();
+        match failure {
+            Some(error) if !self.failing => {
+                tracing::warn!(
+                    error,
+                    "the checkpoint cannot be written; a restart would resume from the last one that was"
+                );
+            }
+            None if self.failing => {
+                tracing::info!("STATE_DIR: the checkpoint can be written again");
+            }
+            _ => {}
+        }
+        self.failing = failed;
+        !failed
+    }
+}
+
+fn restore(checkpoint: &mut Checkpoint) -> Option<Memory> {
+    match checkpoint.read() {
+        Ok(Some(memory)) => {
+            let cursor = memory.cursor().map(|cursor| cursor.to_string());
+            let path = checkpoint.path().display();
+            tracing::info!(%path, cursor, "resumes from the checkpoint; runs that ended since are counted now");
+            Some(memory)
+        }
+        Ok(None) => {
+            let path = checkpoint.path().display();
+            tracing::warn!(%path, "STATE_DIR: there is no checkpoint yet; counts runs that end from now on");
+            None
+        }
+        // It is set aside when the first new one is written.
+        Err(error) => {
+            tracing::warn!(%error, "the checkpoint cannot be used; counts runs that end from now on");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_serves_two_apis_and_one_agent_each() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut here = Checkpoint::new(folder.path(), "http://here/api");
+        let mut there = Checkpoint::new(folder.path(), "http://there/api");
+        assert_ne!(here.path(), there.path());
+        here.lock(Duration::ZERO).unwrap();
+        there.lock(Duration::ZERO).unwrap();
+        let mut second = Checkpoint::new(folder.path(), "http://here/api");
+        assert!(matches!(second.lock(Duration::ZERO), Err(Error::InUse(_))));
+        drop(here);
+        second.lock(Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_checkpoint_is_set_aside_and_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut checkpoint = Checkpoint::new(folder.path(), "http://here/api");
+        let newer = r#"{"version":3,"prefect_api_url":"http://here/api"}"#;
+        let foreign = r#"{"version":2,"prefect_api_url":"http://there/api"}"#;
+        for text in ["", "{", "[]", "null", newer, foreign] {
+            fs::write(checkpoint.path(), text).unwrap();
+            assert!(
+                matches!(checkpoint.read(), Err(Error::Damaged(..))),
+                "{text}"
+            );
+            let aside = checkpoint.set_aside().unwrap();
+            assert_eq!(fs::read_to_string(aside).unwrap(), text);
+            assert!(checkpoint.read().unwrap().is_none());
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Two clocks: the process's own, handed in as a [`Moment`], and the server's, estimated.
+//!
+//! Windows and cursors follow the server's time. One answer can be wrong by any amount (a
+//! proxy's, a replica's, a cached one), so the estimate is the median of the latest answers.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+/// A moment by this machine's clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Since the process started: steady, whatever happens to the wall clock.
+    pub uptime: Duration,
+    /// The wall clock.
+    pub wall: Timestamp,
+}
+
+/// `Date` has whole seconds, and an answer takes some time to arrive: below this, the
+/// server's clock and this machine's are taken to agree, and this machine's finer one is used.
+const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
+
+/// The estimate is the median of so many answers: a jump is believed when half of them agree.
+const MEDIAN_OF: usize = 15;
+
+/// So many answers say what time it may be at the least.
+const REMEMBERED: usize = 64;
+
+/// An answer that is off by more says nothing about the time.
+const PLAUSIBLE: SignedDuration = SignedDuration::from_hours(2);
+
+/// Answers without a usable `Date` after which this machine's clock is all there is.
+const UNDATED: u32 = 3;
+
+/// The server's clock.
+#[derive(Debug, Default)]
+pub struct ServerClock {
+    /// Server's time minus the uptime, the latest last.
+    offsets: VecDeque<SignedDuration>,
+    undated: u32,
+}
+
+impl ServerClock {
+    /// Takes the date of a good answer into account, or that it has none.
+    pub fn observe(&mut self, moment: Moment, date: Option<Timestamp>) {
+        let Some(date) = date else {
+            self.undated = self.undated.saturating_add(1);
+            return;
+        };
+        self.offsets.push_back(offset(date, moment));
+        if self.offsets.len() > REMEMBERED {
+            self.offsets.pop_front();
+        }
+    }
+
+    /// What time it is at the server; `None` until that is known.
+    pub fn now(&self, moment: Moment) -> Option<Timestamp> {
+        let estimate = self.estimate(moment)?;
+        Some(at(estimate, moment))
+    }
+
+    /// What time it is at the server at the least, by all plausible answers of late.
+    pub fn earliest(&self, moment: Moment) -> Option<Timestamp> {
+        let estimate = self.estimate(moment)?;
+        let plausible = |offset: &SignedDuration| (*offset - estimate).abs() <= PLAUSIBLE;
+        let all = self.offsets.iter().copied().filter(plausible);
+        let earliest = all.min().unwrap_or(estimate);
+        // Whole seconds are less than the time by up to one.
+        let agrees = (earliest - estimate).abs() <= TOLERANCE;
+        Some(at(if agrees { estimate } else { earliest }, moment))
+    }
+
+    fn estimate(&self, moment: Moment) -> Option<SignedDuration> {
+        let own = offset(moment.wall, moment);
+        let agrees = |offset: &SignedDuration| (*offset - own).abs() <= TOLERANCE;
+        let latest = self.offsets.iter().rev().take(MEDIAN_OF);
+        let mut latest: Vec<_> = latest.copied().collect();
+        if latest.len() < 3 {
+            // Too few to tell a wrong one, unless this machine's clock says the same.
+            let trusted = latest.iter().any(agrees);
+            let nobody_tells = latest.is_empty() && self.undated >= UNDATED;
+            return (trusted || nobody_tells).then_some(own);
+        }
+        latest.sort_unstable();
+        let median = latest.get(latest.len() / 2).copied()?;
+        Some(if agrees(&median) { own } else { median })
+    }
+}
+
+fn offset(time: Timestamp, moment: Moment) -> SignedDuration {
+    let uptime = SignedDuration::try_from(moment.uptime).unwrap_or(SignedDuration::MAX);
+    time.as_duration().saturating_sub(uptime)
+}
+
+fn at(offset: SignedDuration, moment: Moment) -> Timestamp {
+    let uptime = SignedDuration::try_from(moment.uptime).unwrap_or(SignedDuration::MAX);
+    Timestamp::from_duration(offset.saturating_add(uptime)).unwrap_or(moment.wall)
+}
+
+/// The time `duration` before `time`.
+pub fn before(time: Timestamp, duration: Duration) -> Timestamp {
+    time.checked_sub(duration).unwrap_or(Timestamp::MIN)
+}
+
+/// The time `duration` after `time`.
+pub fn after(time: Timestamp, duration: Duration) -> Timestamp {
+    time.checked_add(duration).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: SignedDuration = SignedDuration::from_hours(1);
+
+    fn moment(seconds: u64) -> Moment {
+        let start = Timestamp::from_second(1_800_000_000).unwrap();
+        Moment {
+            uptime: Duration::from_secs(seconds),
+            wall: after(start, Duration::from_secs(seconds)),
+        }
+    }
+
+    /// What the clock is ahead of the wall, after answers that are so far ahead.
+    fn ahead(answers: &[SignedDuration]) -> Option<SignedDuration> {
+        let mut clock = ServerClock::default();
+        for ahead in answers {
+            clock.observe(moment(5), Some(moment(5).wall + *ahead));
+        }
+        let now = clock.now(moment(60))?;
+        Some(now.duration_since(moment(60).wall))
+    }
+
+    #[test]
+    fn clocks_that_agree_within_two_seconds_are_one() {
+        let zero = Some(SignedDuration::ZERO);
+        assert_eq!(ahead(&[SignedDuration::from_millis(-1_400)]), zero);
+        assert_eq!(ahead(&[HOUR; 3]), Some(HOUR));
+    }
+
+    #[test]
+    fn one_wrong_answer_is_not_believed_not_even_the_first() {
+        let zero = SignedDuration::ZERO;
+        assert_eq!(ahead(&[HOUR]), None);
+        assert_eq!(ahead(&[HOUR, zero]), Some(zero));
+        assert_eq!(ahead(&[-HOUR, zero]), Some(zero));
+        assert_eq!(ahead(&[HOUR, zero, zero]), Some(zero));
+        assert_eq!(ahead(&[&[zero; 9][..], &[HOUR]].concat()), Some(zero));
+    }
+
+    #[test]
+    fn a_jump_is_believed_when_half_of_the_answers_agree() {
+        let jump = [&[SignedDuration::ZERO; 64][..], &[-HOUR; 7]].concat();
+        assert_eq!(ahead(&jump), Some(SignedDuration::ZERO));
+        let jump = [&jump[..], &[-HOUR]].concat();
+        assert_eq!(ahead(&jump), Some(-HOUR));
+    }
+
+    #[test]
+    fn the_earliest_time_includes_a_jump_back_from_its_first_answer() {
+        let mut clock = ServerClock::default();
+        for ahead in [SignedDuration::ZERO, SignedDuration::ZERO, -HOUR] {
+            clock.observe(moment(5), Some(moment(5).wall + ahead));
+        }
+        let earliest = clock.earliest(moment(9)).unwrap();
+        assert_eq!(earliest, moment(9).wall - HOUR);
+    }
+
+    #[test]
+    fn without_any_date_this_machines_clock_is_used() {
+        let mut clock = ServerClock::default();
+        for _ in 0..UNDATED {
+            assert_eq!(clock.now(moment(1)), None);
+            clock.observe(moment(1), None);
+        }
+        assert_eq!(clock.now(moment(9)), Some(moment(9).wall));
+    }
+}

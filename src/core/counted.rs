@@ -1,0 +1,205 @@
+//! Which (run, terminal state) pairs are counted already.
+//!
+//! The memory reaches back for hours by the process's own clock, so that neither a step of
+//! the server's clock nor a replica that lags behind can bring a pair back as new. It is
+//! bounded by number, too; [`Counted::forgotten_until`] says how far back it is complete.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// A pair is forgotten when it has not been seen for so long.
+const REMEMBER: Duration = Duration::from_secs(6 * 3600);
+
+/// At most so many pairs are remembered.
+const MOST: usize = 100_000;
+
+/// Pairs of run and terminal state.
+#[derive(Debug)]
+pub(super) struct Counted {
+    pairs: HashMap<(u128, u128), Entry>,
+    forgotten_until: Timestamp,
+    most: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    /// When it was last seen, as uptime; negative from before a restart.
+    seen: f64,
+    /// When the run ended.
+    end: Timestamp,
+}
+
+/// A pair as a checkpoint has it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Row {
+    run: Uuid,
+    state: Uuid,
+    /// Seconds since it was last seen.
+    age: u64,
+    end: Timestamp,
+}
+
+impl Default for Counted {
+    fn default() -> Self {
+        Counted {
+            pairs: HashMap::new(),
+            forgotten_until: Timestamp::MIN,
+            most: MOST,
+        }
+    }
+}
+
+impl Counted {
+    /// Whether a pair is counted; one that is stays remembered for longer.
+    pub(super) fn contains(&mut self, run: &str, state: &str, uptime: Duration) -> bool {
+        match self.pairs.get_mut(&(key(run), key(state))) {
+            Some(entry) => {
+                entry.seen = uptime.as_secs_f64();
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Remembers a pair that ended at `end`; `false` if it is remembered already.
+    pub(super) fn insert(
+        &mut self,
+        run: &str,
+        state: &str,
+        end: Timestamp,
+        uptime: Duration,
+    ) -> bool {
+        let seen = uptime.as_secs_f64();
+        let entry = Entry { seen, end };
+        self.pairs.insert((key(run), key(state)), entry).is_none()
+    }
+
+    /// What ended before `time` is taken for counted from here on.
+    pub(super) fn forget_until(&mut self, time: Timestamp) {
+        self.forgotten_until = self.forgotten_until.max(time);
+    }
+
+    /// Runs that ended before it may be counted though they are not remembered.
+    pub(super) fn forgotten_until(&self) -> Timestamp {
+        self.forgotten_until
+    }
+
+    /// Forgets what has not been seen for long, and the oldest beyond the bound. What ended
+    /// in the future counts as of `now`.
+    pub(super) fn prune(&mut self, uptime: Duration, now: Timestamp) {
+        let mut oldest = uptime.as_secs_f64() - REMEMBER.as_secs_f64();
+        if self.pairs.len() > self.most {
+            let mut seen: Vec<f64> = self.pairs.values().map(|entry| entry.seen).collect();
+            // A quarter at a time: not one pair for each that comes.
+            let index = seen.len() - self.most * 3 / 4;
+            let (_, nth, _) = seen.select_nth_unstable_by(index, f64::total_cmp);
+            oldest = oldest.max(*nth);
+        }
+        let forgotten_until = &mut self.forgotten_until;
+        self.pairs.retain(|_, entry| {
+            let keep = entry.seen >= oldest;
+            if !keep {
+                *forgotten_until = entry.end.min(now).max(*forgotten_until);
+            }
+            keep
+        });
+    }
+
+    /// The pairs as a checkpoint has them.
+    pub(super) fn rows(&self, uptime: Duration) -> Vec<Row> {
+        let row = |((run, state), entry): (&(u128, u128), &Entry)| Row {
+            run: Uuid::from_u128(*run),
+            state: Uuid::from_u128(*state),
+            age: (uptime.as_secs_f64() - entry.seen).max(0.0) as u64,
+            end: entry.end,
+        };
+        self.pairs.iter().map(row).collect()
+    }
+
+    /// The memory of a checkpoint.
+    pub(super) fn restore(rows: Vec<Row>, forgotten_until: Timestamp) -> Self {
+        let entry = |row: Row| {
+            let pair = (row.run.as_u128(), row.state.as_u128());
+            let seen = -(row.age as f64);
+            (pair, Entry { seen, end: row.end })
+        };
+        Counted {
+            pairs: rows.into_iter().map(entry).collect(),
+            forgotten_until,
+            most: MOST,
+        }
+    }
+
+    /// How many pairs are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.pairs.len()
+    }
+}
+
+/// Ids are UUIDs; any other text becomes one.
+fn key(id: &str) -> u128 {
+    let uuid = Uuid::parse_str(id);
+    uuid.unwrap_or_else(|_| Uuid::new_v5(&Uuid::NAMESPACE_OID, id.as_bytes()))
+        .as_u128()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn up(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_pair_is_remembered_for_hours_and_for_as_long_as_it_is_seen() {
+        let mut counted = Counted::default();
+        assert!(counted.insert("r", "s", at(0), up(0)));
+        assert!(!counted.insert("r", "s", at(0), up(0)));
+        counted.prune(up(5 * 3600), at(5 * 3600));
+        assert!(counted.contains("r", "s", up(5 * 3600)));
+        counted.prune(up(10 * 3600), at(10 * 3600));
+        assert!(counted.contains("r", "s", up(10 * 3600)));
+        counted.prune(up(17 * 3600), at(17 * 3600));
+        assert!(!counted.contains("r", "s", up(17 * 3600)));
+        assert_eq!(counted.forgotten_until(), at(0));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_says_how_far_back_it_is_complete() {
+        let mut counted = Counted::default();
+        counted.most = 100;
+        for number in 0..10_000 {
+            counted.insert(&format!("r{number}"), "s", at(number), up(number as u64));
+            counted.prune(up(number as u64), at(number));
+            assert!(counted.len() <= 100);
+        }
+        assert!(counted.forgotten_until() >= at(9_800), "{counted:?}");
+    }
+
+    #[test]
+    fn an_end_in_the_future_does_not_hide_what_ends_until_then() {
+        let mut counted = Counted::default();
+        counted.insert("r", "s", at(1_000_000), up(0));
+        counted.prune(up(7 * 3600), at(7 * 3600));
+        assert_eq!(counted.forgotten_until(), at(7 * 3600));
+    }
+
+    #[test]
+    fn a_restart_keeps_pairs_and_their_age() {
+        let mut counted = Counted::default();
+        counted.insert("r", "s", at(0), up(100));
+        let rows = counted.rows(up(100 + 5 * 3600));
+        let mut counted = Counted::restore(rows, Timestamp::MIN);
+        counted.prune(up(2 * 3600), at(7 * 3600));
+        assert!(!counted.contains("r", "s", up(2 * 3600)));
+    }
+}

@@ -1,0 +1,202 @@
+//! The counters: one row each. The catalogue names them and says what they mean.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::events::{Event, FinishedRun, FinishedTask};
+use super::tally::{Label, Saved, Tally};
+use crate::prefect::runs::StateType;
+
+/// A counter of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counter(usize);
+
+/// Finished flow runs by deployment, flow, work pool, work queue, state type and state name.
+pub const FLOW_RUNS_FINISHED: Counter = Counter(0);
+/// Retries of finished flow runs by deployment and flow.
+pub const FLOW_RUN_RETRIES: Counter = Counter(1);
+/// Finished task runs by task and state type.
+pub const TASK_RUNS_FINISHED: Counter = Counter(2);
+
+/// How a counter is fed.
+struct Row {
+    /// Its name in a checkpoint.
+    name: &'static str,
+    /// Labels of a series. Where the series belong to deployments, the first two are the
+    /// names of deployment and flow.
+    labels: usize,
+    of_deployments: bool,
+    /// The series that an event adds to, and how much.
+    count: fn(&Event) -> Option<(Vec<Label>, u64)>,
+    /// The series that a deployment starts at zero, so that `increase()` sees its first event.
+    zeros: fn(&Place) -> Vec<Vec<Label>>,
+}
+
+const ROWS: [Row; 3] = [
+    Row {
+        name: "flow_runs_finished",
+        labels: 6,
+        of_deployments: true,
+        count: |event| flow_run(event).map(|run| (finished(run), 1)),
+        zeros: |place| StateType::FINAL.map(|state| place.in_state(state)).into(),
+    },
+    Row {
+        name: "flow_run_retries",
+        labels: 2,
+        of_deployments: true,
+        count: |event| {
+            flow_run(event).map(|run| (vec![run.deployment.clone(), run.flow.clone()], run.retries))
+        },
+        zeros: |place| vec![vec![place.deployment.clone(), place.flow.clone()]],
+    },
+    Row {
+        name: "task_runs_finished",
+        labels: 2,
+        of_deployments: false,
+        count: |event| {
+            task_run(event).map(|task| (vec![task.task.clone(), state(task.state_type)], 1))
+        },
+        zeros: |_| Vec::new(),
+    },
+];
+
+/// The labels of a deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    pub(super) deployment: Label,
+    pub(super) flow: Label,
+    pub(super) work_pool: Label,
+    pub(super) work_queue: Label,
+}
+
+impl Place {
+    fn in_state(&self, state_type: StateType) -> Vec<Label> {
+        vec![
+            self.deployment.clone(),
+            self.flow.clone(),
+            self.work_pool.clone(),
+            self.work_queue.clone(),
+            state(state_type),
+            Arc::from(state_type.default_name()),
+        ]
+    }
+}
+
+fn flow_run(event: &Event) -> Option<&FinishedRun> {
+    match event {
+        Event::FlowRun(run) => Some(run),
+        Event::TaskRun(_) => None,
+    }
+}
+
+fn task_run(event: &Event) -> Option<&FinishedTask> {
+    match event {
+        Event::TaskRun(task) => Some(task),
+        Event::FlowRun(_) => None,
+    }
+}
+
+fn state(state_type: StateType) -> Label {
+    Arc::from(state_type.as_str())
+}
+
+fn finished(run: &FinishedRun) -> Vec<Label> {
+    vec![
+        run.deployment.clone(),
+        run.flow.clone(),
+        run.run.work_pool_name.label(),
+        run.run.work_queue_name.label(),
+        state(run.state_type),
+        run.state_name.clone(),
+    ]
+}
+
+/// Every counter's tally.
+#[derive(Debug)]
+pub struct Counters {
+    tallies: [Tally; ROWS.len()],
+}
+
+/// The counters as a checkpoint has them, by name.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct SavedCounters(std::collections::BTreeMap<String, Saved>);
+
+impl Counters {
+    /// Counters of at most `limit` series each.
+    pub(super) fn new(limit: usize) -> Self {
+        Counters {
+            tallies: std::array::from_fn(|_| Tally::new(limit)),
+        }
+    }
+
+    /// What a counter has counted.
+    pub fn tally(&self, counter: Counter) -> &Tally {
+        // A `Counter` is one of the constants above.
+        self.tallies.get(counter.0).unwrap_or(&self.tallies[0])
+    }
+
+    fn rows(&mut self) -> impl Iterator<Item = (&'static Row, &mut Tally)> {
+        ROWS.iter().zip(&mut self.tallies)
+    }
+
+    /// Counts an event.
+    pub(super) fn count(&mut self, event: &Event) {
+        for (row, tally) in self.rows() {
+            if let Some((series, amount)) = (row.count)(event) {
+                tally.add(&series, amount);
+            }
+        }
+    }
+
+    /// Starts the series of deployments at zero; `true` if one of them is new.
+    pub(super) fn start_at_zero(&mut self, place: &Place) -> bool {
+        let mut new = false;
+        for (row, tally) in self.rows() {
+            for series in (row.zeros)(place) {
+                new |= tally.add(&series, 0);
+            }
+        }
+        new
+    }
+
+    /// What was counted until now has been published.
+    /// `true` if that changes anything.
+    pub(super) fn mark_published(&mut self) -> bool {
+        let tallies = self.tallies.iter_mut();
+        tallies.fold(false, |changed, tally| tally.mark_published() | changed)
+    }
+
+    /// Drops the series of deployments that have not existed for `keep`.
+    pub(super) fn prune(
+        &mut self,
+        uptime: Duration,
+        keep: Duration,
+        exists: impl Fn(&Label, &Label) -> bool,
+    ) {
+        for (_, tally) in self.rows().filter(|(row, _)| row.of_deployments) {
+            tally.prune(uptime, keep, |series: &[Label]| match series {
+                [deployment, flow, ..] => exists(deployment, flow),
+                _ => true,
+            });
+        }
+    }
+
+    pub(super) fn save(&self, uptime: Duration) -> SavedCounters {
+        let saved = ROWS.iter().zip(&self.tallies);
+        SavedCounters(
+            saved
+                .map(|(row, tally)| (row.name.to_owned(), tally.save(uptime)))
+                .collect(),
+        )
+    }
+
+    pub(super) fn restore(&mut self, mut saved: SavedCounters) {
+        for (row, tally) in self.rows() {
+            if let Some(saved) = saved.0.remove(row.name) {
+                tally.restore(saved, row.labels);
+            }
+        }
+    }
+}

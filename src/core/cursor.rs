@@ -1,0 +1,244 @@
+//! How far the lists of finished runs have been read.
+//!
+//! They are read in slices of time, each slice by key from its newest end down. A slice that
+//! cannot be finished in a cycle is resumed in the next one, so that a slow server is read
+//! bit by bit. What is read twice is counted once.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::clock::{after, before};
+use super::keyed::{Direction, Keyed};
+use crate::prefect::Id;
+use crate::prefect::request::Range;
+
+/// How far before the cursor finished runs are read again: time for a transaction that was
+/// open, and for a clock that is a little slow.
+pub(super) const OVERLAP: Duration = Duration::from_secs(120);
+
+/// The longest and the shortest slice.
+const SLICE: Duration = Duration::from_secs(3600);
+const SHORTEST_SLICE: Duration = Duration::from_secs(60);
+
+/// The smallest page, where larger ones are not answered in time.
+const SMALLEST_PAGE: usize = 10;
+
+/// How far a list of finished runs has been read.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    /// All that ended before it has been read.
+    position: Option<Timestamp>,
+    slice: Option<Slice>,
+    /// How long the next slice is: shorter after a time-out.
+    span: Duration,
+    /// How many times the page is halved.
+    halved: u32,
+    /// Whether the list has been read up to the present in this cycle.
+    up_to_date: bool,
+    /// Whether a slice has been read since the start.
+    moved: bool,
+}
+
+/// A slice that is being read.
+#[derive(Debug)]
+struct Slice {
+    keyed: Keyed,
+    /// The time at the server at the least when it was opened.
+    opened: Timestamp,
+    /// The cursor once it has been read.
+    then: Timestamp,
+    /// Whether it reaches to the present.
+    last: bool,
+}
+
+impl Cursor {
+    pub(super) fn new(position: Option<Timestamp>) -> Self {
+        Cursor {
+            position,
+            slice: None,
+            span: SLICE,
+            halved: 0,
+            up_to_date: false,
+            moved: false,
+        }
+    }
+
+    /// All that ended before it has been read.
+    pub(super) fn position(&self) -> Option<Timestamp> {
+        self.position
+    }
+
+    /// Whether anything has been read since the start.
+    pub(super) fn has_moved(&self) -> bool {
+        self.moved
+    }
+
+    /// Begins a cycle.
+    pub(super) fn begin(&mut self) {
+        self.up_to_date = false;
+        if let Some(slice) = &mut self.slice {
+            // It was opened some time ago: what ended since is read after it.
+            slice.last = false;
+        }
+    }
+
+    /// Whether the list has been read up to the present in this cycle.
+    pub(super) fn is_up_to_date(&self) -> bool {
+        self.up_to_date
+    }
+
+    /// Leaves out what ended before `oldest`. Returns where the reading would have resumed.
+    pub(super) fn skip_to(&mut self, oldest: Timestamp) -> Option<Timestamp> {
+        let position = self.position.filter(|position| *position < oldest)?;
+        self.position = Some(oldest);
+        self.slice = None;
+        Some(position)
+    }
+
+    /// Opens the next slice where none is open. The first one begins at `start`. `earliest` is
+    /// the time at the server at the least.
+    pub(super) fn open(&mut self, start: Timestamp, earliest: Timestamp) {
+        if self.slice.is_some() || self.up_to_date {
+            return;
+        }
+        let since = self
+            .position
+            .map_or(start, |position| before(position.min(earliest), OVERLAP));
+        let until = after(since, self.span + OVERLAP);
+        let last = until >= earliest;
+        let range = Range {
+            after: Some(since),
+            before: (!last).then_some(until),
+        };
+        self.slice = Some(Slice {
+            keyed: Keyed::new(Direction::Descending, range),
+            opened: earliest,
+            then: if last { earliest } else { until },
+            last,
+        });
+    }
+
+    /// What to read next of the open slice: its range, the ids to leave out, and the size of
+    /// a page given the largest that is allowed.
+    pub(super) fn next(&self, limit: usize) -> Option<(Range, &[Id], usize)> {
+        let slice = self.slice.as_ref()?;
+        let smallest = SMALLEST_PAGE.min(limit);
+        let limit = (limit >> self.halved.min(8)).max(smallest);
+        Some((slice.keyed.range(), slice.keyed.exclude(), limit))
+    }
+
+    /// Takes note of a page of the open slice.
+    pub(super) fn page(
+        &mut self,
+        objects: impl IntoIterator<Item = (Id, Option<Timestamp>)>,
+        skipped: impl IntoIterator<Item = Id>,
+        full: bool,
+    ) {
+        self.halved = self.halved.saturating_sub(1);
+        let Some(slice) = &mut self.slice else { return };
+        slice.keyed.page(objects, full);
+        slice.keyed.skip(skipped);
+        if !full {
+            self.moved = true;
+            self.position = Some(slice.then);
+            self.up_to_date = slice.last;
+            self.slice = None;
+            self.span = (self.span * 2).min(SLICE);
+        }
+    }
+
+    /// The list has been read up to the present, whatever slice is open.
+    pub(super) fn read_all(&mut self) {
+        if let Some(slice) = self.slice.take() {
+            self.moved = true;
+            self.position = Some(slice.opened);
+            self.up_to_date = slice.last;
+        }
+    }
+
+    /// A page was not answered in time: the next ones are smaller, and so is the next slice.
+    pub(super) fn timed_out(&mut self) {
+        self.halved = (self.halved + 1).min(8);
+        self.span = (self.span / 2).max(SHORTEST_SLICE);
+    }
+
+    /// How far the reading is behind `now`.
+    pub(super) fn lag(&self, now: Timestamp) -> Option<Duration> {
+        let lag = now.duration_since(self.position?);
+        Some(Duration::try_from(lag).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    #[test]
+    fn a_slice_is_resumed_where_it_was_left() {
+        let mut cursor = Cursor::new(Some(at(0)));
+        cursor.begin();
+        cursor.open(at(0), at(600));
+        let page = [
+            (Id::from("a"), Some(at(590))),
+            (Id::from("b"), Some(at(580))),
+        ];
+        cursor.page(page, [], true);
+        // The next cycle.
+        cursor.begin();
+        cursor.open(at(0), at(630));
+        let (range, exclude, _) = cursor.next(200).unwrap();
+        assert_eq!(range.before, Some(at(580)));
+        assert_eq!(exclude, [Id::from("b")]);
+        cursor.page([], [], false);
+        assert_eq!(
+            (cursor.position(), cursor.is_up_to_date()),
+            (Some(at(600)), false)
+        );
+        cursor.open(at(0), at(630));
+        assert_eq!(cursor.next(200).unwrap().0, Range::after(at(480)));
+    }
+
+    #[test]
+    fn catching_up_goes_slice_by_slice_and_slices_overlap() {
+        let mut cursor = Cursor::new(Some(at(0)));
+        let mut ranges = Vec::new();
+        while !cursor.is_up_to_date() {
+            cursor.open(at(0), at(9_000));
+            ranges.push(cursor.next(200).unwrap().0);
+            cursor.page([], [], false);
+        }
+        assert_eq!(ranges.len(), 3);
+        assert_eq!(ranges[2].before, None);
+        for pair in ranges.windows(2) {
+            assert!(pair[1].after.unwrap() < pair[0].before.unwrap());
+        }
+    }
+
+    #[test]
+    fn a_server_clock_that_is_set_back_is_followed() {
+        let mut cursor = Cursor::new(Some(at(3_600)));
+        cursor.open(at(0), at(60));
+        let (range, ..) = cursor.next(200).unwrap();
+        assert_eq!(range.after, Some(at(-60)));
+    }
+
+    #[test]
+    fn pages_and_slices_shrink_when_they_time_out_and_grow_again() {
+        let mut cursor = Cursor::new(Some(at(0)));
+        cursor.open(at(0), at(0));
+        cursor.timed_out();
+        cursor.timed_out();
+        assert_eq!(cursor.next(200).unwrap().2, 50);
+        cursor.page([(Id::from("a"), Some(at(-5)))], [], true);
+        assert_eq!(cursor.next(200).unwrap().2, 100);
+        for _ in 0..20 {
+            cursor.timed_out();
+        }
+        assert_eq!(cursor.next(200).unwrap().2, 10);
+    }
+}

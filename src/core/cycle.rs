@@ -1,0 +1,272 @@
+//! The end of a cycle: how it went, what is known now, and what a checkpoint holds of it.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use super::clock::Moment;
+use super::events::Event;
+use super::memory::{Memory, Position};
+use super::sections::Section;
+use super::snapshot::{LastRuns, SectionState};
+use super::{CHECKPOINT_EVERY, Core, KEEP_AFTER_DELETION, Phase, Place, Snapshot};
+use crate::core::counters::Counters;
+use crate::prefect::{Error, Id};
+
+/// What a cycle brought.
+#[derive(Debug)]
+pub struct Cycle {
+    /// The workspace as it is known now.
+    pub snapshot: Snapshot,
+    /// What happened, each event once.
+    pub events: Vec<Event>,
+    /// The sections that cannot be read at present, and why.
+    pub errors: Vec<(Section, Error)>,
+    /// The time spent on each section that was tried.
+    pub durations: Vec<(Section, Duration)>,
+}
+
+impl Cycle {
+    /// How it went: the attribute `outcome`.
+    pub fn outcome(&self) -> Outcome {
+        match self.snapshot.up {
+            false => Outcome::Failure,
+            true if self.errors.is_empty() => Outcome::Success,
+            true => Outcome::Partial,
+        }
+    }
+}
+
+/// How a cycle went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every section can be read.
+    Success,
+    /// Some cannot.
+    Partial,
+    /// Prefect could not be read.
+    Failure,
+}
+
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Outcome; 3] = [Outcome::Success, Outcome::Partial, Outcome::Failure];
+
+    /// The value of the attribute `outcome`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Success => "success",
+            Outcome::Partial => "partial",
+            Outcome::Failure => "failure",
+        }
+    }
+}
+
+impl Core {
+    /// Ends a cycle. Where its time was over, `deadline` is how long that was.
+    pub fn finish(&mut self, moment: Moment, deadline: Option<Duration>) -> Cycle {
+        let uptime = moment.uptime;
+        for (section, error) in self.reader.take_not_found() {
+            // "Not found" is believed while other lists are found, and of what was never there.
+            let status = self.sections.status(section);
+            let never = status.is_some_and(|status| status.read_at.is_none() || status.absent);
+            if never && !section.matters() && self.sections.up() {
+                self.sections.absent(section, uptime);
+            } else {
+                self.sections.failed(section, error, uptime);
+            }
+        }
+        if let Some(deadline) = deadline {
+            self.sections
+                .fail_unread(&Error::Deadline(deadline), uptime);
+        }
+        self.phase = Phase::Over;
+        self.prune(moment);
+        Cycle {
+            snapshot: self.snapshot(moment),
+            events: std::mem::take(&mut self.events),
+            errors: self.sections.failing(),
+            durations: self.sections.cycle_durations(),
+        }
+    }
+
+    /// Drops what nothing needs any more, as far as this cycle could tell.
+    fn prune(&mut self, moment: Moment) {
+        let Some(now) = self.clock.now(moment) else {
+            return;
+        };
+        let uptime = moment.uptime;
+        self.runs.prune(uptime, now);
+        if let Some(tasks) = &mut self.tasks {
+            tasks.counted.prune(uptime, now);
+        }
+        let read = |section| self.sections.has_read(section);
+        if !read(Section::Deployments)
+            || self
+                .sections
+                .freshness(Section::Flows, uptime)
+                .is_none_or(|flows| flows.stale)
+        {
+            return;
+        }
+        let inventory = self.reader.inventory();
+        let places: HashSet<Place> = inventory
+            .deployments
+            .values()
+            .map(|deployment| Place {
+                deployment: deployment.name.label(),
+                flow: inventory.flow_name(deployment.flow_id.as_ref()),
+                work_pool: deployment.work_pool_name.label(),
+                work_queue: deployment.work_queue_name.label(),
+            })
+            .collect();
+        for place in &places {
+            self.changed |= self.counters.start_at_zero(place);
+        }
+        let names: HashSet<_> = places
+            .iter()
+            .map(|place| (&place.deployment, &place.flow))
+            .collect();
+        let null = crate::prefect::objects::null();
+        let keep = KEEP_AFTER_DELETION;
+        self.counters.prune(uptime, keep, |deployment, flow| {
+            *deployment == null || names.contains(&(deployment, flow))
+        });
+        self.last_runs.prune(&inventory.deployments, uptime, keep);
+    }
+
+    /// The workspace as it is known at `moment`.
+    pub fn snapshot(&self, moment: Moment) -> Snapshot {
+        let now = self.clock.now(moment).unwrap_or(moment.wall);
+        let (finished, failed) = self.runs.windows.at(now);
+        let lag = |section| match section {
+            Section::FinishedRuns => self.finished.cursor.lag(now),
+            Section::TaskRuns => self.tasks.as_ref()?.cursor.lag(now),
+            _ => None,
+        };
+        let sections = self.sections.iter().filter_map(|(section, status)| {
+            let state = SectionState {
+                freshness: self.sections.freshness(section, moment.uptime)?,
+                absent: status.absent,
+                errors: status.errors,
+                skipped: status.skipped,
+                lag: lag(section),
+            };
+            Some((section, state))
+        });
+        Snapshot {
+            now,
+            up: self.sections.up(),
+            version: self.version.clone(),
+            sections: sections.collect(),
+            inventory: self.reader.inventory().clone(),
+            unfinished: self.runs.unfinished.runs().cloned().collect(),
+            finished,
+            failed,
+            has_counted: self.has_counted,
+        }
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The last runs of each deployment, by its id.
+    pub fn last_runs(&self) -> &HashMap<Id, LastRuns> {
+        self.last_runs.by_deployment()
+    }
+
+    /// How many terminal states are remembered as counted.
+    pub fn remembered(&self) -> usize {
+        let tasks = self.tasks.as_ref().map_or(0, |tasks| tasks.counted.len());
+        self.runs.counted.len() + tasks
+    }
+
+    /// What a checkpoint is to hold; `None` while it would say nothing new.
+    pub fn checkpoint(&mut self, moment: Moment) -> Option<Memory> {
+        let cursor = self.finished.cursor.position()?;
+        let (last, awaited_then) = self.checkpointed;
+        let awaited = self.runs.unfinished.awaited_digest();
+        let moved = last.is_none_or(|last| {
+            Duration::try_from(cursor.duration_since(last)).unwrap_or(Duration::MAX)
+                >= CHECKPOINT_EVERY
+        });
+        if !self.changed && !moved && awaited == awaited_then {
+            return None;
+        }
+        self.changed = false;
+        self.checkpointed = (Some(cursor), awaited);
+        self.memory(moment)
+    }
+
+    /// The checkpoint could not be written: the next one is due at once.
+    pub fn checkpoint_failed(&mut self) {
+        self.changed = true;
+    }
+
+    fn memory(&self, moment: Moment) -> Option<Memory> {
+        let (uptime, now) = (moment.uptime, self.clock.now(moment)?);
+        let start = self.runs.start?;
+        let counted = &self.runs.counted;
+        let tasks = self.tasks.as_ref().and_then(|tasks| {
+            Some(Position {
+                start: tasks.start?,
+                cursor: tasks.cursor.position(),
+                counted: tasks.counted.rows(uptime),
+                forgotten_until: tasks.counted.forgotten_until(),
+            })
+        });
+        Some(Memory {
+            start,
+            flow_runs: Position {
+                start,
+                cursor: self.finished.cursor.position(),
+                counted: counted.rows(uptime),
+                forgotten_until: counted.forgotten_until(),
+            },
+            task_runs: tasks,
+            awaited: self.runs.awaited(now),
+            counters: self.counters.save(uptime),
+            last_runs: self.last_runs.by_deployment().clone(),
+        })
+    }
+}
+
+/// Why this version of Prefect cannot be read. Servers before 3.0.4 cannot filter flow runs by
+/// their end.
+pub(super) fn unsupported(version: &str) -> Option<Error> {
+    let mut numbers = version.splitn(3, '.').map(|part| {
+        let digits = part.split(|c: char| !c.is_ascii_digit()).next();
+        digits.and_then(|digits| digits.parse::<u32>().ok())
+    });
+    let number = (numbers.next()??, numbers.next()??, numbers.next()??);
+    // A version made from a checkout can be 0.
+    let supported = number >= (3, 0, 4) || number.0 == 0;
+    (!supported).then(|| Error::Unsupported {
+        version: version.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_before_3_0_4_are_refused_and_odd_ones_are_not() {
+        for version in ["2.20.9", "3.0.0", "3.0.3", "1.4.1"] {
+            assert!(unsupported(version).is_some(), "{version}");
+        }
+        for version in [
+            "3.0.4",
+            "3.8.8",
+            "3.9.0rc1",
+            "4.0.0",
+            "0+unknown",
+            "0.0.0",
+            "",
+            "x.y.z",
+        ] {
+            assert!(unsupported(version).is_none(), "{version}");
+        }
+    }
+}

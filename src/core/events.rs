@@ -1,0 +1,63 @@
+//! What happened: runs that reached a terminal state, each told once.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::tally::Label;
+use crate::prefect::Id;
+use crate::prefect::runs::{FlowRun, StateType};
+
+/// Something that happened, told once.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A flow run reached a terminal state.
+    FlowRun(FinishedRun),
+    /// A task run reached a terminal state.
+    TaskRun(FinishedTask),
+}
+
+/// A flow run that reached a terminal state.
+#[derive(Debug, Clone)]
+pub struct FinishedRun {
+    /// The run, as last seen.
+    pub run: Arc<FlowRun>,
+    /// The name of its deployment, as a label.
+    pub deployment: Label,
+    /// The name of its flow, as a label.
+    pub flow: Label,
+    /// The terminal state.
+    pub state_id: Id,
+    /// The type of that state.
+    pub state_type: StateType,
+    /// The name of that state, as a label.
+    pub state_name: Label,
+    /// When the run reached it, in the server's time.
+    pub end: Timestamp,
+    /// Seconds spent running until then, over all attempts.
+    pub run_time: Option<f64>,
+    /// Starts since the terminal state before it, less the run's very first start.
+    pub retries: u64,
+    /// Whether it is the run's first terminal state.
+    pub first: bool,
+}
+
+impl FinishedRun {
+    /// Seconds from the expected start to the start, once for each run.
+    pub fn start_delay(&self) -> Option<f64> {
+        let (start, expected) = (self.run.start_time?, self.run.expected_start_time?);
+        let delay = start.duration_since(expected).as_secs_f64().max(0.0);
+        self.first.then_some(delay)
+    }
+}
+
+/// A task run that reached a terminal state.
+#[derive(Debug, Clone)]
+pub struct FinishedTask {
+    /// The name of the task.
+    pub task: Label,
+    /// The type of the state.
+    pub state_type: StateType,
+    /// Seconds spent running, over all attempts.
+    pub run_time: Option<f64>,
+}

@@ -1,0 +1,110 @@
+//! When the runs of each deployment last ended, and how.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::events::Event;
+use super::finished::Reconciled;
+use super::snapshot::LastRuns;
+use crate::prefect::Id;
+use crate::prefect::objects::Deployment;
+use crate::prefect::runs::{FlowRun, StateType};
+
+/// The last runs of each deployment, by its id.
+#[derive(Debug, Default)]
+pub(super) struct AllLastRuns {
+    by_deployment: HashMap<Id, LastRuns>,
+    /// Deployments that the server no longer has, and since when, as uptime.
+    gone: HashMap<Id, Duration>,
+}
+
+impl AllLastRuns {
+    pub(super) fn restore(by_deployment: HashMap<Id, LastRuns>) -> Self {
+        AllLastRuns {
+            by_deployment,
+            gone: HashMap::new(),
+        }
+    }
+
+    /// The last runs of each deployment.
+    pub(super) fn by_deployment(&self) -> &HashMap<Id, LastRuns> {
+        &self.by_deployment
+    }
+
+    /// Takes note of a run that ended.
+    pub(super) fn note(&mut self, event: &Event) {
+        if let Event::FlowRun(finished) = event {
+            let (end, time) = (finished.end, finished.run_time);
+            self.ended(&finished.run, finished.state_type, end);
+            self.was_last(&finished.run, end, time);
+        }
+    }
+
+    /// Takes note of what a full reading of the windows found. The window of failed runs
+    /// reaches back for days in which other runs may have succeeded: it says when a run last
+    /// failed, but not which run was the last.
+    pub(super) fn reconciled(&mut self, found: &Reconciled) {
+        let finished = found.finished.values();
+        for run in finished
+            .clone()
+            .chain(found.failed.iter().flat_map(|found| found.values()))
+        {
+            if let (Some(state), Some(end)) = (run.state_type, run.end_time) {
+                self.ended(run, state, end);
+            }
+        }
+        for run in finished {
+            if let Some(end) = run.end_time.filter(|end| *end >= found.since) {
+                self.was_last(run, end, run.total_run_time);
+            }
+        }
+    }
+
+    fn ended(&mut self, run: &FlowRun, state: StateType, end: Timestamp) {
+        let Some(deployment) = &run.deployment_id else {
+            return;
+        };
+        let last = self
+            .by_deployment
+            .entry(Arc::clone(deployment))
+            .or_default();
+        let known = last.ends.entry(state).or_insert(end);
+        *known = end.max(*known);
+    }
+
+    fn was_last(&mut self, run: &FlowRun, end: Timestamp, time: Option<f64>) {
+        let Some(deployment) = &run.deployment_id else {
+            return;
+        };
+        let last = self
+            .by_deployment
+            .entry(Arc::clone(deployment))
+            .or_default();
+        if last.last.is_none_or(|(known, _)| end >= known) {
+            last.last = Some((end, time));
+        }
+    }
+
+    /// Drops the deployments that `deployments`, just read, has not had for `keep`.
+    pub(super) fn prune(
+        &mut self,
+        deployments: &HashMap<Id, Deployment>,
+        uptime: Duration,
+        keep: Duration,
+    ) {
+        let gone = &mut self.gone;
+        self.by_deployment.retain(|id, _| {
+            if deployments.contains_key(id) {
+                gone.remove(id);
+                return true;
+            }
+            let since = *gone.entry(Arc::clone(id)).or_insert(uptime);
+            uptime.saturating_sub(since) < keep
+        });
+        let known = &self.by_deployment;
+        self.gone.retain(|id, _| known.contains_key(id));
+    }
+}

@@ -1,0 +1,255 @@
+//! A whole list of objects, read by offset: these lists have no key to go on from.
+//!
+//! A first page that is full is followed by a count, so that the other pages can be asked for
+//! side by side and none of them is empty. What moves while pages are read is seen twice and
+//! kept once; where fewer distinct objects were seen than counted, the list is read again.
+
+use std::collections::HashMap;
+
+use crate::prefect::objects::{Object, Objects};
+use crate::prefect::request::Page;
+use crate::prefect::{Answer, Error, Id, Request};
+
+/// A list is read again at most so many times.
+const AGAIN: u32 = 2;
+
+/// A count beyond it is not believed: a workspace has some thousand objects of a kind.
+const MOST_PAGES: usize = 5_000;
+
+/// So many pages are asked for side by side.
+const SIDE_BY_SIDE: usize = 32;
+
+/// Reads the list of `T`.
+#[derive(Debug)]
+pub(super) struct Listing<T> {
+    items: HashMap<Id, T>,
+    /// Distinct objects seen, readable or not.
+    seen: std::collections::HashSet<Id>,
+    stage: Stage,
+    again: u32,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The first page, of the limit that was asked for.
+    First,
+    Count,
+    /// These offsets, of a list that has so many objects.
+    Offsets(Vec<usize>, usize),
+    /// Page by page until one is not full.
+    UntilShort(usize),
+    Done,
+}
+
+impl<T> Default for Listing<T> {
+    fn default() -> Self {
+        Listing {
+            items: HashMap::new(),
+            seen: std::collections::HashSet::new(),
+            stage: Stage::First,
+            again: 0,
+        }
+    }
+}
+
+impl<T: Object> Listing<T> {
+    /// What to ask next; nothing once the list is complete.
+    pub(super) fn plan(&self, limit: usize) -> Vec<Request> {
+        let page = |offset: usize| Request::List {
+            resource: T::RESOURCE,
+            page: Page { offset, limit },
+        };
+        match &self.stage {
+            Stage::First => vec![page(0)],
+            Stage::Count => vec![Request::Count(T::RESOURCE)],
+            Stage::Offsets(offsets, _) => {
+                let offsets = offsets.iter().take(SIDE_BY_SIDE);
+                offsets.map(|offset| page(*offset)).collect()
+            }
+            Stage::UntilShort(offset) => vec![page(*offset)],
+            Stage::Done => Vec::new(),
+        }
+    }
+
+    /// Takes an answer in. With `first_page_only`, no other page is read.
+    ///
+    /// # Errors
+    ///
+    /// When the answer is an error; what was read so far stays.
+    pub(super) fn apply(
+        &mut self,
+        request: &Request,
+        answer: Result<Answer, Error>,
+        first_page_only: bool,
+    ) -> Result<(), Error> {
+        match (request, answer) {
+            (Request::List { page, .. }, Ok(Answer::Objects(objects))) => {
+                self.page(*page, objects, first_page_only);
+                Ok(())
+            }
+            (_, Ok(Answer::Count(count))) => {
+                self.counted(count);
+                Ok(())
+            }
+            // An API without the count.
+            (Request::Count(_), Err(error)) if error.is_not_found() => {
+                self.stage = Stage::UntilShort(self.seen.len());
+                Ok(())
+            }
+            (_, Err(error)) => Err(error),
+            (_, Ok(_)) => Ok(()),
+        }
+    }
+
+    /// Whether the list is complete.
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.stage, Stage::Done)
+    }
+
+    /// The objects by id.
+    pub(super) fn into_items(self) -> HashMap<Id, T> {
+        self.items
+    }
+
+    fn page(&mut self, page: Page, objects: Objects, first_page_only: bool) {
+        let Some(listed) = T::of(objects) else { return };
+        let (full, empty) = (listed.len() >= page.limit, listed.is_empty());
+        self.seen
+            .extend(listed.skipped.into_iter().map(|skipped| skipped.id));
+        for item in listed.items {
+            self.seen.insert(item.id().clone());
+            self.items.insert(item.id().clone(), item);
+        }
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Done) {
+            Stage::First if full && first_page_only => {
+                tracing::warn!(
+                    list = ?T::RESOURCE,
+                    limit = page.limit,
+                    "the list goes on after its first page; set PAGINATION_ENABLED=True to read all of it"
+                );
+                Stage::Done
+            }
+            Stage::First if full && T::RESOURCE.count_path().is_some() => Stage::Count,
+            Stage::First | Stage::UntilShort(_) if full => {
+                Stage::UntilShort(page.offset.saturating_add(page.limit))
+            }
+            Stage::Offsets(mut offsets, count) => {
+                // After an empty page there is nothing, whatever was counted.
+                let end = if empty { page.offset } else { usize::MAX };
+                offsets.retain(|offset| *offset != page.offset && *offset < end);
+                match offsets.is_empty() {
+                    true => self.after_all(count),
+                    false => Stage::Offsets(offsets, count),
+                }
+            }
+            _ => Stage::Done,
+        };
+    }
+
+    fn counted(&mut self, count: u64) {
+        let limit = self.seen.len().max(1);
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let offsets = (limit..count).step_by(limit).take(MOST_PAGES);
+        let offsets: Vec<_> = offsets.collect();
+        self.stage = match offsets.is_empty() {
+            true => Stage::Done,
+            false => Stage::Offsets(offsets, count),
+        };
+    }
+
+    fn after_all(&mut self, count: usize) -> Stage {
+        let complete = self.seen.len() >= count.min(MOST_PAGES);
+        if complete || self.again >= AGAIN {
+            return Stage::Done;
+        }
+        self.again += 1;
+        Stage::First
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prefect::objects::Flow;
+
+    fn flows(ids: impl IntoIterator<Item = usize>) -> Answer {
+        let flow = |id: usize| {
+            let json = format!(r#"{{"id":"{id}","name":"flow-{id}"}}"#);
+            serde_json::from_str::<Flow>(&json).unwrap()
+        };
+        let flows: Vec<_> = ids.into_iter().map(flow).collect();
+        Answer::Objects(Objects::Flows(flows.into()))
+    }
+
+    /// Reads a list of `count` flows, two a page, from a server by `answer`.
+    fn read(mut answer: impl FnMut(&Request) -> Answer) -> (Vec<usize>, usize) {
+        let (mut listing, mut requests) = (Listing::<Flow>::default(), 0);
+        while !listing.is_done() {
+            for request in listing.plan(2) {
+                requests += 1;
+                assert!(requests < 100);
+                let answer = answer(&request);
+                listing.apply(&request, Ok(answer), false).unwrap();
+            }
+        }
+        let items = listing.into_items();
+        let mut ids: Vec<_> = items.keys().map(|id| id.parse().unwrap()).collect();
+        ids.sort_unstable();
+        (ids, requests)
+    }
+
+    fn page(list: &[usize], request: &Request) -> Answer {
+        match request {
+            Request::List { page, .. } => {
+                flows(list.iter().copied().skip(page.offset).take(page.limit))
+            }
+            _ => Answer::Count(list.len() as u64),
+        }
+    }
+
+    #[test]
+    fn no_empty_page_is_asked_for() {
+        let list: Vec<_> = (0..6).collect();
+        assert_eq!(read(|request| page(&list, request)), (list.clone(), 4));
+        assert_eq!(read(|request| page(&list[..1], request)).1, 1);
+        assert_eq!(read(|request| page(&list[..2], request)).1, 2);
+    }
+
+    #[test]
+    fn a_list_that_shrinks_while_it_is_read_is_read_again() {
+        let mut list: Vec<_> = (0..7).collect();
+        let mut asked = 0;
+        let (ids, _) = read(|request| {
+            asked += 1;
+            if asked == 3 {
+                list.remove(0);
+            }
+            page(&list, request)
+        });
+        assert_eq!(ids, (0..7).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_absurd_count_costs_a_bounded_number_of_pages() {
+        let mut listing = Listing::<Flow>::default();
+        listing.page(
+            Page {
+                offset: 0,
+                limit: 2,
+            },
+            match flows([1, 2]) {
+                Answer::Objects(objects) => objects,
+                _ => unreachable!(),
+            },
+            false,
+        );
+        listing.counted(1_000_000_000_000_000_000);
+        assert_eq!(listing.plan(2).len(), SIDE_BY_SIDE);
+        let (ids, requests) = read(|request| match request {
+            Request::Count(_) => Answer::Count(u64::MAX),
+            request => page(&[1, 2, 3], request),
+        });
+        assert_eq!(ids, [1, 2, 3]);
+        assert!(requests < 10 * SIDE_BY_SIDE, "{requests}");
+    }
+}

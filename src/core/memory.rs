@@ -1,0 +1,46 @@
+//! What a checkpoint holds: the core's memory as data.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::counted::Row;
+use super::counters::SavedCounters;
+use super::snapshot::LastRuns;
+use crate::prefect::Id;
+
+/// The core's memory, for a checkpoint.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Memory {
+    /// What ended before it is not counted.
+    pub(super) start: Timestamp,
+    pub(super) flow_runs: Position,
+    pub(super) task_runs: Option<Position>,
+    /// Runs that had not ended, and since when they were known.
+    pub(super) awaited: HashMap<Id, Timestamp>,
+    pub(super) counters: SavedCounters,
+    pub(super) last_runs: HashMap<Id, LastRuns>,
+}
+
+/// How far a list of finished runs has been read and counted.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Position {
+    pub(super) start: Timestamp,
+    pub(super) cursor: Option<Timestamp>,
+    pub(super) counted: Vec<Row>,
+    pub(super) forgotten_until: Timestamp,
+}
+
+impl Memory {
+    /// Up to when finished flow runs have been read.
+    pub fn cursor(&self) -> Option<Timestamp> {
+        self.flow_runs.cursor
+    }
+
+    /// Without the counts: they begin at zero, while what is counted stays so.
+    pub fn without_counts(mut self) -> Self {
+        self.counters = SavedCounters::default();
+        self
+    }
+}

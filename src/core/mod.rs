@@ -1,0 +1,580 @@
+//! What is known of a workspace, what to ask next, and what an answer changes.
+//!
+//! The core does no I/O and reads no clock: [`Core::plan`] says what to ask, [`Core::apply`]
+//! takes answers in, and both are told what time it is. Nothing is awaited between two changes
+//! of its state, so a cycle that is cancelled half-way has happened as far as its answers came.
+//! A thin driver ([`crate::sampler`]) sends what is planned; the tests' simulation does the
+//! same against an in-memory Prefect in virtual time.
+//!
+//! - [`sections`]: the registry of what is read, and how it stands;
+//! - `inventory`, `unfinished`, `finished`, `task_runs`: how each part is asked for;
+//! - `runs`, `terminal`, `counted`: terminal states, each counted once;
+//! - [`counters`], [`tally`]: what is counted; [`events`]: what happened;
+//! - `cursor`, `keyed`, `listing`: how lists are read page by page;
+//! - [`clock`]: the server's time; [`snapshot`]: what the catalogue reads; [`memory`]: what a
+//!   checkpoint holds.
+
+pub mod clock;
+mod counted;
+pub mod counters;
+mod cursor;
+mod cycle;
+pub mod events;
+mod finished;
+pub mod inventory;
+mod keyed;
+mod last_runs;
+mod listing;
+pub mod memory;
+mod runs;
+pub mod sections;
+pub mod snapshot;
+pub mod tally;
+mod task_runs;
+mod terminal;
+mod unfinished;
+mod windows;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::prefect::runs::FlowRun;
+use crate::prefect::{Error, Reply, Request};
+use clock::{Moment, ServerClock, before};
+use counted::Counted;
+use counters::{Counters, Place};
+use cursor::OVERLAP;
+pub use cycle::{Cycle, Outcome};
+use events::Event;
+use finished::{Finished, Times};
+use inventory::{Context, Reader};
+use last_runs::AllLastRuns;
+use memory::Memory;
+use runs::Runs;
+use sections::{Section, Sections};
+pub use snapshot::Snapshot;
+use task_runs::TaskRuns;
+use unfinished::Unfinished;
+use windows::Windows;
+
+/// A flow run, shared.
+type Run = Arc<FlowRun>;
+
+/// What the core has to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Between two cycles.
+    pub interval: Duration,
+    /// Between two readings of the inventory.
+    pub inventory_interval: Duration,
+    /// How far ahead scheduled runs are read; `None` is all of them.
+    pub scheduled_lookahead: Option<Duration>,
+    /// The window of the flow-run families.
+    pub offset: Duration,
+    /// The window of the failed-runs families; `None` is off.
+    pub failed_runs_offset: Option<Duration>,
+    /// How far back a restart reads what ended meanwhile.
+    pub catch_up: Duration,
+    /// Count task runs too.
+    pub task_runs: bool,
+    /// Objects per page.
+    pub page_limit: usize,
+    /// Read the first page of each list only.
+    pub first_page_only: bool,
+    /// Series per counter.
+    pub cardinality_limit: usize,
+    /// Sections that nothing is read from, as far as the others can do without them.
+    pub unused: Vec<Section>,
+}
+
+/// A question and what it is for.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// The section that it belongs to.
+    pub section: Section,
+    /// What is asked.
+    pub request: Request,
+    purpose: Purpose,
+}
+
+/// What an answer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Version,
+    Inventory,
+    Names,
+    Unfinished(unfinished::Purpose),
+    Finished(finished::Purpose),
+    States,
+    TaskRuns,
+}
+
+/// A question, its answer, and how long that took.
+#[derive(Debug)]
+pub struct Answered {
+    /// The question.
+    pub ask: Ask,
+    /// The answer.
+    pub result: Result<Reply, Error>,
+    /// How long it took.
+    pub took: Duration,
+    /// When it came.
+    pub at: Moment,
+}
+
+/// What is known of one workspace.
+#[derive(Debug)]
+pub struct Core {
+    config: Config,
+    clock: ServerClock,
+    sections: Sections,
+    version: Option<Arc<str>>,
+    reader: Reader,
+    runs: Runs,
+    finished: Finished,
+    tasks: Option<TaskRuns>,
+    counters: Counters,
+    last_runs: AllLastRuns,
+    phase: Phase,
+    events: Vec<Event>,
+    /// Whether a checkpoint would be another than the last one.
+    changed: bool,
+    /// Whether finished runs have been read since the start.
+    has_counted: bool,
+    /// The server's own limit of objects per page, where it is lower than asked for.
+    page_limit: usize,
+    /// Up to when finished runs had been read when the last checkpoint was taken, and which
+    /// runs were awaited then.
+    checkpointed: (Option<Timestamp>, u64),
+}
+
+/// Where a cycle stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The server's version is asked for: whether anybody answers.
+    Version,
+    /// Everything else.
+    Sections,
+    /// Nothing more is asked.
+    Over,
+}
+
+/// A cursor that moved by so much is worth a checkpoint, even if nothing was counted.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(600);
+
+/// The series of a deployment that is gone are kept for so long: it may come back.
+const KEEP_AFTER_DELETION: Duration = Duration::from_secs(7 * 86_400);
+
+fn context<'a>(
+    config: &Config,
+    limit: usize,
+    sections: &'a Sections,
+    now: Option<Timestamp>,
+) -> Context<'a> {
+    Context {
+        now,
+        limit,
+        first_page_only: config.first_page_only,
+        sections,
+    }
+}
+
+impl Core {
+    /// A core that goes on from what is remembered.
+    pub fn new(config: Config, memory: Option<Memory>) -> Self {
+        let enabled = |section: Section| match section {
+            Section::TaskRuns => config.task_runs,
+            Section::FailedRuns => config.failed_runs_offset.is_some(),
+            // They name others, or count.
+            section if section.matters() || section == Section::Server => true,
+            section => !config.unused.contains(&section),
+        };
+        let sections = Sections::new(config.interval, config.inventory_interval, enabled);
+        let windows = Windows::new(config.offset, config.failed_runs_offset);
+        let mut counters = Counters::new(config.cardinality_limit);
+        let (mut start, mut flow_runs, mut task_runs) = (None, None, None);
+        let (mut awaited, mut last_runs) = (HashMap::new(), HashMap::new());
+        if let Some(memory) = memory {
+            counters.restore(memory.counters);
+            start = Some(memory.start);
+            flow_runs = Some(memory.flow_runs);
+            task_runs = memory.task_runs;
+            (awaited, last_runs) = (memory.awaited, memory.last_runs);
+        }
+        let cursor = flow_runs.as_ref().and_then(|position| position.cursor);
+        let counted = flow_runs.map_or_else(Counted::default, |position| {
+            Counted::restore(position.counted, position.forgotten_until)
+        });
+        let unfinished = Unfinished::new(config.scheduled_lookahead, awaited);
+        Core {
+            clock: ServerClock::default(),
+            sections,
+            version: None,
+            reader: Reader::default(),
+            runs: Runs::new(unfinished, windows, counted, start),
+            finished: Finished::new(cursor),
+            tasks: config.task_runs.then(|| TaskRuns::new(task_runs)),
+            counters,
+            last_runs: AllLastRuns::restore(last_runs),
+            phase: Phase::Over,
+            events: Vec::new(),
+            changed: false,
+            has_counted: false,
+            page_limit: config.page_limit.max(1),
+            checkpointed: (cursor, 0),
+            config,
+        }
+    }
+
+    /// Begins a cycle. What was counted before has been published by now: series that
+    /// appeared show what they count from here on.
+    pub fn begin(&mut self, moment: Moment) {
+        self.mark_published();
+        self.sections.begin(moment.uptime);
+        self.reader.begin(&self.sections);
+        self.runs
+            .unfinished
+            .begin(moment.uptime, self.config.first_page_only);
+        self.finished.begin(moment.uptime + self.config.interval);
+        if let Some(tasks) = &mut self.tasks {
+            tasks.begin();
+        }
+        self.phase = Phase::Version;
+    }
+
+    /// Takes what was counted so far for published.
+    pub fn mark_published(&mut self) {
+        // A restart must not show them at zero once more.
+        self.changed |= self.counters.mark_published();
+    }
+
+    /// What to ask next; nothing once the cycle is over. All of it can be asked side by side.
+    pub fn plan(&mut self, moment: Moment) -> Vec<Ask> {
+        match self.phase {
+            Phase::Version => vec![Ask {
+                section: Section::Server,
+                request: Request::Version,
+                purpose: Purpose::Version,
+            }],
+            Phase::Sections => self.plan_sections(moment),
+            Phase::Over => Vec::new(),
+        }
+    }
+
+    fn plan_sections(&mut self, moment: Moment) -> Vec<Ask> {
+        let mut plan = Vec::new();
+        let mut add = |section, purpose, request| {
+            plan.push(Ask {
+                section,
+                request,
+                purpose,
+            });
+        };
+        let now = self.clock.now(moment);
+        for (section, request) in self.reader.plan(&self.context(now)) {
+            add(section, Purpose::Inventory, request);
+        }
+        if let Some(times) = now.and_then(|now| self.times(moment, now)) {
+            self.finished.open(&times, moment.uptime);
+            for (purpose, request) in self.runs.unfinished.plan(times.now, self.page_limit) {
+                add(purpose.section(), Purpose::Unfinished(purpose), request);
+            }
+            for (purpose, request) in self.finished.plan(self.page_limit) {
+                add(purpose.section(), Purpose::Finished(purpose), request);
+            }
+            for request in self.runs.plan(moment.uptime) {
+                add(Section::FinishedRuns, Purpose::States, request);
+            }
+            if let Some(tasks) = &mut self.tasks {
+                let start = tasks.start.unwrap_or(times.now);
+                let behind = moment.uptime > self.finished.catch_up_until();
+                if !behind || tasks.cursor.position().is_none() {
+                    tasks.cursor.open(before(start, OVERLAP), times.earliest);
+                }
+                if let Some(request) = tasks.plan(self.page_limit) {
+                    add(Section::TaskRuns, Purpose::TaskRuns, request);
+                }
+            }
+        }
+        let context = context(&self.config, self.page_limit, &self.sections, now);
+        for request in self.reader.plan_names(self.runs.named(), &context) {
+            add(Section::Deployments, Purpose::Names, request);
+        }
+        plan
+    }
+
+    fn context(&self, now: Option<Timestamp>) -> Context<'_> {
+        context(&self.config, self.page_limit, &self.sections, now)
+    }
+
+    /// The times that readings begin at. Counting begins with the process.
+    fn times(&mut self, moment: Moment, now: Timestamp) -> Option<Times> {
+        let start = *self
+            .runs
+            .start
+            .get_or_insert_with(|| before(now, moment.uptime));
+        if let Some(tasks) = &mut self.tasks {
+            tasks
+                .start
+                .get_or_insert_with(|| before(now, moment.uptime));
+        }
+        self.skip_what_is_too_old(before(now, self.config.catch_up));
+        Some(Times {
+            now,
+            earliest: self.clock.earliest(moment)?,
+            start: before(start, OVERLAP),
+            floor: self.runs.floor(),
+            window_start: self.runs.windows.start(now),
+            failed_start: self.runs.windows.failed_start(now),
+        })
+    }
+
+    /// After a long absence not everything is caught up.
+    fn skip_what_is_too_old(&mut self, oldest: Timestamp) {
+        if let Some(from) = self.finished.cursor.skip_to(oldest) {
+            tracing::warn!(%from, to = %oldest, "runs that ended in between are not counted: CATCH_UP_HOURS");
+            self.runs.counted.forget_until(oldest);
+        }
+        if let Some(tasks) = &mut self.tasks
+            && tasks.cursor.skip_to(oldest).is_some()
+        {
+            tasks.counted.forget_until(oldest);
+        }
+    }
+
+    /// Takes in the answers of one round.
+    pub fn apply(&mut self, moment: Moment, answers: Vec<Answered>) {
+        self.note_durations(&answers);
+        // Unfinished runs first: a run that ends in between shows as finished.
+        let is_finished =
+            |answered: &Answered| matches!(answered.ask.purpose, Purpose::Finished(_));
+        let (finished, others): (Vec<_>, Vec<_>) = answers.into_iter().partition(is_finished);
+        let mut found = unfinished::Found::default();
+        for answered in others {
+            self.answer(answered, moment, &mut found);
+        }
+        let now = self.clock.now(moment);
+        if let Some(now) = now {
+            self.runs
+                .unfinished
+                .complete(moment.uptime, now, &mut found);
+            for run in &found.new {
+                self.finished.started_again(&run.id);
+            }
+            self.runs.take(&mut found, moment.uptime, now);
+        }
+        for answered in finished {
+            self.answer(answered, moment, &mut found);
+        }
+        for (section, outcome) in found.outcomes {
+            self.end(section, outcome, moment.uptime);
+        }
+        match now {
+            Some(now) => self.after_round(moment, now),
+            None => self.complete_inventory(moment),
+        }
+    }
+
+    fn answer(&mut self, answered: Answered, moment: Moment, found: &mut unfinished::Found) {
+        let Answered {
+            ask, result, at, ..
+        } = answered;
+        let result = match result {
+            Ok(reply) => {
+                self.clock.observe(at, reply.date);
+                self.sections.answered(ask.section, reply.answer.skipped());
+                Ok(reply.answer)
+            }
+            // Asked again, with the server's own limit.
+            Err(error) if self.lower_page_limit(&error) => return,
+            Err(error) => Err(error),
+        };
+        self.take(ask, result, moment, found);
+    }
+
+    fn note_durations(&mut self, answers: &[Answered]) {
+        for section in Section::ALL {
+            let of_section = answers
+                .iter()
+                .filter(|answered| answered.ask.section == *section);
+            if let Some(longest) = of_section.map(|answered| answered.took).max() {
+                self.sections.took(*section, longest);
+            }
+        }
+    }
+
+    /// Takes over the server's own limit of objects per page; `false` if that is not it.
+    fn lower_page_limit(&mut self, error: &Error) -> bool {
+        let Some(limit) = error.page_limit().filter(|limit| *limit < self.page_limit) else {
+            return false;
+        };
+        tracing::warn!(
+            limit,
+            "the server allows smaller pages than PAGINATION_LIMIT; its own limit is used (PREFECT_SERVER_API_DEFAULT_LIMIT)"
+        );
+        self.page_limit = limit;
+        true
+    }
+
+    fn take(
+        &mut self,
+        ask: Ask,
+        result: Result<crate::prefect::Answer, Error>,
+        moment: Moment,
+        found: &mut unfinished::Found,
+    ) {
+        use crate::prefect::Answer;
+        let (uptime, now) = (moment.uptime, self.clock.now(moment).unwrap_or(moment.wall));
+        let Ask {
+            section,
+            request,
+            purpose,
+        } = ask;
+        match (purpose, result) {
+            (Purpose::Version, result) => self.version(result, uptime),
+            (Purpose::Inventory, result) => {
+                let context = context(&self.config, self.page_limit, &self.sections, Some(now));
+                let ended = self.reader.apply(section, &request, result, &context);
+                if let Some(outcome) = ended {
+                    self.end(section, outcome, uptime);
+                }
+            }
+            (Purpose::Names, result) => self.reader.apply_names(&request, result),
+            (Purpose::Unfinished(purpose), result) => {
+                self.runs
+                    .unfinished
+                    .apply(purpose, &request, result, now, found);
+            }
+            (Purpose::Finished(purpose), Ok(Answer::FlowRuns(listed))) => {
+                let first_page_only = self.config.first_page_only;
+                for run in self
+                    .finished
+                    .page(purpose, &request, listed, first_page_only)
+                {
+                    self.runs.ended(&run, None, uptime, now);
+                }
+            }
+            (Purpose::Finished(purpose), Err(error)) => {
+                self.finished.fail(purpose, error.is_timeout());
+                // The windows that were read before are good enough until the next try.
+                match purpose == finished::Purpose::New || !self.finished.has_reconciled() {
+                    true => self.end(section, Err(error), uptime),
+                    false => self.sections.error(section),
+                }
+            }
+            (Purpose::States, result) => {
+                if let Request::FlowRunStates(id) = &request {
+                    let states = match result {
+                        Ok(Answer::FlowRunStates(listed)) => Some(listed.items),
+                        _ => None,
+                    };
+                    self.runs
+                        .states(id, states, uptime, self.config.interval, now);
+                }
+            }
+            (Purpose::TaskRuns, Ok(Answer::TaskRuns(listed))) => {
+                if let Some(tasks) = &mut self.tasks {
+                    let events = tasks.page(&request, listed, uptime, now);
+                    self.happened(events);
+                }
+            }
+            (Purpose::TaskRuns, Err(error)) => {
+                let failed = self.tasks.as_mut().is_some_and(|tasks| tasks.fail(&error));
+                if failed {
+                    self.end(section, Err(error), uptime);
+                }
+            }
+            (_, Ok(_)) => {}
+        }
+    }
+
+    fn end(&mut self, section: Section, outcome: Result<(), Error>, uptime: Duration) {
+        match outcome {
+            Ok(()) => self.sections.read(section, uptime),
+            Err(error) => self.sections.failed(section, error, uptime),
+        }
+    }
+
+    /// The first answer of a cycle: whether anybody is there, and who.
+    fn version(&mut self, result: Result<crate::prefect::Answer, Error>, uptime: Duration) {
+        self.phase = Phase::Sections;
+        match result {
+            Ok(crate::prefect::Answer::Version(version)) => {
+                self.version = Some(Arc::clone(&version));
+                match cycle::unsupported(&version) {
+                    None => self.sections.read(Section::Server, uptime),
+                    Some(error) => self.give_up(error, uptime),
+                }
+            }
+            Ok(_) => {}
+            Err(error) if error.concerns_whole_server() => self.give_up(error, uptime),
+            // Prefect Cloud does not have it, and a key may lack the permission: the lists
+            // decide.
+            Err(Error::Status {
+                status: 403..=405, ..
+            }) => self.sections.read(Section::Server, uptime),
+            Err(error) => self.sections.failed(Section::Server, error, uptime),
+        }
+    }
+
+    /// Nothing else would be answered either.
+    fn give_up(&mut self, error: Error, uptime: Duration) {
+        self.sections.fail_unread(&error, uptime);
+        self.phase = Phase::Over;
+    }
+
+    fn complete_inventory(&mut self, moment: Moment) {
+        let now = self.clock.now(moment);
+        let context = context(&self.config, self.page_limit, &self.sections, now);
+        for section in self.reader.complete(&context) {
+            self.sections.read(section, moment.uptime);
+        }
+    }
+
+    /// What follows from the answers of a round.
+    fn after_round(&mut self, moment: Moment, now: Timestamp) {
+        let uptime = moment.uptime;
+        self.complete_inventory(moment);
+        self.runs.look_back_at_restarted(uptime, now);
+        let first_page_only = self.config.first_page_only;
+        let events = self.runs.count(&self.reader, first_page_only, uptime, now);
+        self.happened(events);
+        if let Some(reconciled) = self.finished.take_reconciled(uptime) {
+            self.last_runs.reconciled(&reconciled);
+            self.runs
+                .windows
+                .replace_finished(reconciled.since, reconciled.finished);
+            if let Some(failed) = reconciled.failed {
+                self.runs.windows.replace_failed(failed);
+            }
+        }
+        let up_to_date = self.finished.cursor.is_up_to_date();
+        self.has_counted |= self.finished.cursor.has_moved();
+        if up_to_date && self.finished.has_reconciled() {
+            for section in [Section::FinishedRuns, Section::FailedRuns] {
+                if self.sections.wants(section) {
+                    self.sections.read(section, uptime);
+                }
+            }
+        }
+        let tasks_read = self
+            .tasks
+            .as_ref()
+            .is_some_and(|tasks| tasks.cursor.is_up_to_date());
+        if tasks_read && self.sections.wants(Section::TaskRuns) {
+            self.sections.read(Section::TaskRuns, uptime);
+        }
+    }
+
+    fn happened(&mut self, events: Vec<Event>) {
+        for event in &events {
+            self.counters.count(event);
+            self.last_runs.note(event);
+        }
+        self.changed |= !events.is_empty();
+        self.events.extend(events);
+    }
+}

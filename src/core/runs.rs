@@ -1,0 +1,327 @@
+//! Flow runs: those that have not ended, those that have, and what their ends add up to.
+//!
+//! Whatever list shows a run in a terminal state, it comes through [`Runs::ended`]: there it
+//! is counted once, or waits until its earlier states and its names are known.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Run;
+use super::clock::before;
+use super::counted::Counted;
+use super::events::Event;
+use super::inventory::Reader;
+use super::terminal::{self, History, Terminal};
+use super::unfinished::{self, Unfinished};
+use super::windows::Windows;
+use crate::prefect::runs::{FlowRun, RunState};
+use crate::prefect::{Id, Request};
+
+/// Histories asked for in one round.
+const SIDE_BY_SIDE: usize = 64;
+
+/// A run waits for its names for so long; then it counts without them.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
+/// At most so many runs wait.
+const MOST_WAITING: usize = 20_000;
+
+/// The states of a run are asked for so often; then it counts by its current state alone.
+const MOST_TRIES: u32 = 20;
+
+/// A run whose current or earlier terminal states are not counted yet.
+#[derive(Debug)]
+struct Waiting {
+    run: Run,
+    /// Since when the run was known to be unfinished, in the server's time.
+    known_since: Option<Timestamp>,
+    /// Whether its earlier states are still to be read.
+    needs_history: bool,
+    /// Tries to read them.
+    tries: u32,
+    /// Uptime before which they are not asked for again.
+    not_before: Duration,
+    /// Whether the state that it is in is still to be counted.
+    counts: bool,
+}
+
+/// The flow runs of the workspace.
+#[derive(Debug)]
+pub(super) struct Runs {
+    pub(super) unfinished: Unfinished,
+    pub(super) windows: Windows,
+    pub(super) counted: Counted,
+    /// What ended before it is not counted.
+    pub(super) start: Option<Timestamp>,
+    histories: HashMap<Id, History>,
+    waiting: HashMap<Id, Waiting>,
+    /// Terminal states that lack nothing but names, by run and state, and since when.
+    unnamed: HashMap<(Id, Id), (Terminal, Duration)>,
+}
+
+impl Runs {
+    pub(super) fn new(
+        unfinished: Unfinished,
+        windows: Windows,
+        counted: Counted,
+        start: Option<Timestamp>,
+    ) -> Self {
+        Runs {
+            unfinished,
+            windows,
+            counted,
+            start,
+            histories: HashMap::new(),
+            waiting: HashMap::new(),
+            unnamed: HashMap::new(),
+        }
+    }
+
+    /// What ended before it is counted already, or ended before counting began.
+    pub(super) fn floor(&self) -> Timestamp {
+        let start = self.start.unwrap_or(Timestamp::MAX);
+        start.max(self.counted.forgotten_until())
+    }
+
+    /// Takes in a run that is in a terminal state. `known_since` is since when it was known to
+    /// be unfinished: then it counts whatever its worker's clock says of its end.
+    pub(super) fn ended(
+        &mut self,
+        run: &Run,
+        known_since: Option<Timestamp>,
+        uptime: Duration,
+        now: Timestamp,
+    ) {
+        let known_since = self.unfinished.remove(&run.id).or(known_since);
+        self.windows.add(run);
+        let Some(state) = &run.state_id else { return };
+        if self.is_taken(&run.id, state, uptime) || self.is_waiting(run) {
+            return;
+        }
+        let end = run.end_time.unwrap_or(now);
+        if known_since.is_none() && end < self.floor() {
+            return;
+        }
+        self.wait(run, known_since, true, uptime, now);
+    }
+
+    /// Whether a terminal state is counted, or will be.
+    fn is_taken(&mut self, run: &Id, state: &Id, uptime: Duration) -> bool {
+        self.counted.contains(run, state, uptime)
+            || self
+                .unnamed
+                .contains_key(&(Arc::clone(run), Arc::clone(state)))
+    }
+
+    /// Takes in a run that is unfinished and was not known: it may have ended before.
+    fn appeared(&mut self, run: &Run, uptime: Duration, now: Timestamp) {
+        self.windows.remove(&run.id);
+        self.look_back(run, None, uptime, now);
+    }
+
+    /// A run that has been started again since its states were read has more of them.
+    fn look_back(
+        &mut self,
+        run: &Run,
+        known_since: Option<Timestamp>,
+        uptime: Duration,
+        now: Timestamp,
+    ) {
+        let read = self.histories.get(&run.id).map(|history| history.run_count);
+        if terminal::was_restarted(run)
+            && read != run.run_count
+            && !self.waiting.contains_key(&run.id)
+        {
+            self.wait(run, known_since, false, uptime, now);
+        }
+    }
+
+    /// Looks for unfinished runs that have been started again.
+    pub(super) fn look_back_at_restarted(&mut self, uptime: Duration, now: Timestamp) {
+        let restarted = self
+            .unfinished
+            .runs()
+            .filter(|run| terminal::was_restarted(run));
+        for run in restarted.cloned().collect::<Vec<_>>() {
+            let since = self.unfinished.known_since(&run.id);
+            self.look_back(&run, since, uptime, now);
+        }
+    }
+
+    fn is_waiting(&self, run: &FlowRun) -> bool {
+        let waiting = self.waiting.get(&run.id);
+        waiting.is_some_and(|waiting| waiting.run.state_id == run.state_id)
+    }
+
+    fn wait(
+        &mut self,
+        run: &Run,
+        known_since: Option<Timestamp>,
+        counts: bool,
+        uptime: Duration,
+        now: Timestamp,
+    ) {
+        let read = self.histories.get(&run.id).map(|history| history.run_count);
+        let needs_history = terminal::was_restarted(run) && read != run.run_count;
+        // A state that waits already is not forgotten for a newer one.
+        let before = self.waiting.remove(&run.id);
+        if let Some(before) = before.filter(|before| before.counts) {
+            self.settle(&before.run, uptime, now);
+        }
+        let waiting = Waiting {
+            run: Arc::clone(run),
+            known_since,
+            needs_history,
+            tries: 0,
+            not_before: Duration::ZERO,
+            counts,
+        };
+        self.waiting.insert(Arc::clone(&run.id), waiting);
+    }
+
+    /// The states to ask for.
+    pub(super) fn plan(&self, uptime: Duration) -> Vec<Request> {
+        let ready = |waiting: &&Waiting| waiting.needs_history && waiting.not_before <= uptime;
+        let waiting = self.waiting.values().filter(ready).take(SIDE_BY_SIDE);
+        waiting
+            .map(|waiting| Request::FlowRunStates(Arc::clone(&waiting.run.id)))
+            .collect()
+    }
+
+    /// Takes in the states of a run; `None` if they could not be read.
+    pub(super) fn states(
+        &mut self,
+        id: &Id,
+        states: Option<Vec<RunState>>,
+        uptime: Duration,
+        interval: Duration,
+        now: Timestamp,
+    ) {
+        let floor = self.floor();
+        let Some(waiting) = self.waiting.get_mut(id) else {
+            return;
+        };
+        let Some(states) = states else {
+            waiting.tries += 1;
+            // 30 s, 1 min, 2 min ... as long as it takes the last try to come after an hour.
+            waiting.not_before = uptime + (interval * waiting.tries).min(interval * 10);
+            waiting.needs_history = waiting.tries < MOST_TRIES;
+            return;
+        };
+        waiting.needs_history = false;
+        let (mut earlier, history) = terminal::earlier(&waiting.run, states, now);
+        let known = self.histories.get(id);
+        let floor = waiting.known_since.map_or(floor, |since| since.min(floor));
+        earlier.retain(|terminal| {
+            terminal.end >= floor
+                && !known.is_some_and(|known| known.terminal.contains(&terminal.state_id))
+        });
+        // The current state was counted with all retries, before these could be told apart.
+        let told = !waiting.counts && waiting.run.is_final();
+        self.histories.insert(Arc::clone(id), history);
+        for mut terminal in earlier {
+            if told {
+                terminal.retries = 0;
+            }
+            self.take_terminal(terminal, uptime);
+        }
+    }
+
+    /// Counts what lacks nothing.
+    pub(super) fn count(
+        &mut self,
+        names: &Reader,
+        first_page_only: bool,
+        uptime: Duration,
+        now: Timestamp,
+    ) -> Vec<Event> {
+        let ready =
+            |waiting: &Waiting| waiting.counts && (!waiting.needs_history || waiting.tries > 0);
+        let ready: Vec<Id> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| ready(waiting))
+            .map(|(id, _)| Arc::clone(id))
+            .collect();
+        for id in ready {
+            if let Some(waiting) = self.waiting.get_mut(&id) {
+                waiting.counts = false;
+                let run = Arc::clone(&waiting.run);
+                self.settle(&run, uptime, now);
+            }
+        }
+        self.waiting
+            .retain(|_, waiting| waiting.counts || waiting.needs_history);
+        let mut events = Vec::new();
+        let (counted, overfull) = (&mut self.counted, self.unnamed.len() > MOST_WAITING);
+        self.unnamed.retain(|(run, state), (terminal, since)| {
+            let late = overfull || uptime.saturating_sub(*since) > LONGEST_WAIT;
+            let Some(names) = names.names(&terminal.run, first_page_only || late) else {
+                return true;
+            };
+            if counted.insert(run, state, terminal.end, uptime) {
+                events.push(Event::FlowRun(terminal.clone().named(names)));
+            }
+            false
+        });
+        events
+    }
+
+    /// The state that a run is in counts, whether its earlier ones are known or not.
+    fn settle(&mut self, run: &Run, uptime: Duration, now: Timestamp) {
+        let history = self.histories.get(&run.id);
+        if let Some(terminal) = Terminal::current(run, history, now) {
+            self.take_terminal(terminal, uptime);
+        }
+    }
+
+    fn take_terminal(&mut self, terminal: Terminal, uptime: Duration) {
+        let (run, state) = (Arc::clone(&terminal.run.id), Arc::clone(&terminal.state_id));
+        if !self.is_taken(&run, &state, uptime) {
+            self.unnamed.insert((run, state), (terminal, uptime));
+        }
+    }
+
+    /// Runs whose deployment and flow are needed by name.
+    pub(super) fn named(&self) -> impl Iterator<Item = &FlowRun> {
+        let unnamed = self.unnamed.values().map(|(terminal, _)| &*terminal.run);
+        let waiting = self.waiting.values().map(|waiting| &*waiting.run);
+        let known = self.unfinished.runs().chain(self.windows.runs());
+        known.map(|run| &**run).chain(waiting).chain(unnamed)
+    }
+
+    /// Takes in what the reading of unfinished runs found.
+    pub(super) fn take(&mut self, found: &mut unfinished::Found, uptime: Duration, now: Timestamp) {
+        for (run, since) in std::mem::take(&mut found.ended) {
+            self.ended(&run, Some(since), uptime, now);
+        }
+        for run in std::mem::take(&mut found.new) {
+            self.appeared(&run, uptime, now);
+        }
+    }
+
+    /// Drops what nothing needs any more.
+    pub(super) fn prune(&mut self, uptime: Duration, now: Timestamp) {
+        self.windows.prune(now);
+        self.counted.prune(uptime, now);
+        let (unfinished, waiting) = (&self.unfinished, &self.waiting);
+        let used = |id: &Id| unfinished.known_since(id).is_some() || waiting.contains_key(id);
+        self.histories.retain(|id, _| used(id));
+    }
+
+    /// The runs that a restart has to look for, and since when they are known.
+    pub(super) fn awaited(&self, now: Timestamp) -> HashMap<Id, Timestamp> {
+        let mut awaited = self.unfinished.awaited();
+        let waiting = self.waiting.values();
+        let waiting = waiting.map(|waiting| (&waiting.run.id, waiting.known_since));
+        let unnamed = self.unnamed.keys().map(|(run, _)| (run, None));
+        for (run, since) in waiting.chain(unnamed) {
+            let since = since.unwrap_or(before(now, LONGEST_WAIT));
+            awaited.entry(Arc::clone(run)).or_insert(since);
+        }
+        awaited
+    }
+}

@@ -1,0 +1,379 @@
+//! The registry of sections: the parts of a workspace that are read, and can fail, on their
+//! own; when each is due, how old it is, and what it cost.
+
+use std::time::Duration;
+
+use crate::prefect::{Error, Skipped};
+
+/// How often a section is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cadence {
+    /// In every cycle.
+    Cycle,
+    /// At `INVENTORY_INTERVAL_SECONDS`: it changes rarely.
+    Inventory,
+}
+
+/// Declares the sections, one row each.
+macro_rules! sections {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $cadence:ident, $matters:literal;)*) => {
+        /// A part of the workspace that is read, and can fail, on its own.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Section {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Section {
+            /// Every section, in the order of their declaration.
+            pub const ALL: &'static [Section] = &[$(Section::$name,)*];
+
+            /// The value of the attribute `section`.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Section::$name => $text,)*
+                }
+            }
+
+            /// How often it is read.
+            pub fn cadence(self) -> Cadence {
+                match self {
+                    $(Section::$name => Cadence::$cadence,)*
+                }
+            }
+
+            /// Whether reading it shows that Prefect answers: its lists are there on every
+            /// server and for every key.
+            pub fn matters(self) -> bool {
+                match self {
+                    $(Section::$name => $matters,)*
+                }
+            }
+        }
+    };
+}
+
+sections! {
+    /// The server itself: whether it answers, and its version.
+    Server = "server", Cycle, false;
+    /// All deployments.
+    Deployments = "deployments", Inventory, true;
+    /// All flows.
+    Flows = "flows", Inventory, true;
+    /// All work pools.
+    WorkPools = "work_pools", Inventory, true;
+    /// All work queues.
+    WorkQueues = "work_queues", Inventory, true;
+    /// The workers of all work pools.
+    Workers = "workers", Inventory, false;
+    /// Concurrency limits, global and by tag.
+    ConcurrencyLimits = "concurrency_limits", Inventory, false;
+    /// All automations.
+    Automations = "automations", Inventory, false;
+    /// The server's own counts of the last day's runs.
+    RunHistory = "run_history", Inventory, false;
+    /// Runs that are pending, running, paused or cancelling.
+    ActiveRuns = "active_runs", Cycle, true;
+    /// Scheduled runs up to the look-ahead, including late ones and those awaiting retry.
+    ScheduledRuns = "scheduled_runs", Cycle, true;
+    /// Runs that ended.
+    FinishedRuns = "finished_runs", Cycle, true;
+    /// Failed and crashed runs of the failed-runs window.
+    FailedRuns = "failed_runs", Cycle, true;
+    /// Task runs that ended (`TASK_RUNS_ENABLED`).
+    TaskRuns = "task_runs", Cycle, false;
+}
+
+/// A section is stale after so many of its intervals.
+pub const STALE_AFTER_INTERVALS: u32 = 3;
+
+/// A section that keeps failing for a reason that does not pass by itself (403, 404, an
+/// unexpected answer) is tried again after at most this time.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(600);
+
+/// A tick comes a little early or late: half a second must not cost a whole interval.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// How a section stands.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// When it was last read completely, as uptime.
+    pub read_at: Option<Duration>,
+    /// Whether the API does not have it: older servers lack some lists.
+    pub absent: bool,
+    /// Failed reads since the start.
+    pub errors: u64,
+    /// Objects left out since the start because they could not be decoded.
+    pub skipped: u64,
+    failures: u32,
+    retry_at: Duration,
+    /// Why the last read failed, if it did.
+    error: Option<Error>,
+    /// In the current cycle: whether it is due, and whether it has been read or has failed.
+    due: bool,
+    ended: bool,
+    has_read: bool,
+    /// Whether one of its requests was answered in the current cycle.
+    answered: bool,
+    /// Time spent waiting for its requests in the current cycle.
+    took: Duration,
+}
+
+/// How old a section is, and whether that is too old to be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// Time since it was last read, or since the start if it never was.
+    pub age: Duration,
+    /// Whether its gauges are withheld.
+    pub stale: bool,
+}
+
+/// Every section that is enabled.
+#[derive(Debug)]
+pub struct Sections {
+    all: Vec<(Section, Status)>,
+    interval: Duration,
+    inventory_interval: Duration,
+}
+
+impl Sections {
+    /// The sections that `enabled` lets through, none of them read yet.
+    pub(super) fn new(
+        interval: Duration,
+        inventory_interval: Duration,
+        enabled: impl Fn(Section) -> bool,
+    ) -> Self {
+        let enabled = |section: &&Section| enabled(**section);
+        let all = Section::ALL.iter().filter(enabled);
+        Sections {
+            all: all.map(|section| (*section, Status::default())).collect(),
+            interval,
+            inventory_interval: inventory_interval.max(interval),
+        }
+    }
+
+    /// Every enabled section and how it stands.
+    pub fn iter(&self) -> impl Iterator<Item = (Section, &Status)> {
+        self.all.iter().map(|(section, status)| (*section, status))
+    }
+
+    /// How a section stands; `None` if it is not enabled.
+    pub fn status(&self, section: Section) -> Option<&Status> {
+        self.iter()
+            .find_map(|(other, status)| (other == section).then_some(status))
+    }
+
+    fn update(&mut self, section: Section, update: impl FnOnce(&mut Status)) {
+        let found = self.all.iter_mut().find(|(other, _)| *other == section);
+        if let Some((_, status)) = found {
+            update(status);
+        }
+    }
+
+    fn interval(&self, section: Section) -> Duration {
+        match section.cadence() {
+            Cadence::Cycle => self.interval,
+            Cadence::Inventory => self.inventory_interval,
+        }
+    }
+
+    /// How old a section is; `None` if it is not enabled.
+    pub fn freshness(&self, section: Section, uptime: Duration) -> Option<Freshness> {
+        let status = self.status(section)?;
+        let age = uptime.saturating_sub(status.read_at.unwrap_or_default());
+        let too_old = age > self.interval(section) * STALE_AFTER_INTERVALS;
+        let stale = too_old || status.read_at.is_none();
+        Some(Freshness { age, stale })
+    }
+
+    /// Begins a cycle: decides what is due.
+    pub(super) fn begin(&mut self, uptime: Duration) {
+        for index in 0..self.all.len() {
+            let interval = self
+                .all
+                .get(index)
+                .map(|(section, _)| self.interval(*section));
+            let (Some(interval), Some((section, status))) = (interval, self.all.get_mut(index))
+            else {
+                continue;
+            };
+            let interval = match section.cadence() {
+                Cadence::Cycle => Duration::ZERO,
+                Cadence::Inventory => interval,
+            };
+            let since = status.read_at.filter(|_| status.failures == 0);
+            let waited = since.is_none_or(|at| uptime.saturating_sub(at) + SLACK >= interval);
+            status.due = waited && uptime + SLACK >= status.retry_at;
+            status.ended = false;
+            status.has_read = false;
+            status.answered = false;
+            status.took = Duration::ZERO;
+        }
+    }
+
+    /// Whether a section is still to be read in this cycle.
+    pub(super) fn wants(&self, section: Section) -> bool {
+        self.status(section)
+            .is_some_and(|status| status.due && !status.ended)
+    }
+
+    /// Whether a section has been read in this cycle.
+    pub(super) fn has_read(&self, section: Section) -> bool {
+        self.status(section).is_some_and(|status| status.has_read)
+    }
+
+    /// One of the section's requests was answered; these objects could not be decoded. The
+    /// first of a section is named.
+    pub(super) fn answered(&mut self, section: Section, skipped: &[Skipped]) {
+        self.update(section, |status| {
+            status.answered = true;
+            if let (0, Some(first)) = (status.skipped, skipped.first()) {
+                tracing::warn!(
+                    section = section.as_str(), id = %first.id, reason = first.reason,
+                    "an object in Prefect's answer cannot be decoded and is left out; prefect.agent.objects.skipped counts them"
+                );
+            }
+            status.skipped += skipped.len() as u64;
+        });
+    }
+
+    /// The section's requests of one round took so long.
+    pub(super) fn took(&mut self, section: Section, time: Duration) {
+        self.update(section, |status| status.took += time);
+    }
+
+    /// Whether any list that matters was answered in this cycle: Prefect can be read.
+    pub(super) fn up(&self) -> bool {
+        self.iter()
+            .any(|(section, status)| section.matters() && status.answered)
+    }
+
+    /// The section has been read completely.
+    pub(super) fn read(&mut self, section: Section, uptime: Duration) {
+        self.update(section, |status| {
+            if status.ended && !status.has_read {
+                // A part of it failed in this cycle.
+                return;
+            }
+            status.read_at = Some(uptime);
+            status.absent = false;
+            status.failures = 0;
+            status.retry_at = Duration::ZERO;
+            status.error = None;
+            (status.ended, status.has_read) = (true, true);
+        });
+    }
+
+    /// The API does not have the section.
+    pub(super) fn absent(&mut self, section: Section, uptime: Duration) {
+        self.read(section, uptime);
+        self.update(section, |status| status.absent = true);
+    }
+
+    /// The section could not be read. What passes by itself is tried again in the next cycle,
+    /// anything else less and less often.
+    pub(super) fn failed(&mut self, section: Section, error: Error, uptime: Duration) {
+        let interval = self.interval;
+        self.update(section, |status| {
+            status.errors += 1;
+            if status.ended && !status.has_read {
+                // Another of its requests in the same cycle.
+                return;
+            }
+            status.failures = status.failures.saturating_add(1);
+            if !error.is_transient() && !error.is_timeout() {
+                let doubled = 2_u32.saturating_pow(status.failures.saturating_sub(1).min(10));
+                let wait = (interval * doubled.saturating_sub(1)).min(LONGEST_BACKOFF);
+                status.retry_at = uptime + wait;
+            }
+            status.error = Some(error);
+            (status.ended, status.has_read) = (true, false);
+        });
+    }
+
+    /// A request failed that the section can do without for now.
+    pub(super) fn error(&mut self, section: Section) {
+        self.update(section, |status| status.errors += 1);
+    }
+
+    /// Fails every section that is due and has not been read.
+    pub(super) fn fail_unread(&mut self, error: &Error, uptime: Duration) {
+        let unread: Vec<_> = self.iter().map(|(section, _)| section).collect();
+        for section in unread {
+            if self.wants(section) {
+                self.failed(section, error.clone(), uptime);
+            }
+        }
+    }
+
+    /// The sections whose last read failed, whether that was in this cycle or not.
+    pub(super) fn failing(&self) -> Vec<(Section, Error)> {
+        let error = |(section, status): (Section, &Status)| Some((section, status.error.clone()?));
+        self.iter().filter_map(error).collect()
+    }
+
+    /// The sections read or tried in this cycle, and the time spent on each.
+    pub(super) fn cycle_durations(&self) -> Vec<(Section, Duration)> {
+        let tried = |(_, status): &(Section, &Status)| !status.took.is_zero();
+        self.iter()
+            .filter(tried)
+            .map(|(section, status)| (section, status.took))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sections() -> Sections {
+        Sections::new(Duration::from_secs(30), Duration::from_secs(60), |_| true)
+    }
+
+    fn up(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn forbidden() -> Error {
+        Error::Status {
+            request: String::new(),
+            status: 403,
+            detail: String::new(),
+            retry_after: None,
+            maintenance: false,
+        }
+    }
+
+    #[test]
+    fn a_section_that_was_never_read_is_as_old_as_the_process_and_stale() {
+        let freshness = sections().freshness(Section::Workers, up(7)).unwrap();
+        assert_eq!((freshness.age, freshness.stale), (up(7), true));
+    }
+
+    #[test]
+    fn the_inventory_is_due_at_its_own_interval() {
+        let mut sections = sections();
+        for (seconds, due) in [(0, true), (30, false), (60, true), (90, false)] {
+            sections.begin(up(seconds));
+            assert_eq!(sections.wants(Section::Flows), due, "{seconds}");
+            assert!(sections.wants(Section::ActiveRuns));
+            if due {
+                sections.read(Section::Flows, up(seconds));
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_pass_by_itself_is_tried_less_and_less_often() {
+        let mut sections = sections();
+        let mut tries = Vec::new();
+        for seconds in (0..4_000).step_by(30) {
+            sections.begin(up(seconds));
+            if sections.wants(Section::Workers) {
+                tries.push(seconds);
+                sections.failed(Section::Workers, forbidden(), up(seconds));
+            }
+        }
+        assert_eq!(tries[..5], [0, 30, 60, 150, 360]);
+        assert!(tries.windows(2).all(|pair| pair[1] - pair[0] <= 630));
+    }
+}

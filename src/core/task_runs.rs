@@ -1,0 +1,171 @@
+//! Task runs that ended, where they are counted (`TASK_RUNS_ENABLED`).
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::counted::Counted;
+use super::cursor::Cursor;
+use super::events::{Event, FinishedTask};
+use super::memory::Position;
+use crate::prefect::request::{OneOf, Page, Range, StateFilter, TaskRunFilter};
+use crate::prefect::runs::{StateType, TaskRun};
+use crate::prefect::{Error, Id, Listed, Request};
+
+/// Pages overlap by this part of their length where they are read by offset: what leaves the
+/// list meanwhile moves the rest up.
+const PAGE_OVERLAP: usize = 10;
+
+/// Reads the task runs that ended.
+#[derive(Debug)]
+pub(super) struct TaskRuns {
+    pub(super) cursor: Cursor,
+    pub(super) counted: Counted,
+    pub(super) start: Option<Timestamp>,
+    /// Servers before 3.6.22 cannot filter by end: the list is read from its newest end down
+    /// to this time.
+    unfiltered: Option<Unfiltered>,
+    failed: bool,
+}
+
+/// A reading without a filter by end.
+#[derive(Debug, Default)]
+struct Unfiltered {
+    offset: usize,
+    since: Option<Timestamp>,
+}
+
+impl TaskRuns {
+    /// Goes on from where counting was left.
+    pub(super) fn new(position: Option<Position>) -> Self {
+        let (start, cursor) = match &position {
+            Some(position) => (Some(position.start), position.cursor),
+            None => (None, None),
+        };
+        let counted = position.map_or_else(Counted::default, |position| {
+            Counted::restore(position.counted, position.forgotten_until)
+        });
+        TaskRuns {
+            cursor: Cursor::new(cursor),
+            counted,
+            start,
+            unfiltered: None,
+            failed: false,
+        }
+    }
+
+    /// What ended before it is counted already, or ended before counting began.
+    fn floor(&self) -> Timestamp {
+        let start = self.start.unwrap_or(Timestamp::MAX);
+        start.max(self.counted.forgotten_until())
+    }
+
+    /// Begins a cycle.
+    pub(super) fn begin(&mut self) {
+        self.failed = false;
+        self.cursor.begin();
+    }
+
+    /// What to ask next.
+    pub(super) fn plan(&self, limit: usize) -> Option<Request> {
+        if self.failed {
+            return None;
+        }
+        let (range, exclude, limit) = self.cursor.next(limit)?;
+        let (end_time, offset) = match &self.unfiltered {
+            Some(unfiltered) => (Range::default(), unfiltered.offset),
+            // The filter has no condition that leaves ids out. Only where more task runs ended
+            // at one and the same time than a page holds, an offset is needed.
+            None if exclude.len() >= limit => (range, exclude.len()),
+            None => (range, 0),
+        };
+        Some(Request::TaskRuns {
+            filter: TaskRunFilter {
+                state: StateFilter {
+                    types: OneOf::any(StateType::FINAL),
+                    names: OneOf::default(),
+                },
+                end_time,
+            },
+            page: Page { offset, limit },
+        })
+    }
+
+    /// Takes a page in, and returns what it counts.
+    pub(super) fn page(
+        &mut self,
+        request: &Request,
+        listed: Listed<TaskRun>,
+        uptime: Duration,
+        now: Timestamp,
+    ) -> Vec<Event> {
+        let Request::TaskRuns { page, .. } = request else {
+            return Vec::new();
+        };
+        let full = listed.len() >= page.limit;
+        let skipped: Vec<Id> = listed
+            .skipped
+            .into_iter()
+            .map(|skipped| skipped.id)
+            .collect();
+        let oldest = listed.items.iter().filter_map(|task| task.end_time).min();
+        match &mut self.unfiltered {
+            None => {
+                let known: HashSet<&Id> = self
+                    .cursor
+                    .next(page.limit)
+                    .into_iter()
+                    .flat_map(|(_, ids, _)| ids)
+                    .collect();
+                let new = listed.items.iter().filter(|task| !known.contains(&task.id));
+                let keys: Vec<_> = new.map(|task| (task.id.clone(), task.end_time)).collect();
+                self.cursor.page(keys, skipped, full);
+            }
+            Some(unfiltered) => {
+                let since = *unfiltered.since.get_or_insert_with(|| {
+                    let (range, ..) = self.cursor.next(page.limit).unwrap_or_default();
+                    range.after.unwrap_or(now)
+                });
+                let goes_on = full && oldest.is_none_or(|oldest| oldest >= since);
+                unfiltered.offset += page.limit - page.limit / PAGE_OVERLAP;
+                if !goes_on {
+                    *unfiltered = Unfiltered::default();
+                    self.cursor.read_all();
+                }
+            }
+        }
+        let floor = self.floor();
+        let tasks = listed.items.iter();
+        tasks
+            .filter_map(|task| self.count(task, floor, uptime))
+            .collect()
+    }
+
+    fn count(&mut self, task: &TaskRun, floor: Timestamp, uptime: Duration) -> Option<Event> {
+        let (state, state_type, end) = (task.state_id.as_ref()?, task.state_type?, task.end_time?);
+        let counted = self.counted.contains(&task.id, state, uptime);
+        if counted || !state_type.is_final() || end < floor {
+            return None;
+        }
+        self.counted.insert(&task.id, state, end, uptime);
+        Some(Event::TaskRun(FinishedTask {
+            task: task.task_name(),
+            state_type,
+            run_time: task.total_run_time,
+        }))
+    }
+
+    /// The list could not be read. A server that refuses the filter is asked without it.
+    pub(super) fn fail(&mut self, error: &Error) -> bool {
+        if error.is_refused() && self.unfiltered.is_none() {
+            self.unfiltered = Some(Unfiltered::default());
+            return false;
+        }
+        if error.is_timeout() {
+            self.cursor.timed_out();
+        }
+        self.failed = true;
+        true
+    }
+}

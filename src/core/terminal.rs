@@ -1,0 +1,215 @@
+//! Terminal states, told apart from one another.
+//!
+//! A run says only in which state it is now. One that was started more than once may have
+//! been in a terminal state before: its states tell.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::Run;
+use super::events::FinishedRun;
+use super::tally::Label;
+use crate::prefect::Id;
+use crate::prefect::runs::{FlowRun, RunState, StateType};
+
+/// A run that reached a terminal state.
+#[derive(Debug, Clone)]
+pub(super) struct Terminal {
+    pub(super) run: Run,
+    pub(super) state_id: Id,
+    state_type: StateType,
+    state_name: Label,
+    pub(super) end: Timestamp,
+    run_time: Option<f64>,
+    pub(super) retries: u64,
+    first: bool,
+}
+
+/// What is known of the states that a run was in before its current one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct History {
+    /// How often the run had started when its states were read.
+    pub(super) run_count: u64,
+    /// The terminal states among them.
+    pub(super) terminal: HashSet<Id>,
+    /// Retries up to the last of them.
+    retries: u64,
+}
+
+impl Terminal {
+    /// The terminal state that `run` is in, given its `history`; `None` if it is in none.
+    pub(super) fn current(run: &Run, history: Option<&History>, now: Timestamp) -> Option<Self> {
+        let starts = run.run_count.unwrap_or_default();
+        let retries = history.map_or(0, |history| history.retries);
+        let state_id = run.state_id.as_ref()?;
+        let earlier = history
+            .is_some_and(|history| history.terminal.iter().any(|terminal| terminal != state_id));
+        Some(Terminal {
+            state_id: Arc::clone(state_id),
+            state_type: run.state_type.filter(|state| state.is_final())?,
+            state_name: run.state_name.label(),
+            end: run.end_time.unwrap_or(now),
+            run_time: run.total_run_time,
+            retries: starts.saturating_sub(1).saturating_sub(retries),
+            first: !earlier,
+            run: Arc::clone(run),
+        })
+    }
+
+    /// With the names of its deployment and flow.
+    pub(super) fn named(self, (deployment, flow): (Label, Label)) -> FinishedRun {
+        FinishedRun {
+            run: self.run,
+            deployment,
+            flow,
+            state_id: self.state_id,
+            state_type: self.state_type,
+            state_name: self.state_name,
+            end: self.end,
+            run_time: self.run_time,
+            retries: self.retries,
+            first: self.first,
+        }
+    }
+}
+
+/// Whether a run was started more than once.
+pub(super) fn was_restarted(run: &FlowRun) -> bool {
+    run.run_count.is_some_and(|count| count > 1)
+}
+
+/// The terminal states *before* the one that `run` is in now, and what is known of it then.
+///
+/// The server orders states by their timestamps, which come from whoever proposed them: by a
+/// slow clock an earlier state can come after the current one.
+pub(super) fn earlier(
+    run: &Run,
+    mut states: Vec<RunState>,
+    now: Timestamp,
+) -> (Vec<Terminal>, History) {
+    states.sort_by_key(|state| state.timestamp);
+    let is_current = |state: &RunState| run.state_id.as_ref() == Some(&state.id);
+    states.sort_by_key(is_current);
+    let mut ended: Vec<Terminal> = Vec::new();
+    let mut history = History {
+        run_count: run.run_count.unwrap_or_default(),
+        ..History::default()
+    };
+    let (mut starts, mut run_time, mut before) = (0_u64, 0.0, None::<&RunState>);
+    for state in states.iter().filter(|state| !is_current(state)) {
+        if let Some(before) = before.filter(|before| before.kind == StateType::Running)
+            && let (Some(from), Some(to)) = (before.timestamp, state.timestamp)
+        {
+            run_time += to.duration_since(from).as_secs_f64().max(0.0);
+        }
+        // Prefect does not count a resumption as a start.
+        let resumed = before.is_some_and(|before| before.kind == StateType::Paused);
+        if state.kind == StateType::Running && !resumed {
+            starts += 1;
+        }
+        before = Some(state);
+        if !state.kind.is_final() {
+            continue;
+        }
+        let most = history.run_count.saturating_sub(1);
+        let until_now = starts.saturating_sub(1).min(most);
+        ended.push(Terminal {
+            run: Arc::clone(run),
+            state_id: Arc::clone(&state.id),
+            state_type: state.kind,
+            state_name: state.name.label(),
+            end: state.timestamp.unwrap_or(now),
+            run_time: Some(run_time),
+            retries: until_now.saturating_sub(history.retries),
+            first: history.terminal.is_empty(),
+        });
+        history.retries = until_now;
+        history.terminal.insert(Arc::clone(&state.id));
+    }
+    (ended, history)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn state(id: usize, kind: &str, second: usize) -> RunState {
+        let json = format!(
+            r#"{{"id":"s{id}","type":"{kind}","name":"{kind}","timestamp":"2026-06-01T10:00:{second:02}Z"}}"#
+        );
+        serde_json::from_str(&json).unwrap()
+    }
+
+    fn states(kinds: &[&str]) -> Vec<RunState> {
+        let numbered = kinds.iter().enumerate();
+        numbered
+            .map(|(index, kind)| state(index, kind, index))
+            .collect()
+    }
+
+    fn run(state: usize, run_count: u64) -> Run {
+        let json = format!(
+            r#"{{"id":"r","state_id":"s{state}","state_type":"COMPLETED","run_count":{run_count}}}"#
+        );
+        Arc::new(serde_json::from_str(&json).unwrap())
+    }
+
+    #[test]
+    fn a_run_that_prefect_retried_has_no_earlier_terminal_state() {
+        let states = states(&["PENDING", "RUNNING", "SCHEDULED", "RUNNING", "COMPLETED"]);
+        let run = run(4, 2);
+        let (ended, history) = earlier(&run, states, NOW);
+        assert!(ended.is_empty());
+        let now = Terminal::current(&run, Some(&history), NOW).unwrap();
+        assert_eq!((now.retries, now.first), (1, true));
+    }
+
+    #[test]
+    fn a_run_retried_by_hand_has_one_and_retries_add_up_to_its_starts() {
+        let states = states(&[
+            "RUNNING",
+            "SCHEDULED",
+            "RUNNING",
+            "FAILED",
+            "SCHEDULED",
+            "RUNNING",
+            "PAUSED",
+            "RUNNING",
+            "COMPLETED",
+        ]);
+        let run = run(8, 3);
+        let (ended, history) = earlier(&run, states, NOW);
+        assert_eq!(ended.len(), 1);
+        assert_eq!((ended[0].retries, ended[0].first), (1, true));
+        assert_eq!(ended[0].run_time, Some(2.0));
+        let now = Terminal::current(&run, Some(&history), NOW).unwrap();
+        assert_eq!((now.retries, now.first), (1, false));
+    }
+
+    #[test]
+    fn a_terminal_state_that_a_slow_clock_puts_after_the_current_one_is_earlier_all_the_same() {
+        // The worker's clock is behind: its RUNNING and COMPLETED come before the FAILED.
+        let states = vec![
+            state(0, "RUNNING", 30),
+            state(1, "FAILED", 40),
+            state(2, "RUNNING", 10),
+            state(3, "COMPLETED", 20),
+        ];
+        let run = run(3, 2);
+        let (ended, history) = earlier(&run, states, NOW);
+        let ids: Vec<_> = ended.iter().map(|ended| &*ended.state_id).collect();
+        assert_eq!(ids, ["s1"]);
+        let now = Terminal::current(&run, Some(&history), NOW).unwrap();
+        assert_eq!(ended[0].retries + now.retries, 1);
+    }
+
+    #[test]
+    fn states_without_order_or_end_do_no_harm() {
+        let (ended, history) = earlier(&run(9, 7), states(&["FAILED", "FAILED", "RUNNING"]), NOW);
+        assert_eq!((ended.len(), history.retries), (2, 0));
+    }
+}

@@ -1,0 +1,391 @@
+//! What can be asked of the API, as data.
+//!
+//! A [`Request`] says what is wanted; [`super::Client`] turns it into HTTP. The core that
+//! decides what to ask, and the tests' in-memory Prefect that answers, know nothing of HTTP.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use reqwest::Method;
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
+
+use super::objects::Resource;
+use super::runs::StateType;
+
+/// An object's id: a UUID as text.
+pub type Id = Arc<str>;
+
+/// A request to the API.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// `GET /admin/version`: needs no database. Prefect Cloud does not have it.
+    Version,
+    /// A page of a list.
+    List {
+        /// Which list.
+        resource: Resource,
+        /// Which page of it.
+        page: Page,
+    },
+    /// How many objects a list has, where the API counts them.
+    Count(Resource),
+    /// Objects by id; those that do not exist are missing from the answer.
+    ByIds {
+        /// Of which list.
+        resource: Resource,
+        /// At most as many as a page may have.
+        ids: Vec<Id>,
+    },
+    /// The workers of a work pool that sent a heartbeat at `since` or later.
+    Workers {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// The oldest heartbeat.
+        since: Timestamp,
+        /// Which page.
+        page: Page,
+    },
+    /// The server's own counts of flow runs by state.
+    RunHistory {
+        /// From when.
+        since: Timestamp,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// Flow runs.
+    FlowRuns {
+        /// Which ones.
+        filter: FlowRunFilter,
+        /// In which order.
+        order: Order,
+        /// At most so many.
+        limit: usize,
+    },
+    /// How many flow runs the filter matches.
+    CountFlowRuns(FlowRunFilter),
+    /// Every state that a flow run has been in.
+    FlowRunStates(Id),
+    /// Task runs, the newest end first.
+    TaskRuns {
+        /// Which ones.
+        filter: TaskRunFilter,
+        /// Which page.
+        page: Page,
+    },
+}
+
+/// A page of a list that is read by offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// Objects to leave out at the start.
+    pub offset: usize,
+    /// At most so many objects; the server refuses more than its own limit (200 by default).
+    pub limit: usize,
+}
+
+/// In which order flow runs are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// `ID_DESC`.
+    #[default]
+    Id,
+    /// `END_TIME_DESC`: the newest end first.
+    EndTime,
+    /// `START_TIME_DESC`: the newest `coalesce(start_time, expected_start_time)` first.
+    StartTime,
+    /// `EXPECTED_START_TIME_ASC`: the earliest expected start first.
+    ExpectedStartTime,
+}
+
+impl Order {
+    /// Prefect's name for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Order::Id => "ID_DESC",
+            Order::EndTime => "END_TIME_DESC",
+            Order::StartTime => "START_TIME_DESC",
+            Order::ExpectedStartTime => "EXPECTED_START_TIME_ASC",
+        }
+    }
+}
+
+/// A filter on flow runs; all conditions must hold.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct FlowRunFilter {
+    /// By id.
+    #[serde(skip_serializing_if = "is_default")]
+    pub id: OneOf<Id>,
+    /// By state.
+    #[serde(skip_serializing_if = "is_default")]
+    pub state: StateFilter,
+    /// By `coalesce(start_time, expected_start_time)`: that is what the server compares.
+    #[serde(skip_serializing_if = "is_default")]
+    pub start_time: Range,
+    /// By end. Runs that have not ended do not match.
+    #[serde(skip_serializing_if = "is_default")]
+    pub end_time: Range,
+    /// By the start that was expected first.
+    #[serde(skip_serializing_if = "is_default")]
+    pub expected_start_time: Range,
+    /// By deployment.
+    #[serde(skip_serializing_if = "is_default")]
+    pub deployment_id: Presence,
+}
+
+impl FlowRunFilter {
+    /// Runs in a state of one of these types.
+    pub fn of_types(types: &[StateType]) -> Self {
+        FlowRunFilter {
+            state: StateFilter {
+                types: OneOf::any(types.iter().copied()),
+                names: OneOf::default(),
+            },
+            ..FlowRunFilter::default()
+        }
+    }
+
+    /// Runs with one of these ids.
+    pub fn of_ids(ids: impl IntoIterator<Item = Id>) -> Self {
+        FlowRunFilter {
+            id: OneOf::any(ids),
+            ..FlowRunFilter::default()
+        }
+    }
+}
+
+/// A filter on task runs; all conditions must hold.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct TaskRunFilter {
+    /// By state.
+    #[serde(skip_serializing_if = "is_default")]
+    pub state: StateFilter,
+    /// By end. Servers before 3.6.22 answer 422.
+    #[serde(skip_serializing_if = "is_default")]
+    pub end_time: Range,
+}
+
+/// A condition on a state.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct StateFilter {
+    /// By type.
+    #[serde(rename = "type", skip_serializing_if = "is_default")]
+    pub types: OneOf<StateType>,
+    /// By name.
+    #[serde(rename = "name", skip_serializing_if = "is_default")]
+    pub names: OneOf<Arc<str>>,
+}
+
+/// One of these values, and none of those. `None` is no condition; an empty `any` matches
+/// nothing.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OneOf<T> {
+    /// One of these.
+    #[serde(rename = "any_", skip_serializing_if = "Option::is_none")]
+    pub any: Option<Vec<T>>,
+    /// None of these.
+    #[serde(rename = "not_any_", skip_serializing_if = "Vec::is_empty")]
+    pub not_any: Vec<T>,
+}
+
+impl<T> Default for OneOf<T> {
+    fn default() -> Self {
+        OneOf {
+            any: None,
+            not_any: Vec::new(),
+        }
+    }
+}
+
+impl<T> OneOf<T> {
+    /// One of `values`.
+    pub fn any(values: impl IntoIterator<Item = T>) -> Self {
+        OneOf {
+            any: Some(values.into_iter().collect()),
+            not_any: Vec::new(),
+        }
+    }
+
+    /// None of `values`.
+    pub fn not_any(values: impl IntoIterator<Item = T>) -> Self {
+        OneOf {
+            any: None,
+            not_any: values.into_iter().collect(),
+        }
+    }
+}
+
+/// A range of time; both ends belong to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Range {
+    /// At this time or later.
+    #[serde(
+        rename = "after_",
+        serialize_with = "time",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub after: Option<Timestamp>,
+    /// At this time or before.
+    #[serde(
+        rename = "before_",
+        serialize_with = "time",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub before: Option<Timestamp>,
+}
+
+impl Range {
+    /// At `time` or later.
+    pub fn after(time: Timestamp) -> Self {
+        Range {
+            after: Some(time),
+            before: None,
+        }
+    }
+}
+
+/// Whether a field is null; `None` is no condition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Presence {
+    /// Null, or not null.
+    #[serde(rename = "is_null_", skip_serializing_if = "Option::is_none")]
+    pub is_null: Option<bool>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Prefect reads times of ISO 8601.
+fn time<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => serializer.collect_str(time),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// A request as HTTP has it.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) method: Method,
+    /// The path; `{name}` in it stands for `name`.
+    pub(super) template: &'static str,
+    pub(super) name: Arc<str>,
+    pub(super) query: Vec<(&'static str, Arc<str>)>,
+    pub(super) body: Option<Value>,
+}
+
+impl Call {
+    pub(super) fn get(template: &'static str) -> Self {
+        Call {
+            method: Method::GET,
+            template,
+            name: Arc::from(""),
+            query: Vec::new(),
+            body: None,
+        }
+    }
+
+    fn post(template: &'static str, body: Value) -> Self {
+        Call {
+            method: Method::POST,
+            body: Some(body),
+            ..Call::get(template)
+        }
+    }
+}
+
+impl Request {
+    /// The call that asks it.
+    pub(super) fn call(&self) -> Call {
+        match self {
+            Request::Version => Call::get("/admin/version"),
+            Request::List { resource, page } => Call::post(
+                resource.filter_path(),
+                json!({"limit": page.limit, "offset": page.offset}),
+            ),
+            Request::Count(resource) => {
+                Call::post(resource.count_path().unwrap_or_default(), json!({}))
+            }
+            Request::ByIds { resource, ids } => Call::post(
+                resource.filter_path(),
+                json!({resource.filter_name(): {"id": {"any_": ids}}, "limit": ids.len().max(1), "offset": 0}),
+            ),
+            Request::Workers { pool, since, page } => Call {
+                name: Arc::clone(pool),
+                ..Call::post(
+                    "/work_pools/{name}/workers/filter",
+                    json!({
+                        "workers": {"last_heartbeat_time": {"after_": since.to_string()}},
+                        "limit": page.limit,
+                        "offset": page.offset,
+                    }),
+                )
+            },
+            Request::RunHistory { since, until } => Call::post(
+                "/flow_runs/history",
+                json!({
+                    "history_start": since.to_string(),
+                    "history_end": until.to_string(),
+                    "history_interval_seconds": until.duration_since(*since).as_secs().max(1),
+                }),
+            ),
+            Request::FlowRuns {
+                filter,
+                order,
+                limit,
+            } => Call::post(
+                "/flow_runs/filter",
+                json!({"flow_runs": filter, "sort": order.as_str(), "limit": limit, "offset": 0}),
+            ),
+            Request::CountFlowRuns(filter) => {
+                Call::post("/flow_runs/count", json!({"flow_runs": filter}))
+            }
+            Request::FlowRunStates(id) => Call {
+                query: vec![("flow_run_id", Arc::clone(id))],
+                ..Call::get("/flow_run_states/")
+            },
+            Request::TaskRuns { filter, page } => Call::post(
+                "/task_runs/filter",
+                json!({
+                    "task_runs": filter,
+                    "sort": Order::EndTime.as_str(),
+                    "limit": page.limit,
+                    "offset": page.offset,
+                }),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(request: &Request) -> Value {
+        request.call().body.unwrap()
+    }
+
+    #[test]
+    fn a_filter_says_only_what_is_asked() {
+        let request = Request::CountFlowRuns(FlowRunFilter::default());
+        assert_eq!(body(&request), json!({"flow_runs": {}}));
+        let filter = FlowRunFilter {
+            id: OneOf::not_any([Arc::from("a")]),
+            end_time: Range::after(Timestamp::UNIX_EPOCH),
+            ..FlowRunFilter::of_types(&[StateType::Running])
+        };
+        let expected = json!({"flow_runs": {
+            "id": {"not_any_": ["a"]},
+            "state": {"type": {"any_": ["RUNNING"]}},
+            "end_time": {"after_": "1970-01-01T00:00:00Z"},
+        }});
+        assert_eq!(body(&Request::CountFlowRuns(filter)), expected);
+    }
+
+    #[test]
+    fn an_empty_list_of_ids_is_sent_and_matches_nothing() {
+        let request = Request::CountFlowRuns(FlowRunFilter::of_ids([]));
+        assert_eq!(body(&request), json!({"flow_runs": {"id": {"any_": []}}}));
+    }
+}
