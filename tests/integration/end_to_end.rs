@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::support::page::{Labels, Page};
+use crate::support::postgres::Postgres;
 use crate::support::prefect::Server;
 use crate::support::process::AgentProcess;
 
@@ -530,4 +531,17 @@ fn every_series_on_a_server_with_user_and_password() {
 #[test]
 fn every_series_on_a_server_with_csrf_protection() {
     check(&[("PREFECT_SERVER_CSRF_PROTECTION_ENABLED", "true")], &[]);
+}
+
+#[test]
+fn every_series_on_a_server_with_postgresql() {
+    let test = "every_series_on_a_server_with_postgresql";
+    let Some(postgres) = Postgres::start(test) else {
+        return;
+    };
+    let url = postgres.url();
+    check(
+        &[("PREFECT_API_DATABASE_CONNECTION_URL", url.as_str())],
+        &[],
+    );
 }

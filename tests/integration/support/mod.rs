@@ -3,6 +3,7 @@
 pub(crate) mod fleet;
 pub(crate) mod otlp;
 pub(crate) mod page;
+pub(crate) mod postgres;
 pub(crate) mod prefect;
 pub(crate) mod process;
 pub(crate) mod programs;

@@ -34,8 +34,8 @@ pub(crate) fn free_port() -> u16 {
     free.local_addr().unwrap().port()
 }
 
-fn command(home: &Path, port: u16, settings: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(venv().join("bin/prefect"));
+fn command(venv: &Path, home: &Path, port: u16, settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(venv.join("bin/prefect"));
     command
         .args(["server", "start", "--host", "127.0.0.1", "--port"])
         .arg(port.to_string())
@@ -50,7 +50,10 @@ fn command(home: &Path, port: u16, settings: &[(&str, &str)]) -> Command {
 pub(crate) struct Server {
     process: Process,
     command: Command,
+    venv: PathBuf,
     home: tempfile::TempDir,
+    /// The URL of its PostgreSQL database; SQLite if there is none.
+    postgres: Option<String>,
     pub(crate) url: String,
     http: reqwest::blocking::Client,
     credentials: Option<(String, String)>,
@@ -60,9 +63,10 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one with these settings, and waits until it answers.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
+        let venv = venv();
         let port = free_port();
         let home = tempfile::tempdir().unwrap();
-        let mut command = command(home.path(), port, settings);
+        let mut command = command(&venv, home.path(), port, settings);
         let process = Process::start(&mut command);
         let of = |name: &str| {
             settings
@@ -76,7 +80,10 @@ impl Server {
         let mut server = Server {
             process,
             command,
+            venv,
             home,
+            postgres: of("PREFECT_API_DATABASE_CONNECTION_URL")
+                .map(|url| url.replace("postgresql+asyncpg:", "postgresql:")),
             url: format!("http://127.0.0.1:{port}/api"),
             // SQLite can keep a writer waiting for a long time.
             http: reqwest::blocking::Client::builder()
@@ -113,16 +120,15 @@ impl Server {
         self.wait_until_healthy();
     }
 
-    /// The rows of a query of its database, each as a JSON array.
+    /// The rows of a query of its SQLite database, each as a JSON array.
     pub(crate) fn database(&self, query: &str) -> Vec<Value> {
         const SCRIPT: &str = r#"
 import json, sqlite3, sys
 with sqlite3.connect(sys.argv[1], timeout=30) as connection:
     print(json.dumps(connection.execute(sys.argv[2]).fetchall()))
 "#;
-        let mut command = Command::new(venv().join("bin/python"));
-        command.args(["-c", SCRIPT]);
-        let output = command
+        let output = self
+            .python(SCRIPT)
             .arg(self.home.path().join("prefect.db"))
             .arg(query)
             .output()
@@ -130,9 +136,16 @@ with sqlite3.connect(sys.argv[1], timeout=30) as connection:
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// A script for the Python that the server runs in.
+    fn python(&self, script: &str) -> Command {
+        let mut command = Command::new(self.venv.join("bin/python"));
+        command.args(["-c", script]);
+        command
+    }
+
     /// A command of Prefect's own Python environment, with this server as its API.
     pub(crate) fn program(&self, name: &str) -> Command {
-        let mut command = Command::new(venv().join("bin").join(name));
+        let mut command = Command::new(self.venv.join("bin").join(name));
         command
             .env("PREFECT_HOME", self.home.path().join("client"))
             .env("PREFECT_API_URL", &self.url)
@@ -202,7 +215,7 @@ with sqlite3.connect(sys.argv[1], timeout=30) as connection:
 
     /// Moves a run into the past, in the server's own database: its API has no call for that.
     pub(crate) fn set_back(&self, run: &str, by: Duration) {
-        const SCRIPT: &str = r#"
+        const SQLITE: &str = r#"
 import sqlite3, sys, uuid
 path, run, seconds = sys.argv[1:]
 columns = ["expected_start_time", "start_time", "end_time"]
@@ -211,14 +224,29 @@ with sqlite3.connect(path, timeout=30) as connection:
     changed = connection.execute(f"UPDATE flow_run SET {moved} WHERE id = ?", [str(uuid.UUID(run))])
 sys.exit(0 if changed.rowcount == 1 else 1)
 "#;
-        let database = self.home.path().join("prefect.db");
-        let python = venv().join("bin/python");
-        let mut command = Command::new(python);
-        command
-            .args(["-c", SCRIPT])
-            .arg(database)
-            .arg(run)
-            .arg(by.as_secs().to_string());
+        const POSTGRES: &str = r#"
+import asyncio, asyncpg, sys, uuid
+url, run, seconds = sys.argv[1:]
+columns = ["expected_start_time", "start_time", "end_time"]
+moved = ", ".join(f"{c} = {c} - interval '{seconds} seconds'" for c in columns)
+async def move():
+    connection = await asyncpg.connect(url)
+    return await connection.execute(f"UPDATE flow_run SET {moved} WHERE id = $1", uuid.UUID(run))
+sys.exit(0 if asyncio.run(move()) == "UPDATE 1" else 1)
+"#;
+        let mut command = match &self.postgres {
+            Some(url) => {
+                let mut command = self.python(POSTGRES);
+                command.arg(url);
+                command
+            }
+            None => {
+                let mut command = self.python(SQLITE);
+                command.arg(self.home.path().join("prefect.db"));
+                command
+            }
+        };
+        command.arg(run).arg(by.as_secs().to_string());
         assert!(command.status().unwrap().success());
     }
 

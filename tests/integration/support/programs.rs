@@ -32,16 +32,18 @@ pub(crate) fn programs(test: &str) -> Option<PathBuf> {
             .then(|| PathBuf::from(folder.trim()))
     });
     if folder.is_none() {
-        assert!(
-            std::env::var_os(REQUIRED).is_none(),
-            "{test} needs the collector and Prometheus: run tests/tools/get"
-        );
-        _ = writeln!(
-            std::io::stderr(),
-            "LEFT OUT: {test} needs the collector and Prometheus; tests/tools/get builds them"
+        left_out(
+            test,
+            "the collector and Prometheus; tests/tools/get builds them",
         );
     }
     folder.clone()
+}
+
+/// Reports a test that is left out because something that it needs is missing. Fails in CI.
+pub(crate) fn left_out(test: &str, needs: &str) {
+    assert!(std::env::var_os(REQUIRED).is_none(), "{test} needs {needs}");
+    _ = writeln!(std::io::stderr(), "LEFT OUT: {test} needs {needs}");
 }
 
 /// A running Prometheus.
