@@ -6,6 +6,7 @@
 mod checkpoint;
 mod choice;
 mod cli;
+mod compatibility;
 mod dashboards;
 mod documentation;
 mod end_to_end;

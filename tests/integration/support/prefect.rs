@@ -9,23 +9,57 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::process::{Process, wait_for};
+use super::programs::left_out;
 
-/// The environment with Prefect in it, made by the demo's script.
-pub(crate) fn venv() -> PathBuf {
-    static VENV: OnceLock<PathBuf> = OnceLock::new();
-    VENV.get_or_init(|| {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/venv");
-        let output = Command::new(script)
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap();
+/// A version of Prefect to test with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// The version of the demo, which most tests use.
+    Current,
+    /// The oldest version that the agent supports.
+    Oldest,
+    /// The newest version that the agent is tested with.
+    Newest,
+}
+
+/// The exit status of `demo/venv` if the installed Python does not suit the version.
+const UNSUITABLE_PYTHON: i32 = 3;
+
+impl Version {
+    /// Its number.
+    pub(crate) fn number(self) -> &'static str {
+        match self {
+            Version::Current => "3.8.8",
+            Version::Oldest => "3.0.4",
+            Version::Newest => "3.9.1",
+        }
+    }
+
+    /// The environment with this Prefect in it, made by the demo's script. `None` if the
+    /// installed Python does not suit.
+    pub(crate) fn venv(self) -> Option<PathBuf> {
+        static VENVS: [OnceLock<Option<PathBuf>>; 3] = [const { OnceLock::new() }; 3];
+        VENVS[self as usize].get_or_init(|| self.install()).clone()
+    }
+
+    fn install(self) -> Option<PathBuf> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut script = Command::new(root.join("demo/venv"));
+        script.current_dir(root).stderr(Stdio::inherit());
+        if self != Version::Current {
+            script.arg(format!("tests/prefect/{}.txt", self.number()));
+        }
+        let output = script.output().unwrap();
+        if self != Version::Current && output.status.code() == Some(UNSUITABLE_PYTHON) {
+            return None;
+        }
         assert!(
             output.status.success(),
-            "{script} failed; what it needs, it has said"
+            "demo/venv failed; its message says what it needs"
         );
-        PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
-    })
-    .clone()
+        let path = String::from_utf8(output.stdout).unwrap();
+        Some(PathBuf::from(path.trim()))
+    }
 }
 
 /// A port that nobody listens on.
@@ -63,7 +97,26 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one with these settings, and waits until it answers.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
-        let venv = venv();
+        Server::start_in(Version::Current.venv().unwrap(), settings)
+    }
+
+    /// The same, of another version. `None` if the installed Python does not suit, which is
+    /// reported.
+    pub(crate) fn start_version(
+        test: &str,
+        version: Version,
+        settings: &[(&str, &str)],
+    ) -> Option<Self> {
+        let Some(venv) = version.venv() else {
+            let number = version.number();
+            let needs = format!("a Python for Prefect {number}: see tests/prefect/{number}.txt");
+            left_out(test, &needs);
+            return None;
+        };
+        Some(Server::start_in(venv, settings))
+    }
+
+    fn start_in(venv: PathBuf, settings: &[(&str, &str)]) -> Self {
         let port = free_port();
         let home = tempfile::tempdir().unwrap();
         let mut command = command(&venv, home.path(), port, settings);
