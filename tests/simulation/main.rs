@@ -1,0 +1,9 @@
+//! The core against an in-memory Prefect in virtual time, and that Prefect against a real one.
+
+// A test ends by panicking; the lint's own exception for tests does not reach their helpers.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+// A scenario uses what it needs of it.
+#[allow(dead_code)]
+mod prefect;
+mod smoke;

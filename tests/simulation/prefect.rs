@@ -1,0 +1,1058 @@
+//! An in-memory Prefect in virtual time: the server's rules without its I/O.
+//!
+//! A [`World`] holds what a workspace holds, changes it by the rules of the server's
+//! orchestration, and answers the agent's typed requests as the server would. It reads no
+//! clock, does no I/O and is deterministic. Each rule names the file of Prefect 3.8.8 that it
+//! comes from, below `prefect/server/`; [`super::contract`] compares it with a real server.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prefect_otel_agent::prefect::objects::{
+    Automation, Deployment, Field, Flow, GlobalLimit, Objects, Resource, TagLimit, WorkPool,
+    WorkQueue, Worker,
+};
+use prefect_otel_agent::prefect::request::{
+    FlowRunFilter, OneOf, Order, Page, Range, StateFilter, TaskRunFilter,
+};
+use prefect_otel_agent::prefect::runs::{FlowRun, RunState, StateCount, StateType, TaskRun};
+use prefect_otel_agent::prefect::{Answer, Error, Id, Reply, Request};
+use uuid::Uuid;
+
+/// Where the database puts nulls. Neither Prefect nor the agent says it in a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nulls {
+    /// SQLite: a null is less than any value.
+    Smallest,
+    /// PostgreSQL: a null is greater than any value.
+    Largest,
+}
+
+/// A flow run as the server has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    row: FlowRun,
+    key: u128,
+    /// By their timestamps.
+    states: Vec<RunState>,
+    /// Made by a schedule, not by hand.
+    auto_scheduled: bool,
+    /// `empirical_policy.resuming`.
+    resuming: bool,
+    /// Microseconds in RUNNING.
+    run_time: i64,
+}
+
+/// A task run as the server has it.
+#[derive(Debug, Clone)]
+struct Task {
+    row: TaskRun,
+    key: u128,
+    flow_run: Id,
+    state_name: Arc<str>,
+    state_timestamp: Timestamp,
+    /// Microseconds in RUNNING.
+    run_time: i64,
+}
+
+/// A state that is proposed.
+#[derive(Debug, Clone, Copy)]
+struct Proposal<'a> {
+    kind: StateType,
+    name: &'a str,
+    timestamp: Timestamp,
+    /// Of SCHEDULED: when the run is to start.
+    scheduled: Timestamp,
+    /// By `CoreFlowPolicy`; `false` is `force`, by `MinimalFlowPolicy`.
+    orchestrated: bool,
+}
+
+/// A workspace.
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    /// The server's clock.
+    pub(crate) now: Timestamp,
+    /// `PREFECT_SERVER_API_DEFAULT_LIMIT`.
+    pub(crate) page_limit: usize,
+    /// The database's order of nulls.
+    pub(crate) nulls: Nulls,
+    /// Rows that a sort leaves equal are in the order of their ids, XORed with it: a server
+    /// promises none.
+    pub(crate) ties: u128,
+    /// The server's version.
+    pub(crate) version: Arc<str>,
+    pub(crate) deployments: Vec<Deployment>,
+    pub(crate) flows: Vec<Flow>,
+    pub(crate) work_pools: Vec<WorkPool>,
+    pub(crate) work_queues: Vec<WorkQueue>,
+    /// Each with the name of its pool.
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) global_limits: Vec<GlobalLimit>,
+    pub(crate) tag_limits: Vec<TagLimit>,
+    pub(crate) automations: Vec<Automation>,
+    runs: Vec<Run>,
+    places: HashMap<Id, usize, BuildHasherDefault<TextHasher>>,
+    tasks: Vec<Task>,
+    /// State names, each made once.
+    names: Vec<Arc<str>>,
+    made: u64,
+}
+
+impl World {
+    /// An empty workspace.
+    pub(crate) fn new(now: Timestamp) -> Self {
+        World {
+            now: micros(now),
+            page_limit: 200,
+            nulls: Nulls::Smallest,
+            ties: 0,
+            version: Arc::from("3.8.8"),
+            deployments: Vec::new(),
+            flows: Vec::new(),
+            work_pools: Vec::new(),
+            work_queues: Vec::new(),
+            workers: Vec::new(),
+            global_limits: Vec::new(),
+            tag_limits: Vec::new(),
+            automations: Vec::new(),
+            runs: Vec::new(),
+            places: HashMap::default(),
+            tasks: Vec::new(),
+            names: Vec::new(),
+            made: 0,
+        }
+    }
+
+    /// Moves the server's clock.
+    pub(crate) fn advance(&mut self, by: Duration) {
+        self.now = micros(self.now + by);
+    }
+
+    /// The header `Date` of an answer: whole seconds.
+    pub(crate) fn date(&self) -> Timestamp {
+        Timestamp::from_second(self.now.as_second()).unwrap()
+    }
+
+    /// A new id: a UUID from a counter, in no order.
+    fn id(&mut self) -> (Id, u128) {
+        self.made += 1;
+        let half = |seed: u64| {
+            // SplitMix64.
+            let mut z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            u128::from(z ^ (z >> 31))
+        };
+        let bits = half(self.made) << 64 | half(self.made | 1 << 63);
+        let uuid = uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid();
+        let mut text = Uuid::encode_buffer();
+        let text: &str = uuid.hyphenated().encode_lower(&mut text);
+        (Arc::from(text), uuid.as_u128())
+    }
+
+    fn name(&mut self, text: &str) -> Arc<str> {
+        if let Some(name) = self.names.iter().find(|name| &***name == text) {
+            return Arc::clone(name);
+        }
+        let name: Arc<str> = Arc::from(text);
+        self.names.push(Arc::clone(&name));
+        name
+    }
+}
+
+/// What is created, renamed and deleted.
+impl World {
+    /// A flow.
+    pub(crate) fn create_flow(&mut self, name: &str) -> Id {
+        let (id, _) = self.id();
+        self.flows.push(Flow {
+            id: Arc::clone(&id),
+            name: Field::Value(Arc::from(name)),
+        });
+        id
+    }
+
+    /// A work pool of the type `process`, with its default queue. Returns the queue's id.
+    pub(crate) fn create_work_pool(&mut self, name: &str) -> Id {
+        let (id, _) = self.id();
+        self.work_pools.push(WorkPool {
+            id,
+            name: Field::Value(Arc::from(name)),
+            kind: Field::Value(Arc::from("process")),
+            status: Field::Value(Arc::from("NOT_READY")),
+            is_paused: Field::Value(false),
+            concurrency_limit: None,
+            active_slots: None,
+        });
+        self.create_work_queue(name, "default")
+    }
+
+    /// A queue of a pool.
+    pub(crate) fn create_work_queue(&mut self, pool: &str, name: &str) -> Id {
+        let (id, _) = self.id();
+        let pool = Field::Value(Arc::from(pool));
+        let of_pool = |queue: &&WorkQueue| queue.work_pool_name == pool;
+        let priority = self.work_queues.iter().filter(of_pool).count() as i64 + 1;
+        self.work_queues.push(WorkQueue {
+            id: Arc::clone(&id),
+            name: Field::Value(Arc::from(name)),
+            work_pool_name: pool,
+            priority: Field::Value(priority),
+            status: Field::Value(Arc::from("NOT_READY")),
+            is_paused: Field::Value(false),
+            concurrency_limit: None,
+            active_slots: None,
+            last_polled: None,
+        });
+        id
+    }
+
+    /// A deployment of a flow, whose runs are sent to `queue`.
+    pub(crate) fn create_deployment(&mut self, flow: &Id, name: &str, queue: Option<&Id>) -> Id {
+        let (id, _) = self.id();
+        let (work_pool_name, work_queue_name) = self.queue_names(queue);
+        self.deployments.push(Deployment {
+            id: Arc::clone(&id),
+            name: Field::Value(Arc::from(name)),
+            flow_id: Some(Arc::clone(flow)),
+            paused: Field::Value(false),
+            tags: Field::Value(Vec::new()),
+            path: Field::Null,
+            status: Field::Value(Arc::from("NOT_READY")),
+            work_pool_name,
+            work_queue_name,
+        });
+        id
+    }
+
+    fn queue_names(&self, queue: Option<&Id>) -> (Field<Arc<str>>, Field<Arc<str>>) {
+        let queue = queue.and_then(|id| self.work_queues.iter().find(|queue| queue.id == *id));
+        match queue {
+            Some(queue) => (queue.work_pool_name.clone(), queue.name.clone()),
+            None => (Field::Null, Field::Null),
+        }
+    }
+
+    /// A scheduled run of a deployment, by its schedule (`auto`) or by hand.
+    pub(crate) fn schedule_run(&mut self, deployment: &Id, start: Timestamp, auto: bool) -> Id {
+        let found = self
+            .deployments
+            .iter()
+            .find(|found| found.id == *deployment);
+        let found = found.unwrap();
+        let (pool, queue) = (found.work_pool_name.clone(), found.work_queue_name.clone());
+        let of_deployment =
+            |found: &&WorkQueue| found.work_pool_name == pool && found.name == queue;
+        let queue_id = self.work_queues.iter().find(of_deployment);
+        let row = FlowRun {
+            flow_id: found.flow_id.clone(),
+            deployment_id: Some(Arc::clone(deployment)),
+            work_queue_id: queue_id.map(|queue| Arc::clone(&queue.id)),
+            work_queue_name: queue,
+            work_pool_name: pool,
+            ..blank()
+        };
+        let id = self.insert(row, auto);
+        self.set_scheduled(&id, "Scheduled", start);
+        id
+    }
+
+    /// A run of a flow without a deployment, in a first state of this type.
+    pub(crate) fn create_run(&mut self, flow: &Id, kind: StateType, name: &str) -> Id {
+        let row = FlowRun {
+            flow_id: Some(Arc::clone(flow)),
+            ..blank()
+        };
+        let id = self.insert(row, false);
+        self.set_state(&id, kind, name, None);
+        id
+    }
+
+    fn insert(&mut self, mut row: FlowRun, auto_scheduled: bool) -> Id {
+        let (id, _) = self.id();
+        row.name = Field::Value(self.name("quiet-koala"));
+        row.id = Arc::clone(&id);
+        self.load(row, Vec::new());
+        if let Some(run) = self.runs.last_mut() {
+            run.auto_scheduled = auto_scheduled;
+        }
+        id
+    }
+
+    /// A run as another server has it.
+    pub(crate) fn load(&mut self, row: FlowRun, states: Vec<RunState>) {
+        let key = Uuid::parse_str(&row.id).unwrap().as_u128();
+        let run_time = (row.total_run_time.unwrap_or_default() * 1e6).round() as i64;
+        let before = self.places.insert(Arc::clone(&row.id), self.runs.len());
+        assert!(before.is_none(), "{} is there already", row.id);
+        self.runs.push(Run {
+            row,
+            key,
+            states,
+            auto_scheduled: false,
+            resuming: false,
+            run_time,
+        });
+    }
+
+    /// Gives a flow another name.
+    pub(crate) fn rename_flow(&mut self, id: &Id, name: &str) {
+        let flow = self.flows.iter_mut().find(|flow| flow.id == *id);
+        flow.unwrap().name = Field::Value(Arc::from(name));
+    }
+
+    /// Gives a deployment another name.
+    pub(crate) fn rename_deployment(&mut self, id: &Id, name: &str) {
+        let mut deployments = self.deployments.iter_mut();
+        let deployment = deployments.find(|deployment| deployment.id == *id);
+        deployment.unwrap().name = Field::Value(Arc::from(name));
+    }
+
+    /// Gives a flow run another name.
+    pub(crate) fn rename_run(&mut self, id: &Id, name: &str) {
+        let place = self.places[id];
+        self.runs[place].row.name = Field::Value(Arc::from(name));
+    }
+
+    /// Deletes a flow run, with its states and task runs (database/orm_models.py: both cascade).
+    pub(crate) fn delete_run(&mut self, id: &Id) {
+        let Some(place) = self.places.remove(id) else {
+            return;
+        };
+        self.runs.swap_remove(place);
+        if let Some(moved) = self.runs.get(place) {
+            self.places.insert(Arc::clone(&moved.row.id), place);
+        }
+        self.tasks.retain(|task| task.flow_run != *id);
+    }
+
+    /// Deletes a deployment and those of its scheduled runs that never ran. The others keep
+    /// its id: the column refers to no table (models/deployments.py `delete_deployment`).
+    pub(crate) fn delete_deployment(&mut self, id: &Id) {
+        self.delete_scheduled_runs(id, false);
+        self.deployments.retain(|deployment| deployment.id != *id);
+    }
+
+    /// What happens to the scheduled runs of a deployment when it is deleted, or, with
+    /// `auto_only`, changed or paused (models/deployments.py `_delete_scheduled_runs`).
+    pub(crate) fn delete_scheduled_runs(&mut self, deployment: &Id, auto_only: bool) {
+        let gone = self.runs.iter().filter(|run| {
+            run.row.deployment_id.as_ref() == Some(deployment)
+                && run.row.state_type == Some(StateType::Scheduled)
+                && !is_named(&run.row, "AwaitingConcurrencySlot")
+                && run.row.run_count == Some(0)
+                && (run.auto_scheduled || !auto_only)
+        });
+        for id in gone.map(|run| Arc::clone(&run.row.id)).collect::<Vec<_>>() {
+            self.delete_run(&id);
+        }
+    }
+
+    /// Deletes a flow, its deployments and all its runs (database/orm_models.py: they cascade).
+    pub(crate) fn delete_flow(&mut self, id: &Id) {
+        let of_flow = |run: &&Run| run.row.flow_id.as_ref() == Some(id);
+        let runs = self.runs.iter().filter(of_flow);
+        for run in runs.map(|run| Arc::clone(&run.row.id)).collect::<Vec<_>>() {
+            self.delete_run(&run);
+        }
+        self.deployments
+            .retain(|deployment| deployment.flow_id.as_ref() != Some(id));
+        self.flows.retain(|flow| flow.id != *id);
+    }
+
+    /// Deletes a work pool with its queues and workers. Runs and deployments that were sent to
+    /// them are sent to none; a run keeps the name of its queue (database/orm_models.py).
+    pub(crate) fn delete_work_pool(&mut self, name: &str) {
+        let of_pool = |pool: &Field<Arc<str>>| pool.value().is_some_and(|pool| &**pool == name);
+        self.work_pools.retain(|pool| !of_pool(&pool.name));
+        self.work_queues
+            .retain(|queue| !of_pool(&queue.work_pool_name));
+        self.workers
+            .retain(|worker| !of_pool(&worker.work_pool_name));
+        let sent = |pool: &Field<Arc<str>>| of_pool(pool);
+        for run in self
+            .runs
+            .iter_mut()
+            .filter(|run| sent(&run.row.work_pool_name))
+        {
+            run.row.work_queue_id = None;
+            run.row.work_pool_name = Field::Null;
+        }
+        let mut deployments = self.deployments.iter_mut();
+        while let Some(deployment) = deployments.find(|found| sent(&found.work_pool_name)) {
+            deployment.work_pool_name = Field::Null;
+        }
+    }
+
+    /// Every flow run.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &FlowRun> {
+        self.runs.iter().map(|run| &run.row)
+    }
+
+    /// One flow run.
+    pub(crate) fn run(&self, id: &Id) -> Option<&FlowRun> {
+        self.find(id).map(|run| &run.row)
+    }
+
+    /// The states that a flow run has been in, by their timestamps.
+    pub(crate) fn states(&self, id: &Id) -> &[RunState] {
+        self.find(id).map_or(&[], |run| &run.states)
+    }
+
+    fn find(&self, id: &str) -> Option<&Run> {
+        let place = *self.places.get(id)?;
+        self.runs.get(place)
+    }
+}
+
+/// How runs change.
+impl World {
+    /// Puts a run into a state whatever its present one is, as `set_state` with `force` does.
+    /// The server mints the timestamp itself; `timestamp` is that of one whose clock is off,
+    /// or that took its time to commit. Returns the new state's id; `None` if there is no such
+    /// run. A SCHEDULED one is to start now.
+    pub(crate) fn set_state(
+        &mut self,
+        run: &Id,
+        kind: StateType,
+        name: &str,
+        timestamp: Option<Timestamp>,
+    ) -> Option<Id> {
+        let timestamp = timestamp.unwrap_or(self.now);
+        let proposal = self.proposal(kind, name, timestamp, false);
+        self.transition(run, proposal)
+    }
+
+    /// Puts a run into a SCHEDULED state of this name, to start at `start`: `AwaitingRetry`
+    /// and the like.
+    pub(crate) fn set_scheduled(&mut self, run: &Id, name: &str, start: Timestamp) -> Option<Id> {
+        let proposal = Proposal {
+            scheduled: micros(start),
+            ..self.proposal(StateType::Scheduled, name, self.now, false)
+        };
+        self.transition(run, proposal)
+    }
+
+    /// Puts a run into a state as a worker or a flow engine does, without `force`. Differs
+    /// only in what a resumption leaves behind: no proposal is rejected here.
+    pub(crate) fn propose(&mut self, run: &Id, kind: StateType, name: &str) -> Option<Id> {
+        let proposal = self.proposal(kind, name, self.now, true);
+        self.transition(run, proposal)
+    }
+
+    /// Resumes a paused run: one that waits in its process is RUNNING at once, one that was
+    /// suspended (`reschedule`) is scheduled (api/flow_runs.py `resume_flow_run`).
+    pub(crate) fn resume(&mut self, run: &Id, reschedule: bool) -> Option<Id> {
+        self.run(run)
+            .filter(|run| run.state_type == Some(StateType::Paused))?;
+        match reschedule {
+            true => self.propose(run, StateType::Scheduled, "Resuming"),
+            false => self.propose(run, StateType::Running, "Running"),
+        }
+    }
+
+    /// Renames the state of a scheduled run, as a new state (services/late_runs.py).
+    pub(crate) fn mark_late(&mut self, run: &Id) -> Option<Id> {
+        let found = self.run(run)?;
+        let scheduled = found.next_scheduled_start_time;
+        let can_be = found.state_type == Some(StateType::Scheduled) && !is_named(found, "Late");
+        let start = scheduled.filter(|_| can_be)?;
+        self.set_scheduled(run, "Late", start)
+    }
+
+    /// Marks every run late that should have started `after` ago (15 s by default). Returns
+    /// how many (services/late_runs.py).
+    pub(crate) fn mark_late_runs(&mut self, after: Duration) -> usize {
+        let until = self.now - after;
+        let late = self.runs.iter().filter(|run| {
+            run.row.state_type == Some(StateType::Scheduled)
+                && is_named(&run.row, "Scheduled")
+                && run
+                    .row
+                    .next_scheduled_start_time
+                    .is_some_and(|start| start <= until)
+        });
+        let late: Vec<Id> = late.map(|run| Arc::clone(&run.row.id)).collect();
+        late.iter().filter_map(|run| self.mark_late(run)).count()
+    }
+
+    fn proposal<'a>(
+        &self,
+        kind: StateType,
+        name: &'a str,
+        timestamp: Timestamp,
+        orchestrated: bool,
+    ) -> Proposal<'a> {
+        Proposal {
+            kind,
+            name,
+            timestamp: micros(timestamp),
+            scheduled: self.now,
+            orchestrated,
+        }
+    }
+
+    /// The bookkeeping of every transition (orchestration/global_policy.py), in its order.
+    fn transition(&mut self, id: &Id, proposal: Proposal<'_>) -> Option<Id> {
+        let place = *self.places.get(id)?;
+        let (state, _) = self.id();
+        let name = self.name(proposal.name);
+        let run = self.runs.get_mut(place)?;
+        let initial = run
+            .row
+            .state_id
+            .as_ref()
+            .and_then(|current| run.states.iter().find(|state| state.id == *current))
+            .and_then(|state| Some((state.kind, state.timestamp?)));
+        // EnsureFlowRunStateTimestampIsUnique.
+        let mut timestamp = proposal.timestamp;
+        let taken = |run: &Run, time| run.states.iter().any(|state| state.timestamp == Some(time));
+        while taken(run, timestamp) {
+            timestamp += Duration::from_micros(1);
+        }
+        let (kind, row) = (proposal.kind, &mut run.row);
+        let left = |kind| initial.is_some_and(|(initial, _)| initial == kind);
+        // SetRunStateType, SetRunStateName.
+        row.state_type = Some(kind);
+        row.state_name = Field::Value(Arc::clone(&name));
+        // SetStartTime.
+        if kind == StateType::Running {
+            row.start_time.get_or_insert(timestamp);
+        }
+        // SetEndTime. From one final state to another, the first end stays.
+        let was_final = initial.is_some_and(|(kind, _)| kind.is_final());
+        if was_final && !kind.is_final() {
+            row.end_time = None;
+        }
+        if kind.is_final() && row.end_time.is_none() {
+            // A run that never started has one as well.
+            row.start_time.get_or_insert(timestamp);
+            row.end_time = Some(timestamp);
+        }
+        // IncrementRunTime: by clocks that are off it can decrease.
+        if let Some((StateType::Running, since)) = initial {
+            run.run_time += timestamp.as_microsecond() - since.as_microsecond();
+            row.total_run_time = Some(run.run_time as f64 / 1e6);
+        }
+        // SetExpectedStartTime.
+        let is_scheduled = kind == StateType::Scheduled;
+        row.expected_start_time.get_or_insert(match is_scheduled {
+            true => proposal.scheduled,
+            false => timestamp,
+        });
+        // SetNextScheduledStartTime.
+        if is_scheduled {
+            row.next_scheduled_start_time = Some(proposal.scheduled);
+        } else if left(StateType::Scheduled) {
+            row.next_scheduled_start_time = None;
+        }
+        // HandleFlowTerminalStateTransitions (orchestration/core_policy.py).
+        if proposal.orchestrated && was_final && !kind.is_final() {
+            run.resuming = false;
+        }
+        // IncrementFlowRunCount, RemoveResumingIndicator.
+        if kind == StateType::Running && !run.resuming {
+            row.run_count = Some(row.run_count.unwrap_or_default() + 1);
+        }
+        if kind == StateType::Running || kind.is_final() {
+            run.resuming = false;
+        }
+        // HandleResumingPausedFlows (orchestration/core_policy.py): after the transition.
+        if proposal.orchestrated && left(StateType::Paused) {
+            run.resuming = true;
+        }
+        row.state_id = Some(Arc::clone(&state));
+        let at = run
+            .states
+            .partition_point(|state| state.timestamp < Some(timestamp));
+        run.states.insert(
+            at,
+            RunState {
+                id: Arc::clone(&state),
+                kind,
+                name: Field::Value(name),
+                timestamp: Some(timestamp),
+            },
+        );
+        Some(state)
+    }
+
+    /// A task run of a flow run, in the state PENDING. Its worker orchestrates it and tells
+    /// the server (services/task_run_recorder.py): its timestamps are the worker's.
+    pub(crate) fn create_task_run(&mut self, flow_run: &Id, task: &str, key: &str) -> Id {
+        let (id, number) = self.id();
+        let name = self.name("Pending");
+        let (state, _) = self.id();
+        self.tasks.push(Task {
+            row: TaskRun {
+                id: Arc::clone(&id),
+                name: Field::Value(Arc::from(format!("{task}-{}", key.get(..3).unwrap_or(key)))),
+                task_key: Field::Value(Arc::from(format!("{task}-0a1b2c3d"))),
+                dynamic_key: Field::Value(Arc::from(key)),
+                state_id: Some(state),
+                state_type: Some(StateType::Pending),
+                end_time: None,
+                total_run_time: Some(0.0),
+            },
+            key: number,
+            flow_run: Arc::clone(flow_run),
+            state_name: name,
+            state_timestamp: self.now,
+            run_time: 0,
+        });
+        id
+    }
+
+    /// Puts a task run into a state.
+    pub(crate) fn set_task_state(
+        &mut self,
+        task: &Id,
+        kind: StateType,
+        name: &str,
+        timestamp: Option<Timestamp>,
+    ) -> Option<Id> {
+        let timestamp = micros(timestamp.unwrap_or(self.now));
+        let ((state, _), name) = (self.id(), self.name(name));
+        let task = self.tasks.iter_mut().find(|found| found.row.id == *task)?;
+        let was = task.row.state_type;
+        if was.is_some_and(StateType::is_final) && !kind.is_final() {
+            task.row.end_time = None;
+        }
+        if kind.is_final() {
+            task.row.end_time.get_or_insert(timestamp);
+        }
+        if was == Some(StateType::Running) {
+            task.run_time += timestamp.as_microsecond() - task.state_timestamp.as_microsecond();
+            task.row.total_run_time = Some(task.run_time as f64 / 1e6);
+        }
+        (task.state_name, task.state_timestamp) = (name, timestamp);
+        task.row.state_type = Some(kind);
+        task.row.state_id = Some(Arc::clone(&state));
+        Some(state)
+    }
+}
+
+/// What is answered.
+impl World {
+    /// The answer to a request, with the server's time.
+    pub(crate) fn reply(&self, request: &Request) -> Result<Reply, Error> {
+        let answer = self.answer(request)?;
+        let date = Some(self.date());
+        Ok(Reply { answer, date })
+    }
+
+    /// The answer to a request.
+    ///
+    /// # Errors
+    ///
+    /// Those of the server.
+    pub(crate) fn answer(&self, request: &Request) -> Result<Answer, Error> {
+        Ok(match request {
+            Request::Version => Answer::Version(Arc::clone(&self.version)),
+            Request::List { resource, page } => {
+                self.check_limit(page.limit)?;
+                Answer::Objects(self.objects(*resource, *page, &|_| true))
+            }
+            Request::Count(resource) => Answer::Count(self.count(*resource)?),
+            Request::ByIds { resource, ids } => {
+                let limit = ids.len().max(1);
+                self.check_limit(limit)?;
+                check_ids(ids)?;
+                let page = Page { offset: 0, limit };
+                Answer::Objects(self.objects(*resource, page, &|id| ids.contains(id)))
+            }
+            Request::Workers { pool, since, page } => self.workers(pool, *since, *page)?,
+            Request::RunHistory { since, until } => {
+                Answer::RunHistory(self.history(*since, *until))
+            }
+            Request::FlowRuns {
+                filter,
+                order,
+                limit,
+            } => {
+                self.check_limit(*limit)?;
+                let mut runs = self.matching(filter)?;
+                self.sort(&mut runs, *order);
+                runs.truncate(*limit);
+                let rows: Vec<FlowRun> = runs.into_iter().map(|run| run.row.clone()).collect();
+                Answer::FlowRuns(rows.into())
+            }
+            Request::CountFlowRuns(filter) => Answer::Count(self.matching(filter)?.len() as u64),
+            // Of a run that does not exist: none (api/flow_run_states.py).
+            Request::FlowRunStates(id) => Answer::FlowRunStates(self.states(id).to_vec().into()),
+            Request::TaskRuns { filter, page } => self.task_runs(filter, *page)?,
+        })
+    }
+
+    /// api/dependencies.py `LimitBody`.
+    fn check_limit(&self, limit: usize) -> Result<(), Error> {
+        let most = self.page_limit;
+        if limit <= most {
+            return Ok(());
+        }
+        Err(refused(format!(
+            r#"{{"detail":"Invalid limit: must be less than or equal to {most}."}}"#
+        )))
+    }
+
+    fn compare<T: Ord>(&self, one: Option<T>, other: Option<T>) -> Ordering {
+        match (self.nulls, &one, &other) {
+            (Nulls::Largest, None, Some(_)) => Ordering::Greater,
+            (Nulls::Largest, Some(_), None) => Ordering::Less,
+            _ => one.cmp(&other),
+        }
+    }
+
+    /// schemas/sorting.py. Null is where the database puts it.
+    fn sort(&self, runs: &mut [&Run], order: Order) {
+        let by = |key: fn(&FlowRun) -> Option<Timestamp>, one: &Run, other: &Run| {
+            self.compare(key(&one.row), key(&other.row))
+        };
+        let tie = |one: &Run, other: &Run| (one.key ^ self.ties).cmp(&(other.key ^ self.ties));
+        runs.sort_unstable_by(|one, other| match order {
+            Order::Id => other.key.cmp(&one.key),
+            Order::EndTime => by(|run| run.end_time, other, one).then_with(|| tie(one, other)),
+            Order::StartTime => {
+                by(FlowRun::started_or_expected, other, one).then_with(|| tie(one, other))
+            }
+            Order::ExpectedStartTime => {
+                by(|run| run.expected_start_time, one, other).then_with(|| tie(one, other))
+            }
+        });
+    }
+
+    /// schemas/filters.py `FlowRunFilter`.
+    fn matching(&self, filter: &FlowRunFilter) -> Result<Vec<&Run>, Error> {
+        let condition = Condition {
+            state: States::new(&filter.state),
+            start_time: Ends::new(filter.start_time),
+            end_time: Ends::new(filter.end_time),
+            expected_start_time: Ends::new(filter.expected_start_time),
+            deployment_is_null: filter.deployment_id.is_null,
+        };
+        let excluded = match filter.id.not_any.is_empty() {
+            true => None,
+            false => Some(self.marks(&filter.id.not_any)?),
+        };
+        let matches = |place: usize, run: &Run| {
+            let excluded = excluded.as_ref();
+            !excluded.is_some_and(|excluded| excluded[place]) && condition.matches(&run.row)
+        };
+        let numbered = self.runs.iter().enumerate();
+        Ok(match &filter.id.any {
+            None => numbered
+                .filter(|(place, run)| matches(*place, run))
+                .map(|(_, run)| run)
+                .collect(),
+            Some(ids) => {
+                let included = self.marks(ids)?;
+                numbered
+                    .filter(|(place, run)| included[*place] && matches(*place, run))
+                    .map(|(_, run)| run)
+                    .collect()
+            }
+        })
+    }
+
+    /// Which runs have one of these ids.
+    fn marks(&self, ids: &[Id]) -> Result<Vec<bool>, Error> {
+        let mut marks = vec![false; self.runs.len()];
+        for id in ids {
+            match self.places.get(id) {
+                Some(place) => marks[*place] = true,
+                None => check_ids(std::slice::from_ref(id))?,
+            }
+        }
+        Ok(marks)
+    }
+
+    /// schemas/filters.py `TaskRunFilter`: it knows no `not_any_` of states.
+    fn task_runs(&self, filter: &TaskRunFilter, page: Page) -> Result<Answer, Error> {
+        self.check_limit(page.limit)?;
+        if !filter.state.types.not_any.is_empty() || !filter.state.names.not_any.is_empty() {
+            return Err(refused("Extra inputs are not permitted".to_owned()));
+        }
+        let (state, end_time) = (States::new(&filter.state), Ends::new(filter.end_time));
+        let matches = |task: &&Task| {
+            state.matches(task.row.state_type, Some(&task.state_name))
+                && end_time.matches(task.row.end_time)
+        };
+        let mut tasks: Vec<&Task> = self.tasks.iter().filter(matches).collect();
+        tasks.sort_unstable_by(|one, other| {
+            self.compare(other.row.end_time, one.row.end_time)
+                .then_with(|| (one.key ^ self.ties).cmp(&(other.key ^ self.ties)))
+        });
+        let rows = tasks.into_iter().skip(page.offset).take(page.limit);
+        let rows: Vec<TaskRun> = rows.map(|task| task.row.clone()).collect();
+        Ok(Answer::TaskRuns(rows.into()))
+    }
+
+    /// A page of a list, by the names of its objects.
+    fn objects(&self, resource: Resource, page: Page, with: &dyn Fn(&Id) -> bool) -> Objects {
+        macro_rules! page {
+            ($kind:ident, $list:ident, $object:ty, $name:expr) => {{
+                let name: fn(&$object) -> Option<&Arc<str>> = $name;
+                let mut list: Vec<_> = self.$list.iter().filter(|item| with(&item.id)).collect();
+                let tie = |id: &Id| Uuid::parse_str(id).unwrap_or_default().as_u128() ^ self.ties;
+                list.sort_by(|one, other| {
+                    name(one)
+                        .cmp(&name(other))
+                        .then_with(|| tie(&one.id).cmp(&tie(&other.id)))
+                });
+                let items = list.into_iter().skip(page.offset).take(page.limit);
+                Objects::$kind(items.cloned().collect::<Vec<_>>().into())
+            }};
+        }
+        match resource {
+            Resource::Deployments => page!(Deployments, deployments, Deployment, |item| item
+                .name
+                .value()),
+            Resource::Flows => page!(Flows, flows, Flow, |item| item.name.value()),
+            Resource::WorkPools => page!(WorkPools, work_pools, WorkPool, |item| item.name.value()),
+            Resource::WorkQueues => {
+                page!(WorkQueues, work_queues, WorkQueue, |item| item.name.value())
+            }
+            Resource::GlobalLimits => page!(GlobalLimits, global_limits, GlobalLimit, |item| item
+                .name
+                .value()),
+            Resource::TagLimits => page!(TagLimits, tag_limits, TagLimit, |item| item.tag.value()),
+            Resource::Automations => {
+                page!(Automations, automations, Automation, |item| Some(&item.id))
+            }
+        }
+    }
+
+    fn count(&self, resource: Resource) -> Result<u64, Error> {
+        let count = match resource {
+            Resource::Deployments => self.deployments.len(),
+            Resource::Flows => self.flows.len(),
+            Resource::WorkPools => self.work_pools.len(),
+            Resource::Automations => self.automations.len(),
+            Resource::WorkQueues | Resource::GlobalLimits | Resource::TagLimits => {
+                return Err(status(404, r#"{"detail":"Not Found"}"#.to_owned()));
+            }
+        };
+        Ok(count as u64)
+    }
+
+    /// models/workers.py `read_workers`.
+    fn workers(&self, pool: &str, since: Timestamp, page: Page) -> Result<Answer, Error> {
+        let is_pool = |name: &Field<Arc<str>>| name.value().is_some_and(|name| &**name == pool);
+        if !self.work_pools.iter().any(|pool| is_pool(&pool.name)) {
+            return Err(status(
+                404,
+                format!(r#"{{"detail":"Work pool \"{pool}\" not found."}}"#),
+            ));
+        }
+        self.check_limit(page.limit)?;
+        let since = Ends::new(Range::after(since));
+        let of_pool = |worker: &&Worker| {
+            is_pool(&worker.work_pool_name) && since.matches(worker.last_heartbeat_time)
+        };
+        let mut workers: Vec<&Worker> = self.workers.iter().filter(of_pool).collect();
+        workers.sort_by_key(|worker| std::cmp::Reverse(worker.last_heartbeat_time));
+        let workers = workers.into_iter().skip(page.offset).take(page.limit);
+        let workers = workers.map(|worker| Worker {
+            work_pool_name: Field::Absent,
+            ..worker.clone()
+        });
+        Ok(Answer::Workers(workers.collect::<Vec<_>>().into()))
+    }
+
+    /// api/run_history.py, with the interval that the agent asks for: the whole seconds of the
+    /// range. What is left of it makes another interval.
+    fn history(&self, since: Timestamp, until: Timestamp) -> Vec<StateCount> {
+        let (since, until) = (micros(since), micros(until));
+        let interval = until.duration_since(since).as_secs().max(1);
+        let elapsed = until.as_microsecond() - since.as_microsecond();
+        let intervals = elapsed.div_euclid(interval * 1_000_000)
+            + i64::from(elapsed.rem_euclid(interval * 1_000_000) > 0);
+        let intervals = intervals.clamp(0, 500);
+        let mut counts = std::collections::BTreeMap::new();
+        for run in self.runs() {
+            let Some(expected) = run.expected_start_time else {
+                continue;
+            };
+            let after = expected.as_microsecond() - since.as_microsecond();
+            let bucket = after.div_euclid(interval * 1_000_000);
+            if (0..intervals).contains(&bucket) {
+                let name = run.state_name.value().cloned();
+                *counts.entry((bucket, run.state_type, name)).or_insert(0) += 1;
+            }
+        }
+        let counts = counts.into_iter();
+        counts
+            .map(|((_, state_type, name), count_runs)| StateCount {
+                state_type,
+                state_name: name.map_or(Field::Null, Field::Value),
+                count_runs,
+            })
+            .collect()
+    }
+}
+
+/// The conditions of a flow-run filter but those on ids.
+struct Condition<'a> {
+    state: States<'a>,
+    start_time: Ends,
+    end_time: Ends,
+    expected_start_time: Ends,
+    deployment_is_null: Option<bool>,
+}
+
+impl Condition<'_> {
+    fn matches(&self, run: &FlowRun) -> bool {
+        self.state.matches(run.state_type, run.state_name.value())
+            && self.end_time.matches(run.end_time)
+            && self.expected_start_time.matches(run.expected_start_time)
+            && self.start_time.matches(run.started_or_expected())
+            && self
+                .deployment_is_null
+                .is_none_or(|is_null| run.deployment_id.is_none() == is_null)
+    }
+}
+
+/// The conditions on a state. One with both `any_` and `not_any_` has no effect:
+/// `FlowRunFilterState` takes over single conditions only (schemas/filters.py).
+struct States<'a> {
+    types: Option<(u16, bool)>,
+    names: Option<(&'a [Arc<str>], bool)>,
+}
+
+impl<'a> States<'a> {
+    fn new(filter: &'a StateFilter) -> Self {
+        let bits = |kinds: &[StateType]| kinds.iter().fold(0, |bits, kind| bits | bit(*kind));
+        States {
+            types: single(&filter.types).map(|(kinds, is_in)| (bits(kinds), is_in)),
+            names: single(&filter.names),
+        }
+    }
+
+    /// Null is neither one of some values nor none of them.
+    fn matches(&self, kind: Option<StateType>, name: Option<&Arc<str>>) -> bool {
+        let of_type = self
+            .types
+            .is_none_or(|(bits, is_in)| kind.is_some_and(|kind| (bits & bit(kind) != 0) == is_in));
+        of_type
+            && self
+                .names
+                .is_none_or(|(names, is_in)| name.is_some_and(|name| names.contains(name) == is_in))
+    }
+}
+
+fn bit(kind: StateType) -> u16 {
+    1 << kind as u16
+}
+
+/// The one condition of a filter, and whether it includes. An empty `not_any_` is none; an
+/// empty `any_` matches nothing.
+fn single<T>(filter: &OneOf<T>) -> Option<(&[T], bool)> {
+    match (&filter.any, filter.not_any.as_slice()) {
+        (Some(any), []) => Some((any, true)),
+        (None, []) | (Some(_), _) => None,
+        (None, not_any) => Some((not_any, false)),
+    }
+}
+
+/// Both ends belong to a range; null is in none.
+#[derive(Clone, Copy)]
+struct Ends(Range);
+
+impl Ends {
+    fn new(range: Range) -> Self {
+        Ends(Range {
+            after: range.after.map(micros),
+            before: range.before.map(micros),
+        })
+    }
+
+    fn matches(self, time: Option<Timestamp>) -> bool {
+        let Range { after, before } = self.0;
+        let at = |end: Option<Timestamp>, is_in: fn(Timestamp, Timestamp) -> bool| {
+            end.is_none_or(|end| time.is_some_and(|time| is_in(time, end)))
+        };
+        at(after, |time, end| time >= end) && at(before, |time, end| time <= end)
+    }
+}
+
+/// Prefect's times have microseconds.
+fn micros(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
+}
+
+fn is_named(run: &FlowRun, name: &str) -> bool {
+    run.state_name.value().is_some_and(|found| &**found == name)
+}
+
+/// An id in a filter that is no UUID is refused.
+fn check_ids(ids: &[Id]) -> Result<(), Error> {
+    match ids.iter().all(|id| Uuid::parse_str(id).is_ok()) {
+        true => Ok(()),
+        false => Err(refused("Input should be a valid UUID".to_owned())),
+    }
+}
+
+fn refused(detail: String) -> Error {
+    status(422, detail)
+}
+
+/// An error that the server answers.
+pub(crate) fn status(status: u16, detail: String) -> Error {
+    Error::Status {
+        request: "in memory".to_owned(),
+        status,
+        detail,
+        retry_after: None,
+        maintenance: false,
+    }
+}
+
+/// A run with nothing in it.
+fn blank() -> FlowRun {
+    FlowRun {
+        id: Arc::from(""),
+        name: Field::Null,
+        flow_id: None,
+        deployment_id: None,
+        state_id: None,
+        state_type: None,
+        state_name: Field::Null,
+        expected_start_time: None,
+        run_count: Some(0),
+        next_scheduled_start_time: None,
+        start_time: None,
+        end_time: None,
+        total_run_time: Some(0.0),
+        work_queue_name: Field::Null,
+        work_queue_id: None,
+        work_pool_name: Field::Null,
+    }
+}
+
+/// A quick hash of ids: nobody chooses them to collide.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TextHasher(u64);
+
+impl Hasher for TextHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        let mut chunks = bytes.chunks_exact(8);
+        let mut add = |word: u64| {
+            self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517C_C1B7_2722_0A95);
+        };
+        for chunk in &mut chunks {
+            add(u64::from_le_bytes(chunk.try_into().unwrap_or_default()));
+        }
+        for byte in chunks.remainder() {
+            add(u64::from(*byte));
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        // The table takes its place from both ends.
+        self.0 ^ self.0.rotate_left(32)
+    }
+}
