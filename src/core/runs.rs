@@ -131,7 +131,7 @@ impl Runs {
         now: Timestamp,
     ) {
         let read = self.histories.get(&run.id).map(|history| history.run_count);
-        if terminal::was_restarted(run)
+        if terminal::may_have_ended_before(run)
             && read != run.run_count
             && !self.waiting.contains_key(&run.id)
         {
@@ -144,7 +144,7 @@ impl Runs {
         let restarted = self
             .unfinished
             .runs()
-            .filter(|run| terminal::was_restarted(run));
+            .filter(|run| terminal::may_have_ended_before(run));
         for run in restarted.cloned().collect::<Vec<_>>() {
             let since = self.unfinished.known_since(&run.id);
             self.look_back(&run, since, uptime, now);
@@ -165,7 +165,7 @@ impl Runs {
         now: Timestamp,
     ) {
         let read = self.histories.get(&run.id).map(|history| history.run_count);
-        let needs_history = terminal::was_restarted(run) && read != run.run_count;
+        let needs_history = terminal::may_have_ended_before(run) && read != run.run_count;
         // A state that waits already is not forgotten for a newer one.
         let before = self.waiting.remove(&run.id);
         if let Some(before) = before.filter(|before| before.counts) {

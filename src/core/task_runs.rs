@@ -9,7 +9,7 @@ use super::counted::Counted;
 use super::cursor::Cursor;
 use super::events::{Event, FinishedTask};
 use super::memory::Position;
-use crate::prefect::request::{OneOf, Page, Range, StateFilter, TaskRunFilter};
+use crate::prefect::request::{OneOf, Page, Presence, Range, StateFilter, TaskRunFilter};
 use crate::prefect::runs::{StateType, TaskRun};
 use crate::prefect::{Error, Id, Listed, Request};
 
@@ -87,6 +87,11 @@ impl TaskRuns {
                     names: OneOf::default(),
                 },
                 end_time,
+                // Before 3.6.14, one that did not start has no end either, and PostgreSQL
+                // lists it first.
+                start_time: Presence {
+                    is_null: self.unfiltered.is_some().then_some(false),
+                },
             },
             page: Page { offset, limit },
         })

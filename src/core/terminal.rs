@@ -75,9 +75,13 @@ impl Terminal {
     }
 }
 
-/// Whether a run was started more than once.
-pub(super) fn was_restarted(run: &FlowRun) -> bool {
-    run.run_count.is_some_and(|count| count > 1)
+/// Whether a run may have been in a terminal state before: it was started more than once, or
+/// ended as one does that waits for its next start.
+pub(super) fn may_have_ended_before(run: &FlowRun) -> bool {
+    let has_started = run.run_count.is_some_and(|count| count > 0);
+    let restarted = run.run_count.is_some_and(|count| count > 1);
+    let while_waiting = [StateType::Cancelled, StateType::Crashed].map(Some);
+    restarted || has_started && while_waiting.contains(&run.state_type)
 }
 
 /// The terminal states *before* the one that `run` is in now, and what is known of it then.

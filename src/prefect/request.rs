@@ -163,6 +163,9 @@ pub struct TaskRunFilter {
     /// By end. Servers before 3.6.22 answer 422.
     #[serde(skip_serializing_if = "is_default")]
     pub end_time: Range,
+    /// Whether they started.
+    #[serde(skip_serializing_if = "is_default")]
+    pub start_time: Presence,
 }
 
 /// A condition on a state.
