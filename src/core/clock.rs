@@ -1,7 +1,8 @@
 //! Two clocks: the process's own, handed in as a [`Moment`], and the server's, estimated.
 //!
 //! Windows and cursors follow the server's time. One answer can be wrong by any amount (a
-//! proxy's, a replica's, a cached one), so the estimate is the median of the latest answers.
+//! proxy's, a replica's, a cached one), so the estimate is the median of the latest answers,
+//! or this machine's clock where enough of them agree with it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,7 +22,7 @@ pub struct Moment {
 /// server's clock and this machine's are taken to agree, and this machine's finer one is used.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
 
-/// The estimate is the median of so many answers: a jump is believed when half of them agree.
+/// The estimate is made of so many answers: a jump is believed when most of them agree.
 const MEDIAN_OF: usize = 15;
 
 /// So many answers say what time it may be at the least.
@@ -82,10 +83,15 @@ impl ServerClock {
             let nobody_tells = latest.is_empty() && self.undated >= UNDATED;
             return (trusted || nobody_tells).then_some(own);
         }
+        // Of two servers whose clocks differ, the one that this machine's clock agrees with.
+        let agreeing = latest.iter().filter(|offset| agrees(offset)).count();
+        if agreeing * 3 >= latest.len() {
+            return Some(own);
+        }
         latest.sort_unstable();
-        let median = latest.get(latest.len() / 2).copied()?;
-        Some(if agrees(&median) { own } else { median })
+        latest.get(latest.len() / 2).copied()
     }
+
 }
 
 fn offset(time: Timestamp, moment: Moment) -> SignedDuration {
@@ -150,11 +156,17 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_is_believed_when_half_of_the_answers_agree() {
-        let jump = [&[SignedDuration::ZERO; 64][..], &[-HOUR; 7]].concat();
+    fn a_jump_is_believed_when_most_of_the_answers_agree() {
+        let jump = [&[SignedDuration::ZERO; 64][..], &[-HOUR; 10]].concat();
         assert_eq!(ahead(&jump), Some(SignedDuration::ZERO));
         let jump = [&jump[..], &[-HOUR]].concat();
         assert_eq!(ahead(&jump), Some(-HOUR));
+    }
+
+    #[test]
+    fn of_two_servers_the_one_that_agrees_with_this_machine_is_believed() {
+        let alternating = [HOUR, HOUR, SignedDuration::ZERO].repeat(9);
+        assert_eq!(ahead(&alternating), Some(SignedDuration::ZERO));
     }
 
     #[test]

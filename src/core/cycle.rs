@@ -184,18 +184,21 @@ impl Core {
 
     /// What a checkpoint is to hold; `None` while it would say nothing new.
     pub fn checkpoint(&mut self, moment: Moment) -> Option<Memory> {
-        let cursor = self.finished.cursor.position()?;
+        let cursor = self.finished.cursor.position();
         let (last, awaited_then) = self.checkpointed;
         let awaited = self.runs.unfinished.awaited_digest();
-        let moved = last.is_none_or(|last| {
-            Duration::try_from(cursor.duration_since(last)).unwrap_or(Duration::MAX)
-                >= CHECKPOINT_EVERY
-        });
+        let moved = match (last, cursor) {
+            (Some(last), Some(cursor)) => {
+                let moved = cursor.duration_since(last).abs();
+                Duration::try_from(moved).unwrap_or_default() >= CHECKPOINT_EVERY
+            }
+            (last, cursor) => last != cursor,
+        };
         if !self.changed && !moved && awaited == awaited_then {
             return None;
         }
         self.changed = false;
-        self.checkpointed = (Some(cursor), awaited);
+        self.checkpointed = (cursor, awaited);
         self.memory(moment)
     }
 
@@ -226,6 +229,7 @@ impl Core {
             },
             task_runs: tasks,
             awaited: self.runs.awaited(now),
+            unread: self.runs.unread(),
             counters: self.counters.save(uptime),
             last_runs: self.last_runs.by_deployment().clone(),
         })

@@ -43,8 +43,10 @@ pub struct FinishedRun {
 }
 
 impl FinishedRun {
-    /// Seconds from the expected start to the start, once for each run.
+    /// Seconds from the expected start to the start, once for each run. The server gives a run
+    /// that never started the start time of its end.
     pub fn start_delay(&self) -> Option<f64> {
+        self.run.run_count.filter(|count| *count > 0)?;
         let (start, expected) = (self.run.start_time?, self.run.expected_start_time?);
         let delay = start.duration_since(expected).as_secs_f64().max(0.0);
         self.first.then_some(delay)

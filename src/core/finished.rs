@@ -18,9 +18,9 @@ use crate::prefect::{Id, Listed, Request};
 /// How often the windows are compared with the server.
 const RECONCILE: Duration = Duration::from_secs(3600);
 
-/// How far back: a run that started and ended between two cycles, by a clock that was wrong
-/// by less than this, is found at the latest now.
-const RECONCILED: Duration = Duration::from_secs(2 * 3600);
+/// How far back before the last comparison: a run that started and ended between two cycles,
+/// by a clock that is behind by less than this, is found at the latest now.
+const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 /// A long window is read in so many parts side by side.
 const SIDE_BY_SIDE: i64 = 4;
@@ -43,6 +43,8 @@ pub(super) enum Purpose {
 pub(super) struct Finished {
     pub(super) cursor: Cursor,
     reconciled_at: Option<Duration>,
+    /// The time at the server when the last comparison began.
+    compared_until: Option<Timestamp>,
     reconciliation: Option<Reconciliation>,
     /// Parts that failed in this cycle.
     failed: Vec<Purpose>,
@@ -53,6 +55,7 @@ pub(super) struct Finished {
 /// A reading of the whole windows.
 #[derive(Debug)]
 struct Reconciliation {
+    began: Timestamp,
     since: Timestamp,
     ended: Vec<Keyed>,
     started: Vec<Keyed>,
@@ -89,6 +92,7 @@ impl Finished {
         Finished {
             cursor: Cursor::new(position),
             reconciled_at: None,
+            compared_until: None,
             reconciliation: None,
             failed: Vec::new(),
             catch_up_until: Duration::ZERO,
@@ -118,10 +122,12 @@ impl Finished {
             .reconciled_at
             .is_none_or(|at| uptime.saturating_sub(at) >= RECONCILE);
         if due && self.reconciliation.is_none() {
-            let since = before(times.now, RECONCILED);
+            let last = self.compared_until.or(self.cursor.position());
+            let since = before(last.unwrap_or(times.now).min(times.now), CLOCK_SKEW);
             let since = since.max(times.floor).min(times.window_start);
             let keyed = |since| vec![Keyed::new(Direction::Descending, Range::after(since))];
             self.reconciliation = Some(Reconciliation {
+                began: times.now,
                 since,
                 ended: keyed(since),
                 started: keyed(times.window_start),
@@ -202,6 +208,7 @@ impl Finished {
             .reconciliation
             .take_if(|reconciliation| reconciliation.is_done())?;
         self.reconciled_at = Some(uptime);
+        self.compared_until = Some(done.began);
         for id in &done.again {
             done.found.remove(id);
             done.found_failed.remove(id);

@@ -1,6 +1,6 @@
 //! What a checkpoint holds: the core's memory as data.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,9 @@ pub struct Memory {
     pub(super) task_runs: Option<Position>,
     /// Runs that had not ended, and since when they were known.
     pub(super) awaited: HashMap<Id, Timestamp>,
+    /// Those of them that are counted without their earlier states.
+    #[serde(default)]
+    pub(super) unread: HashSet<Id>,
     pub(super) counters: SavedCounters,
     pub(super) last_runs: HashMap<Id, LastRuns>,
 }

@@ -35,12 +35,13 @@ mod terminal;
 mod unfinished;
 mod windows;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::prefect::request::Range;
 use crate::prefect::runs::FlowRun;
 use crate::prefect::{Error, Reply, Request};
 use clock::{Moment, ServerClock, before};
@@ -165,6 +166,9 @@ enum Phase {
 /// A cursor that moved by so much is worth a checkpoint, even if nothing was counted.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(600);
 
+/// In the first minutes of a process, the estimate of the server's time may still be wrong.
+const CLOCK_SETTLES: Duration = Duration::from_secs(900);
+
 /// The series of a deployment that is gone are kept for so long: it may come back.
 const KEEP_AFTER_DELETION: Duration = Duration::from_secs(7 * 86_400);
 
@@ -197,12 +201,14 @@ impl Core {
         let mut counters = Counters::new(config.cardinality_limit);
         let (mut start, mut flow_runs, mut task_runs) = (None, None, None);
         let (mut awaited, mut last_runs) = (HashMap::new(), HashMap::new());
+        let mut unread = HashSet::new();
         if let Some(memory) = memory {
             counters.restore(memory.counters);
             start = Some(memory.start);
             flow_runs = Some(memory.flow_runs);
             task_runs = memory.task_runs;
             (awaited, last_runs) = (memory.awaited, memory.last_runs);
+            unread = memory.unread;
         }
         let cursor = flow_runs.as_ref().and_then(|position| position.cursor);
         let counted = flow_runs.map_or_else(Counted::default, |position| {
@@ -214,7 +220,7 @@ impl Core {
             sections,
             version: None,
             reader: Reader::default(),
-            runs: Runs::new(unfinished, windows, counted, start),
+            runs: Runs::new(unfinished, windows, counted, start, unread),
             finished: Finished::new(cursor),
             tasks: config.task_runs.then(|| TaskRuns::new(task_runs)),
             counters,
@@ -322,6 +328,7 @@ impl Core {
                 .get_or_insert_with(|| before(now, moment.uptime));
         }
         self.skip_what_is_too_old(before(now, self.config.catch_up));
+        let start = self.follow_clock_back(moment, now, start);
         Some(Times {
             now,
             earliest: self.clock.earliest(moment)?,
@@ -330,6 +337,35 @@ impl Core {
             window_start: self.runs.windows.start(now),
             failed_start: self.runs.windows.failed_start(now),
         })
+    }
+
+    /// The server's clock may be set back to before counting began. Then counting began at
+    /// what the clock says now, and what ended later by that clock has ended before. In the
+    /// first minutes of a process it is rather the first estimate that was wrong.
+    fn follow_clock_back(&mut self, moment: Moment, now: Timestamp, start: Timestamp) -> Timestamp {
+        let back = Duration::try_from(start.duration_since(now)).unwrap_or_default();
+        let young = moment.uptime < CLOCK_SETTLES;
+        if back.is_zero() || back <= OVERLAP && !young {
+            return start;
+        }
+        let (start, ended_before) = match young {
+            true => (before(now, moment.uptime), None),
+            false => {
+                tracing::warn!(seconds = back.as_secs(), "the server's clock was set back");
+                let range = Range {
+                    after: Some(now),
+                    before: Some(start),
+                };
+                (before(now, self.config.interval), Some(range))
+            }
+        };
+        self.runs.start = Some(start);
+        self.runs.before_start = ended_before;
+        if let Some(tasks) = &mut self.tasks {
+            tasks.start = Some(start);
+            tasks.before_start = ended_before;
+        }
+        start
     }
 
     /// After a long absence not everything is caught up.
@@ -552,6 +588,9 @@ impl Core {
             }
         }
         let up_to_date = self.finished.cursor.is_up_to_date();
+        if up_to_date {
+            self.runs.before_start = None;
+        }
         self.has_counted |= self.finished.cursor.has_moved();
         if up_to_date && self.finished.has_reconciled() {
             for section in [Section::FinishedRuns, Section::FailedRuns] {
@@ -566,6 +605,7 @@ impl Core {
             .is_some_and(|tasks| tasks.cursor.is_up_to_date());
         if tasks_read && self.sections.wants(Section::TaskRuns) {
             self.sections.read(Section::TaskRuns, uptime);
+            self.tasks.iter_mut().for_each(|tasks| tasks.before_start = None);
         }
     }
 

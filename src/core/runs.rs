@@ -3,7 +3,7 @@
 //! Whatever list shows a run in a terminal state, it comes through [`Runs::ended`]: there it
 //! is counted once, or waits until its earlier states and its names are known.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use super::terminal::{self, History, Terminal};
 use super::unfinished::{self, Unfinished};
 use super::windows::Windows;
 use crate::prefect::runs::{FlowRun, RunState};
+use crate::prefect::request::Range;
 use crate::prefect::{Id, Request};
 
 /// Histories asked for in one round.
@@ -56,7 +57,12 @@ pub(super) struct Runs {
     pub(super) counted: Counted,
     /// What ended before it is not counted.
     pub(super) start: Option<Timestamp>,
+    /// Runs that ended in between ended before counting began, though the server's clock says
+    /// otherwise now.
+    pub(super) before_start: Option<Range>,
     histories: HashMap<Id, History>,
+    /// Runs that were counted by the last process, without their earlier states.
+    unread: HashSet<Id>,
     waiting: HashMap<Id, Waiting>,
     /// Terminal states that lack nothing but names, by run and state, and since when.
     unnamed: HashMap<(Id, Id), (Terminal, Duration)>,
@@ -68,13 +74,16 @@ impl Runs {
         windows: Windows,
         counted: Counted,
         start: Option<Timestamp>,
+        unread: HashSet<Id>,
     ) -> Self {
         Runs {
             unfinished,
             windows,
             counted,
             start,
+            before_start: None,
             histories: HashMap::new(),
+            unread,
             waiting: HashMap::new(),
             unnamed: HashMap::new(),
         }
@@ -98,11 +107,22 @@ impl Runs {
         let known_since = self.unfinished.remove(&run.id).or(known_since);
         self.windows.add(run);
         let Some(state) = &run.state_id else { return };
-        if self.is_taken(&run.id, state, uptime) || self.is_waiting(run) {
+        if self.is_waiting(run) {
+            return;
+        }
+        if self.is_taken(&run.id, state, uptime) {
+            if self.unread.remove(&run.id) {
+                self.wait(run, known_since, false, uptime, now);
+            }
             return;
         }
         let end = run.end_time.unwrap_or(now);
         if known_since.is_none() && end < self.floor() {
+            return;
+        }
+        let within = |range: &Range| range.after < Some(end) && Some(end) < range.before;
+        if known_since.is_none() && self.before_start.as_ref().is_some_and(within) {
+            self.counted.insert(&run.id, state, end, uptime);
             return;
         }
         self.wait(run, known_since, true, uptime, now);
@@ -131,20 +151,17 @@ impl Runs {
         now: Timestamp,
     ) {
         let read = self.histories.get(&run.id).map(|history| history.run_count);
-        if terminal::may_have_ended_before(run)
-            && read != run.run_count
-            && !self.waiting.contains_key(&run.id)
-        {
+        if terminal::needs_history(run, read) && !self.waiting.contains_key(&run.id) {
             self.wait(run, known_since, false, uptime, now);
         }
     }
 
     /// Looks for unfinished runs that have been started again.
     pub(super) fn look_back_at_restarted(&mut self, uptime: Duration, now: Timestamp) {
-        let restarted = self
-            .unfinished
-            .runs()
-            .filter(|run| terminal::may_have_ended_before(run));
+        let restarted = self.unfinished.runs().filter(|run| {
+            let read = self.histories.get(&run.id).map(|history| history.run_count);
+            terminal::needs_history(run, read)
+        });
         for run in restarted.cloned().collect::<Vec<_>>() {
             let since = self.unfinished.known_since(&run.id);
             self.look_back(&run, since, uptime, now);
@@ -165,7 +182,7 @@ impl Runs {
         now: Timestamp,
     ) {
         let read = self.histories.get(&run.id).map(|history| history.run_count);
-        let needs_history = terminal::may_have_ended_before(run) && read != run.run_count;
+        let needs_history = terminal::needs_history(run, read);
         // A state that waits already is not forgotten for a newer one.
         let before = self.waiting.remove(&run.id);
         if let Some(before) = before.filter(|before| before.counts) {
@@ -204,7 +221,9 @@ impl Runs {
         let Some(waiting) = self.waiting.get_mut(id) else {
             return;
         };
-        let Some(states) = states else {
+        // A replica that lags behind does not have the current state yet.
+        let is_current = |state: &RunState| waiting.run.state_id.as_ref() == Some(&state.id);
+        let Some(states) = states.filter(|states| states.iter().any(is_current)) else {
             waiting.tries += 1;
             // 30 s, 1 min, 2 min ... as long as it takes the last try to come after an hour.
             waiting.not_before = uptime + (interval * waiting.tries).min(interval * 10);
@@ -310,6 +329,13 @@ impl Runs {
         let (unfinished, waiting) = (&self.unfinished, &self.waiting);
         let used = |id: &Id| unfinished.known_since(id).is_some() || waiting.contains_key(id);
         self.histories.retain(|id, _| used(id));
+    }
+
+    /// The runs that are counted without their earlier states.
+    pub(super) fn unread(&self) -> HashSet<Id> {
+        let waiting = self.waiting.values().filter(|waiting| !waiting.counts);
+        let unread = waiting.map(|waiting| Arc::clone(&waiting.run.id));
+        unread.chain(self.unread.iter().cloned()).collect()
     }
 
     /// The runs that a restart has to look for, and since when they are known.

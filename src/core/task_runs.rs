@@ -23,6 +23,9 @@ pub(super) struct TaskRuns {
     pub(super) cursor: Cursor,
     pub(super) counted: Counted,
     pub(super) start: Option<Timestamp>,
+    /// What ended in between ended before counting began, though the server's clock says
+    /// otherwise now.
+    pub(super) before_start: Option<Range>,
     /// Servers before 3.6.22 cannot filter by end: the list is read from its newest end down
     /// to this time.
     unfiltered: Option<Unfiltered>,
@@ -50,6 +53,7 @@ impl TaskRuns {
             cursor: Cursor::new(cursor),
             counted,
             start,
+            before_start: None,
             unfiltered: None,
             failed: false,
         }
@@ -154,6 +158,10 @@ impl TaskRuns {
             return None;
         }
         self.counted.insert(&task.id, state, end, uptime);
+        let within = |range: &Range| range.after < Some(end) && Some(end) < range.before;
+        if self.before_start.as_ref().is_some_and(within) {
+            return None;
+        }
         Some(Event::TaskRun(FinishedTask {
             task: task.task_name(),
             state_type,

@@ -75,13 +75,14 @@ impl Terminal {
     }
 }
 
-/// Whether a run may have been in a terminal state before: it was started more than once, or
-/// ended as one does that waits for its next start.
-pub(super) fn may_have_ended_before(run: &FlowRun) -> bool {
-    let has_started = run.run_count.is_some_and(|count| count > 0);
-    let restarted = run.run_count.is_some_and(|count| count > 1);
+/// Whether the earlier states of a run are to be read, given how often it had started when
+/// they were read last: it was started again, or ended as a run does that waits for its next
+/// start.
+pub(super) fn needs_history(run: &FlowRun, read_at: Option<u64>) -> bool {
+    let starts = run.run_count.unwrap_or_default();
+    let restarted = starts > 1 && read_at != Some(starts);
     let while_waiting = [StateType::Cancelled, StateType::Crashed].map(Some);
-    restarted || has_started && while_waiting.contains(&run.state_type)
+    restarted || starts > 0 && while_waiting.contains(&run.state_type)
 }
 
 /// The terminal states *before* the one that `run` is in now, and what is known of it then.

@@ -5,5 +5,9 @@
 
 // A scenario uses what it needs of it.
 #[allow(dead_code)]
+mod lab;
+#[allow(dead_code)]
 mod prefect;
+mod schedule;
+mod seeds;
 mod smoke;

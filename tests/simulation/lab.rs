@@ -1,0 +1,418 @@
+//! An agent's core and a Prefect in one virtual time, and what must hold between them.
+//!
+//! The [`Lab`] plays what happens to both: runs that change state while requests are under
+//! way, answers that are lost or wrong, clocks that step, processes that die. It knows the
+//! truth and holds the core against it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use jiff::{SignedDuration, Timestamp};
+use prefect_otel_agent::core::clock::Moment;
+use prefect_otel_agent::core::counters::{FLOW_RUNS_FINISHED, TASK_RUNS_FINISHED};
+use prefect_otel_agent::core::events::Event;
+use prefect_otel_agent::core::memory::Memory;
+use prefect_otel_agent::core::{Answered, Config, Core, Cycle};
+use prefect_otel_agent::prefect::runs::{FlowRun, StateType};
+use prefect_otel_agent::prefect::{Error, Id, Reply, Request};
+
+use crate::prefect::{World, status};
+
+/// A run and one of its terminal states.
+pub(crate) type Pair = (Id, Id);
+
+/// What the server did, and what the agent has to make of it.
+#[derive(Debug, Default)]
+pub(crate) struct Truth {
+    /// To be counted once.
+    pub(crate) required: BTreeSet<Pair>,
+    /// May be counted once: nobody can tell.
+    pub(crate) optional: BTreeSet<Pair>,
+}
+
+/// What goes wrong with requests at present.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Weather {
+    /// Chance of an error instead of an answer.
+    pub(crate) errors: f64,
+    /// Chance that an answer comes from a replica that lags behind.
+    pub(crate) stale: f64,
+    /// Chance of an answer by another server, whose clock is ten minutes ahead.
+    pub(crate) ahead: f64,
+    /// Chance that a cycle is cut off in each of its rounds.
+    pub(crate) cut_off: f64,
+    /// The longest that one request takes, in milliseconds.
+    pub(crate) slow: u64,
+}
+
+/// How an agent's state survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// The checkpoint of the last cycle is there.
+    Kept,
+    /// There is no `STATE_DIR`.
+    Forgotten,
+}
+
+/// The two of them.
+pub(crate) struct Lab {
+    pub(crate) rng: Rng,
+    pub(crate) world: World,
+    pub(crate) core: Core,
+    pub(crate) truth: Truth,
+    pub(crate) weather: Weather,
+    config: Config,
+    /// Steady time since the beginning.
+    now: Duration,
+    /// When the process started.
+    started: Duration,
+    wall: Timestamp,
+    /// Where a replica that lags behind is.
+    replica: Option<World>,
+    /// What was counted, in order, and how much of it the checkpoint has.
+    log: Vec<Pair>,
+    tasks: Vec<Pair>,
+    saved: Option<(String, usize, usize)>,
+    /// The last value of each series, and what `increase()` makes of all values so far.
+    series: HashMap<Vec<Arc<str>>, (u64, u64)>,
+    /// Whether anything changed or failed since the last cycle began, and in the one before.
+    disturbed: [bool; 2],
+    /// What the server's clock said when counting began.
+    pub(crate) counting_since: Option<Timestamp>,
+    pub(crate) requests: usize,
+}
+
+/// What can happen in the world while time passes.
+pub(crate) trait Events {
+    /// Everything that happens until `now`; `true` if anything did.
+    fn until(&mut self, now: Duration, lab: &mut Lab) -> bool;
+}
+
+/// Nothing happens.
+pub(crate) struct Calm;
+
+impl Events for Calm {
+    fn until(&mut self, _: Duration, _: &mut Lab) -> bool {
+        false
+    }
+}
+
+impl Lab {
+    pub(crate) fn new(seed: u64, config: Config) -> Self {
+        let start = Timestamp::from_second(1_800_000_000).unwrap();
+        Lab {
+            rng: Rng::with_seed(seed),
+            world: World::new(start),
+            core: Core::new(config.clone(), None),
+            truth: Truth::default(),
+            weather: Weather::default(),
+            config,
+            now: Duration::ZERO,
+            started: Duration::ZERO,
+            wall: start,
+            replica: None,
+            log: Vec::new(),
+            tasks: Vec::new(),
+            saved: None,
+            series: HashMap::new(),
+            disturbed: [true; 2],
+            counting_since: None,
+            requests: 0,
+        }
+    }
+
+    /// Steady time since the beginning.
+    pub(crate) fn time(&self) -> Duration {
+        self.now
+    }
+
+    fn moment(&self) -> Moment {
+        Moment {
+            uptime: self.now - self.started,
+            wall: self.wall + self.now,
+        }
+    }
+
+    /// Lets time pass.
+    pub(crate) fn pass(&mut self, time: Duration, events: &mut dyn Events) {
+        let end = self.now + time;
+        self.disturbed[0] |= events.until(end, self);
+        self.world.advance(end - self.now);
+        self.now = end;
+    }
+
+    /// Lets time pass up to an event that is about to happen.
+    pub(crate) fn reach(&mut self, time: Duration) {
+        self.world.advance(time.saturating_sub(self.now));
+        self.now = self.now.max(time);
+    }
+
+    /// Sets the server's clock.
+    pub(crate) fn step_clock(&mut self, by: SignedDuration) {
+        if std::env::var("TRACE").is_ok() {
+            eprintln!("{:?} CLOCK {by:?}", self.now);
+        }
+        self.world.now += by;
+        self.disturbed[0] = true;
+    }
+
+    /// Sets this machine's clock.
+    pub(crate) fn step_wall(&mut self, by: SignedDuration) {
+        self.wall += by;
+    }
+
+    /// From here on, a replica answers as things are now.
+    pub(crate) fn freeze_replica(&mut self) {
+        self.replica = Some(self.world.clone());
+    }
+
+    /// A run or task run reached a terminal state, by the world. It counts unless nobody can
+    /// tell that it ended after counting began.
+    pub(crate) fn ended(&mut self, run: &Id, state: Id, sure: bool) {
+        let end = self.world.run(run).and_then(|run| run.end_time);
+        let before = match (end, self.counting_since) {
+            (Some(end), Some(since)) => end < since + SignedDuration::from_secs(5),
+            _ => true,
+        };
+        if before {
+            // By this end, all that the run did was before: nobody looks at it any more.
+            self.forget_truth(run);
+        }
+        let pair = (Arc::clone(run), state);
+        match sure && !before {
+            true => self.truth.required.insert(pair),
+            false => self.truth.optional.insert(pair),
+        };
+    }
+
+    /// What a run's states say cannot be asked for any more.
+    pub(crate) fn forget_truth(&mut self, run: &Id) {
+        let of_run: Vec<Pair> = self.truth.required.iter().filter(|(id, _)| id == run).cloned().collect();
+        for pair in of_run {
+            self.truth.required.remove(&pair);
+            self.truth.optional.insert(pair);
+        }
+    }
+
+    /// One cycle; `None` if it was cut off.
+    pub(crate) fn cycle(&mut self, events: &mut dyn Events) -> Option<Cycle> {
+        self.disturbed = [false, self.disturbed[0]];
+        self.core.begin(self.moment());
+        let mut in_time = true;
+        for round in 0.. {
+            assert!(round < 5_000, "the cycle does not end");
+            let mut plan = self.core.plan(self.moment());
+            if plan.is_empty() {
+                break;
+            }
+            self.rng.shuffle(&mut plan);
+            let cut_off = self.rng.f64() < self.weather.cut_off;
+            let answered = if cut_off { self.rng.usize(0..=plan.len()) } else { plan.len() };
+            let mut answers = Vec::new();
+            for ask in plan.into_iter().take(answered) {
+                let took = Duration::from_millis(self.rng.u64(0..=self.weather.slow));
+                self.pass(took, events);
+                let result = self.answer(&ask.request);
+                let at = self.moment();
+                answers.push(Answered { ask, result, took, at });
+            }
+            self.core.apply(self.moment(), answers);
+            self.counting_since.get_or_insert(self.world.now);
+            if cut_off {
+                in_time = false;
+                self.disturbed[0] = true;
+                break;
+            }
+        }
+        let deadline = (!in_time).then_some(Duration::from_secs(60));
+        let cycle = self.core.finish(self.moment(), deadline);
+        self.note(&cycle);
+        self.keep();
+        self.publish();
+        Some(cycle)
+    }
+
+    fn answer(&mut self, request: &Request) -> Result<Reply, Error> {
+        let reply = self.reply(request);
+        if std::env::var("TRACE").is_ok() {
+            let text = format!("{reply:?}");
+            eprintln!("{:?} {request:?} -> {}", self.now, &text[..text.len().min(1_500)]);
+        }
+        reply
+    }
+
+    fn reply(&mut self, request: &Request) -> Result<Reply, Error> {
+        self.requests += 1;
+        if self.rng.f64() < self.weather.errors {
+            self.disturbed[0] = true;
+            let codes = [500, 502, 503, 404, 403, 504, 422];
+            let code = codes[self.rng.usize(..codes.len())];
+            return Err(status(code, "no".to_owned()));
+        }
+        if let Some(replica) = &self.replica
+            && self.rng.f64() < self.weather.stale
+        {
+            self.disturbed[0] = true;
+            let date = Some(self.world.date());
+            return replica.reply(request).map(|reply| Reply { date, ..reply });
+        }
+        let mut reply = self.world.reply(request)?;
+        if self.rng.f64() < self.weather.ahead {
+            reply.date = reply.date.map(|date| date + SignedDuration::from_mins(10));
+        }
+        Ok(reply)
+    }
+
+    fn note(&mut self, cycle: &Cycle) {
+        if std::env::var("TRACE").is_ok() {
+            let events: Vec<_> = cycle.events.iter().map(|event| match event {
+                Event::FlowRun(run) => format!("{} {}", run.run.id, run.state_type.as_str()),
+                Event::TaskRun(task) => task.task.to_string(),
+            }).collect();
+            eprintln!("{:?} CYCLE {:?} errors {:?}", self.now, events, cycle.errors.iter().map(|(section, _)| section).collect::<Vec<_>>());
+        }
+        for event in &cycle.events {
+            match event {
+                Event::FlowRun(run) => self.log.push((run.run.id.clone(), run.state_id.clone())),
+                Event::TaskRun(task) => self.tasks.push((task.task.clone(), task.task.clone())),
+            }
+        }
+    }
+
+    /// Writes the checkpoint, as text.
+    fn keep(&mut self) {
+        if let Some(memory) = self.core.checkpoint(self.moment()) {
+            let text = serde_json::to_string(&memory).unwrap();
+            self.saved = Some((text, self.log.len(), self.tasks.len()));
+        }
+    }
+
+    /// Shows the counters, as Prometheus scrapes them.
+    fn publish(&mut self) {
+        for counter in [FLOW_RUNS_FINISHED, TASK_RUNS_FINISHED] {
+            for (labels, value) in self.core.counters().tally(counter).published() {
+                let new = (value, 0);
+                let entry = self.series.entry(labels.to_vec()).or_insert(new);
+                let (last, increase) = *entry;
+                let added = if value < last { value } else { value - last };
+                *entry = (value, increase + added);
+            }
+        }
+    }
+
+    /// The process dies and another one starts.
+    pub(crate) fn restart(&mut self, death: Death, events: &mut dyn Events) {
+        let down = Duration::from_secs(self.rng.u64(1..900));
+        let memory = match (death, &self.saved) {
+            (Death::Kept, Some((text, flow_runs, tasks))) => {
+                self.log.truncate(*flow_runs);
+                self.tasks.truncate(*tasks);
+                Some(serde_json::from_str::<Memory>(text).unwrap())
+            }
+            _ => None,
+        };
+        if memory.is_none() {
+            // Counting begins anew: what ended before may be counted by a process that is shown
+            // it as unfinished, and need not be.
+            self.truth.optional.append(&mut self.truth.required);
+            self.log.clear();
+            self.tasks.clear();
+            self.series.clear();
+            self.counting_since = None;
+            self.saved = None;
+        }
+        if std::env::var("TRACE").is_ok() {
+            eprintln!("{:?} RESTART {death:?} down {down:?} memory {}", self.now, memory.is_some());
+        }
+        self.pass(down, events);
+        self.started = self.now;
+        self.core = Core::new(self.config.clone(), memory);
+        self.disturbed = [true; 2];
+    }
+
+    /// The counts against the truth. A pair that is counted twice is said so.
+    pub(crate) fn check_counts(&mut self) -> Result<(), String> {
+        let mut counted = BTreeMap::new();
+        for pair in &self.log {
+            *counted.entry(pair.clone()).or_insert(0) += 1;
+        }
+        if let Some((pair, times)) = counted.iter().find(|(_, times)| **times > 1) {
+            return Err(format!("counted {times} times: {}", self.describe(pair)));
+        }
+        if let Some(pair) = self.truth.required.iter().find(|pair| !counted.contains_key(*pair)) {
+            return Err(format!("not counted: {}", self.describe(pair)));
+        }
+        let known = |pair: &Pair| self.truth.required.contains(pair) || self.truth.optional.contains(pair);
+        if let Some(pair) = counted.keys().find(|pair| !known(pair)) {
+            return Err(format!("counted, but never happened: {}", self.describe(pair)));
+        }
+        self.check_increase()
+    }
+
+    /// `increase()` over everything against what was counted.
+    fn check_increase(&mut self) -> Result<(), String> {
+        self.core.mark_published();
+        self.publish();
+        let increase: u64 = self.series.values().map(|(_, increase)| increase).sum();
+        let counted = self.log.len() + self.tasks.len();
+        match increase == counted as u64 {
+            true => Ok(()),
+            false => Err(format!("increase() is {increase}, counted were {counted}")),
+        }
+    }
+
+    fn describe(&self, (run, state): &Pair) -> String {
+        let states = self.world.states(run).iter();
+        let states: Vec<_> = states
+            .map(|of| {
+                let mark = if of.id == *state { "*" } else { "" };
+                let time = of.timestamp.unwrap_or_default();
+                format!("{mark}{} {time}", of.kind.as_str())
+            })
+            .collect();
+        let row = self.world.run(run);
+        let end = row.and_then(|run| run.end_time);
+        let count = row.and_then(|run| run.run_count);
+        format!("{run} {states:?} end {end:?} run_count {count:?}, now {}", self.world.now)
+    }
+
+    /// The gauges of unfinished runs against the world, where nothing changed or failed
+    /// during this cycle and the one before: right, or withheld.
+    pub(crate) fn check_gauges(&self, cycle: &Cycle) -> Result<(), String> {
+        if self.disturbed != [false; 2] || !cycle.errors.is_empty() {
+            return Ok(());
+        }
+        let seen: BTreeSet<_> = cycle.snapshot.unfinished.iter().map(|run| state_of(run)).collect();
+        let horizon = self.config.scheduled_lookahead.map(|ahead| self.world.now + ahead);
+        let is_due = |run: &&FlowRun| match run.state_type {
+            Some(StateType::Scheduled) => run.expected_start_time <= horizon || horizon.is_none(),
+            Some(state) => StateType::ACTIVE.contains(&state),
+            None => false,
+        };
+        let there: BTreeSet<_> = self.world.runs().filter(is_due).map(state_of).collect();
+        match seen == there {
+            true => Ok(()),
+            false => {
+                let missing: Vec<_> = there.difference(&seen).collect();
+                let extra: Vec<_> = seen.difference(&there).collect();
+                Err(format!("unfinished runs: missing {missing:?}, gone {extra:?}"))
+            }
+        }
+    }
+
+    /// What was counted.
+    pub(crate) fn counted(&self) -> usize {
+        self.log.len()
+    }
+
+    /// Task runs that were counted.
+    pub(crate) fn counted_tasks(&self) -> usize {
+        self.tasks.len()
+    }
+}
+
+fn state_of(run: &FlowRun) -> (Id, Option<Arc<str>>) {
+    (Arc::clone(&run.id), run.state_name.value().cloned())
+}

@@ -1,0 +1,268 @@
+//! What happens in a workspace, by chance: one seed is one schedule.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use jiff::SignedDuration;
+use prefect_otel_agent::prefect::Id;
+use prefect_otel_agent::prefect::runs::StateType;
+
+use crate::lab::{Events, Lab};
+
+/// Something that a run, or somebody, does.
+#[derive(Debug, Clone)]
+enum Step {
+    /// Somebody schedules a run, or a schedule does.
+    Schedule,
+    Pending(Id),
+    Running(Id),
+    End(Id),
+    /// Prefect's own retry.
+    AwaitRetry(Id),
+    Pause(Id),
+    Resume(Id),
+    Cancel(Id),
+    /// A person retries a run that ended.
+    Retry(Id),
+    /// A person says how a run ended that has ended already.
+    Force(Id),
+    Delete(Id),
+    MarkLate,
+    RenameDeployment,
+    ReplaceDeployment,
+}
+
+/// The steps to come, by time.
+pub(crate) struct Schedule {
+    rng: Rng,
+    steps: BTreeMap<(Duration, u64), Step>,
+    next: u64,
+    deployments: Vec<Id>,
+    flow: Id,
+    queue: Id,
+    /// The longest that a worker's clock is behind, in seconds.
+    skew: u64,
+    /// Nothing new begins after it.
+    end: Duration,
+}
+
+impl Schedule {
+    /// Some runs within `length`, and what becomes of them.
+    pub(crate) fn new(lab: &mut Lab, length: Duration) -> Self {
+        let mut rng = lab.rng.fork();
+        let queue = lab.world.create_work_pool("pool");
+        let flow = lab.world.create_flow("flow");
+        let deployments = (0..rng.usize(1..4)).map(|number| {
+            let name = format!("deployment-{number}");
+            lab.world.create_deployment(&flow, &name, Some(&queue))
+        });
+        let deployments = deployments.collect();
+        let skew = *rng.choice(&[0, 0, 30, 300, 1_500]).unwrap();
+        let mut schedule = Schedule {
+            steps: BTreeMap::new(),
+            next: 0,
+            deployments,
+            flow,
+            queue,
+            skew,
+            end: length,
+            rng,
+        };
+        for _ in 0..schedule.rng.usize(5..40) {
+            let at = schedule.within(length);
+            schedule.add(at, Step::Schedule);
+        }
+        // A burst: more at one time than a page holds.
+        if schedule.rng.f64() < 0.3 {
+            let at = schedule.within(length);
+            for _ in 0..schedule.rng.usize(10..50) {
+                schedule.add(at, Step::Schedule);
+            }
+        }
+        for seconds in (0..length.as_secs()).step_by(15) {
+            schedule.add(Duration::from_secs(seconds), Step::MarkLate);
+        }
+        for (chance, step) in [(0.3, Step::RenameDeployment), (0.2, Step::ReplaceDeployment)] {
+            if schedule.rng.f64() < chance {
+                let at = schedule.within(length);
+                schedule.add(at, step);
+            }
+        }
+        schedule
+    }
+
+    fn within(&mut self, length: Duration) -> Duration {
+        Duration::from_millis(self.rng.u64(0..length.as_millis() as u64))
+    }
+
+    fn add(&mut self, at: Duration, step: Step) {
+        self.next += 1;
+        self.steps.insert((at, self.next), step);
+    }
+
+    /// Adds a step some time after `now`: most often soon, sometimes much later.
+    fn soon(&mut self, now: Duration, step: Step) {
+        let most = *self.rng.choice(&[2_000, 20_000, 120_000, 900_000]).unwrap();
+        let at = now + Duration::from_millis(self.rng.u64(1..most));
+        self.add(at, step);
+    }
+
+    fn play(&mut self, now: Duration, step: Step, lab: &mut Lab) {
+        match step {
+            Step::Schedule => self.schedule(now, lab),
+            Step::MarkLate => _ = lab.world.mark_late_runs(Duration::from_secs(15)),
+            Step::RenameDeployment => {
+                let deployment = self.rng.choice(&self.deployments).unwrap();
+                lab.world.rename_deployment(deployment, "renamed");
+            }
+            Step::ReplaceDeployment => {
+                let index = self.rng.usize(..self.deployments.len());
+                let gone = &self.deployments[index];
+                let scheduled: Vec<Id> = lab.world.runs().filter(|run| run.deployment_id.as_ref() == Some(gone)).map(|run| run.id.clone()).collect();
+                lab.world.delete_deployment(gone);
+                for run in scheduled {
+                    if lab.world.run(&run).is_none() {
+                        lab.forget_truth(&run);
+                    }
+                }
+                let made = lab.world.create_deployment(&self.flow, "made-again", Some(&self.queue));
+                self.deployments[index] = made;
+            }
+            Step::Pending(run) => {
+                if self.is(lab, &run, &[StateType::Scheduled]) {
+                    lab.world.propose(&run, StateType::Pending, "Pending");
+                    self.soon(now, Step::Running(run));
+                }
+            }
+            Step::Running(run) => self.run(now, run, lab),
+            Step::AwaitRetry(run) => {
+                if self.is(lab, &run, &[StateType::Running]) {
+                    let start = lab.world.now + SignedDuration::from_secs(2);
+                    lab.world.set_scheduled(&run, "AwaitingRetry", start);
+                    self.soon(now, Step::Running(run));
+                }
+            }
+            Step::Pause(run) => {
+                if self.is(lab, &run, &[StateType::Running]) {
+                    lab.world.propose(&run, StateType::Paused, "Paused");
+                    self.soon(now, Step::Resume(run));
+                }
+            }
+            Step::Resume(run) => {
+                let reschedule = self.rng.bool();
+                if lab.world.resume(&run, reschedule).is_some() {
+                    match reschedule {
+                        true => self.soon(now, Step::Running(run)),
+                        false => self.soon(now, Step::End(run)),
+                    }
+                }
+            }
+            Step::Cancel(run) => {
+                if !self.is(lab, &run, &StateType::FINAL) && lab.world.run(&run).is_some() {
+                    lab.world.set_state(&run, StateType::Cancelling, "Cancelling", None);
+                    self.finish(now, run, StateType::Cancelled, lab);
+                }
+            }
+            Step::End(run) => {
+                if self.is(lab, &run, &[StateType::Running]) {
+                    let kinds = [StateType::Completed, StateType::Completed, StateType::Failed, StateType::Crashed];
+                    let kind = *self.rng.choice(&kinds).unwrap();
+                    self.finish(now, run, kind, lab);
+                }
+            }
+            Step::Retry(run) => {
+                // One that never started shows no trace of its first end once it is retried.
+                let started = lab.world.run(&run).is_some_and(|run| run.run_count > Some(0));
+                if started && self.is(lab, &run, &StateType::FINAL) {
+                    let start = lab.world.now;
+                    lab.world.set_scheduled(&run, "AwaitingRetry", start);
+                    self.soon(now, Step::Running(run.clone()));
+                    if self.rng.f64() < 0.2 {
+                        self.soon(now, Step::Cancel(run));
+                    }
+                }
+            }
+            Step::Force(run) => {
+                if self.is(lab, &run, &StateType::FINAL) {
+                    // Its end time stays that of the first one: seen if somebody looks in time.
+                    lab.forget_truth(&run);
+                    let state = lab.world.set_state(&run, StateType::Completed, "Completed", None);
+                    lab.ended(&run, state.unwrap(), false);
+                }
+            }
+            Step::Delete(run) => {
+                lab.forget_truth(&run);
+                lab.world.delete_run(&run);
+            }
+        }
+    }
+
+    fn is(&self, lab: &Lab, run: &Id, kinds: &[StateType]) -> bool {
+        let kind = lab.world.run(run).and_then(|run| run.state_type);
+        kind.is_some_and(|kind| kinds.contains(&kind))
+    }
+
+    fn schedule(&mut self, now: Duration, lab: &mut Lab) {
+        let deployment = self.rng.choice(&self.deployments).unwrap().clone();
+        let ahead = SignedDuration::from_secs(*self.rng.choice(&[0, 0, 20, 600, 7_200]).unwrap());
+        let run = lab.world.schedule_run(&deployment, lab.world.now + ahead, true);
+        let ahead = Duration::try_from(ahead).unwrap();
+        self.soon(now + ahead.min(Duration::from_secs(700)), Step::Pending(run.clone()));
+        for (chance, step) in [
+            (0.06, Step::Cancel(run.clone())),
+            (0.04, Step::Delete(run.clone())),
+            (0.02, Step::Force(run)),
+        ] {
+            if self.rng.f64() < chance {
+                self.soon(now + ahead.min(Duration::from_secs(700)), step);
+            }
+        }
+    }
+
+    fn run(&mut self, now: Duration, run: Id, lab: &mut Lab) {
+        if !self.is(lab, &run, &[StateType::Pending, StateType::Scheduled]) {
+            return;
+        }
+        lab.world.propose(&run, StateType::Running, "Running");
+        let step = match self.rng.u32(0..20) {
+            0 | 1 => Step::AwaitRetry(run),
+            2 => Step::Pause(run),
+            _ => Step::End(run),
+        };
+        self.soon(now, step);
+    }
+
+    fn finish(&mut self, now: Duration, run: Id, kind: StateType, lab: &mut Lab) {
+        // By the worker's clock, which may be behind.
+        let behind = match self.skew {
+            0 => 0,
+            most => self.rng.u64(0..most),
+        };
+        let timestamp = lab.world.now - Duration::from_secs(behind);
+        let name = kind.default_name();
+        let state = lab.world.set_state(&run, kind, &name, Some(timestamp)).unwrap();
+        lab.ended(&run, Arc::clone(&state), true);
+        if self.rng.f64() < 0.15 && now < self.end {
+            self.soon(now, Step::Retry(run));
+        }
+    }
+}
+
+impl Events for Schedule {
+    fn until(&mut self, now: Duration, lab: &mut Lab) -> bool {
+        let mut any = false;
+        while let Some(entry) = self.steps.first_entry() {
+            let (at, _) = *entry.key();
+            if at > now {
+                break;
+            }
+            let step = entry.remove();
+            lab.reach(at);
+            any |= !matches!(step, Step::MarkLate) || lab.world.runs().count() > 0;
+            self.play(at.max(lab.time()), step, lab);
+        }
+        any
+    }
+}

@@ -1,0 +1,188 @@
+//! The proof: thousands of schedules, each by a seed.
+//!
+//! `cargo test --test simulation seeds` runs some hundred; `SEEDS=10000` so many, beginning
+//! with `FIRST_SEED`. A seed that fails is said with the command that replays it alone.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use prefect_otel_agent::core::Config;
+
+use crate::lab::{Calm, Death, Events, Lab, Weather};
+use crate::prefect::Nulls;
+use crate::schedule::Schedule;
+
+const INTERVAL: Duration = Duration::from_secs(30);
+
+/// What a seed plays: each part can be left out, to find out which one matters.
+#[derive(Debug, Clone, Copy)]
+struct Parts {
+    errors: bool,
+    stale: bool,
+    ahead: bool,
+    cut_off: bool,
+    clock: bool,
+    deaths: bool,
+}
+
+const ALL: Parts = Parts {
+    errors: true,
+    stale: true,
+    ahead: true,
+    cut_off: true,
+    clock: true,
+    deaths: true,
+};
+
+fn config(lab: &mut fastrand::Rng) -> Config {
+    Config {
+        interval: INTERVAL,
+        inventory_interval: Duration::from_secs(60),
+        scheduled_lookahead: *lab
+            .choice(&[Some(Duration::from_secs(3_600)), Some(Duration::from_secs(600)), None])
+            .unwrap(),
+        offset: Duration::from_secs(300),
+        failed_runs_offset: Some(Duration::from_secs(7 * 86_400)),
+        catch_up: Duration::from_secs(86_400),
+        task_runs: false,
+        page_limit: *lab.choice(&[3, 7, 20, 200]).unwrap(),
+        first_page_only: false,
+        cardinality_limit: 10_000,
+        unused: Vec::new(),
+    }
+}
+
+/// One schedule. Returns what is wrong, if anything.
+fn play(seed: u64, parts: Parts) -> Result<(), String> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let config = config(&mut rng);
+    let mut lab = Lab::new(seed, config);
+    lab.world.nulls = if rng.bool() { Nulls::Smallest } else { Nulls::Largest };
+    lab.world.ties = rng.u128(..);
+    let length = INTERVAL * rng.u32(20..60);
+    let mut schedule = Schedule::new(&mut lab, length);
+    let checkpoint = rng.f64() < 0.8;
+    lab.weather.slow = *rng.choice(&[0, 50, 1_000]).unwrap();
+    while lab.time() < length {
+        turn(&mut lab, &mut rng, parts, checkpoint, &mut schedule);
+        if let Some(cycle) = lab.cycle(&mut schedule) {
+            lab.check_gauges(&cycle)?;
+        }
+        let elapsed = lab.time().as_millis() as u64 % INTERVAL.as_millis() as u64;
+        lab.pass(INTERVAL - Duration::from_millis(elapsed), &mut schedule);
+    }
+    settle(&mut lab, &mut schedule)
+}
+
+/// What changes from one cycle to the next.
+fn turn(lab: &mut Lab, rng: &mut fastrand::Rng, parts: Parts, checkpoint: bool, events: &mut dyn Events) {
+    if rng.f64() < 0.25 {
+        let or = |on: bool, chance: f64| if on { chance } else { 0.0 };
+        lab.weather = Weather {
+            errors: or(parts.errors, *rng.choice(&[0.0, 0.0, 0.1, 0.5, 1.0]).unwrap()),
+            stale: or(parts.stale, *rng.choice(&[0.0, 0.0, 0.3, 1.0]).unwrap()),
+            ahead: or(parts.ahead, *rng.choice(&[0.0, 0.0, 0.2, 0.5]).unwrap()),
+            cut_off: or(parts.cut_off, *rng.choice(&[0.0, 0.0, 0.2, 0.6]).unwrap()),
+            slow: lab.weather.slow,
+        };
+        if lab.weather.stale > 0.0 {
+            lab.freeze_replica();
+        }
+    }
+    if parts.clock && rng.f64() < 0.01 {
+        let seconds = *rng.choice(&[600, -600, 3_600, -3_600, 45, -45]).unwrap();
+        // Not to before counting began: then nobody can tell what ended when.
+        let since = lab.counting_since.unwrap_or(lab.world.now);
+        let step = SignedDuration::from_secs(seconds);
+        if lab.world.now + step > since + SignedDuration::from_mins(30) {
+            lab.step_clock(step);
+        }
+    }
+    if parts.clock && rng.f64() < 0.01 {
+        lab.step_wall(SignedDuration::from_secs(rng.i64(-7_200..7_200)));
+    }
+    if parts.deaths && rng.f64() < 0.03 {
+        lab.restart(if checkpoint { Death::Kept } else { Death::Forgotten }, events);
+    }
+}
+
+/// The weather clears, everything comes to its end, and the whole is compared.
+fn settle(lab: &mut Lab, schedule: &mut Schedule) -> Result<(), String> {
+    lab.weather = Weather::default();
+    for _ in 0..6 {
+        lab.cycle(schedule);
+        lab.pass(INTERVAL, schedule);
+    }
+    // Past the hourly comparison, and past every backoff.
+    for _ in 0..16 {
+        lab.pass(Duration::from_secs(300), schedule);
+        lab.cycle(schedule);
+    }
+    for _ in 0..3 {
+        lab.cycle(&mut Calm);
+        lab.pass(INTERVAL, &mut Calm);
+    }
+    let cycle = lab.cycle(&mut Calm).unwrap();
+    if !cycle.errors.is_empty() {
+        return Err(format!("it does not recover: {:?}", cycle.errors));
+    }
+    lab.check_gauges(&cycle)?;
+    if lab.core.remembered() > 10_000 {
+        return Err(format!("{} pairs are remembered", lab.core.remembered()));
+    }
+    lab.check_counts()
+}
+
+/// Leaves out what the failure does not need.
+fn shrunk(seed: u64) -> Parts {
+    let mut parts = ALL;
+    let without: [fn(&mut Parts); 6] = [
+        |parts| parts.errors = false,
+        |parts| parts.stale = false,
+        |parts| parts.ahead = false,
+        |parts| parts.cut_off = false,
+        |parts| parts.clock = false,
+        |parts| parts.deaths = false,
+    ];
+    for leave_out in without {
+        let mut fewer = parts;
+        leave_out(&mut fewer);
+        if play(seed, fewer).is_err() {
+            parts = fewer;
+        }
+    }
+    parts
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    let text = std::env::var(name);
+    text.map_or(default, |text| text.parse().unwrap())
+}
+
+#[test]
+fn every_terminal_state_counts_once_whatever_happens() {
+    let (first, seeds) = (number("FIRST_SEED", 0), number("SEEDS", 300));
+    let next = AtomicU64::new(first);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let work = || {
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= first + seeds {
+                    return;
+                }
+                if let Err(problem) = play(seed, ALL) {
+                    let parts = shrunk(seed);
+                    let problem = play(seed, parts).err().unwrap_or(problem);
+                    panic!(
+                        "seed {seed}: {problem}\nneeded: {parts:?}\nreplay: FIRST_SEED={seed} SEEDS=1 cargo test --test simulation every_terminal_state"
+                    );
+                }
+            }
+        };
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+}
