@@ -91,7 +91,6 @@ impl ServerClock {
         latest.sort_unstable();
         latest.get(latest.len() / 2).copied()
     }
-
 }
 
 fn offset(time: Timestamp, moment: Moment) -> SignedDuration {

@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::clock::Moment;
 use super::events::Event;
 use super::memory::{Memory, Position};
@@ -166,6 +168,11 @@ impl Core {
         }
     }
 
+    /// What ended before it is not counted; `None` until the server's time is known.
+    pub fn counting_since(&self) -> Option<Timestamp> {
+        self.runs.start
+    }
+
     /// What was counted.
     pub fn counters(&self) -> &Counters {
         &self.counters
@@ -215,6 +222,7 @@ impl Core {
             Some(Position {
                 start: tasks.start?,
                 cursor: tasks.cursor.position(),
+                compared: None,
                 counted: tasks.counted.rows(uptime),
                 forgotten_until: tasks.counted.forgotten_until(),
             })
@@ -224,6 +232,7 @@ impl Core {
             flow_runs: Position {
                 start,
                 cursor: self.finished.cursor.position(),
+                compared: self.finished.compared(),
                 counted: counted.rows(uptime),
                 forgotten_until: counted.forgotten_until(),
             },

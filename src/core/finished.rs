@@ -44,7 +44,7 @@ pub(super) struct Finished {
     pub(super) cursor: Cursor,
     reconciled_at: Option<Duration>,
     /// The time at the server when the last comparison began.
-    compared_until: Option<Timestamp>,
+    compared: Option<Timestamp>,
     reconciliation: Option<Reconciliation>,
     /// Parts that failed in this cycle.
     failed: Vec<Purpose>,
@@ -88,11 +88,11 @@ impl Purpose {
 }
 
 impl Finished {
-    pub(super) fn new(position: Option<Timestamp>) -> Self {
+    pub(super) fn new(position: Option<Timestamp>, compared: Option<Timestamp>) -> Self {
         Finished {
             cursor: Cursor::new(position),
             reconciled_at: None,
-            compared_until: None,
+            compared,
             reconciliation: None,
             failed: Vec::new(),
             catch_up_until: Duration::ZERO,
@@ -122,7 +122,7 @@ impl Finished {
             .reconciled_at
             .is_none_or(|at| uptime.saturating_sub(at) >= RECONCILE);
         if due && self.reconciliation.is_none() {
-            let last = self.compared_until.or(self.cursor.position());
+            let last = self.compared.or(self.cursor.position());
             let since = before(last.unwrap_or(times.now).min(times.now), CLOCK_SKEW);
             let since = since.max(times.floor).min(times.window_start);
             let keyed = |since| vec![Keyed::new(Direction::Descending, Range::after(since))];
@@ -208,7 +208,7 @@ impl Finished {
             .reconciliation
             .take_if(|reconciliation| reconciliation.is_done())?;
         self.reconciled_at = Some(uptime);
-        self.compared_until = Some(done.began);
+        self.compared = Some(done.began);
         for id in &done.again {
             done.found.remove(id);
             done.found_failed.remove(id);
@@ -218,6 +218,11 @@ impl Finished {
             finished: done.found,
             failed: done.failed.is_some().then_some(done.found_failed),
         })
+    }
+
+    /// When the windows were last compared with the server, by its clock.
+    pub(super) fn compared(&self) -> Option<Timestamp> {
+        self.compared
     }
 
     /// Whether the windows have been read once.

@@ -31,6 +31,9 @@ pub struct Memory {
 pub(super) struct Position {
     pub(super) start: Timestamp,
     pub(super) cursor: Option<Timestamp>,
+    /// When it was last compared with the server.
+    #[serde(default)]
+    pub(super) compared: Option<Timestamp>,
     pub(super) counted: Vec<Row>,
     pub(super) forgotten_until: Timestamp,
 }

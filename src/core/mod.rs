@@ -211,6 +211,7 @@ impl Core {
             unread = memory.unread;
         }
         let cursor = flow_runs.as_ref().and_then(|position| position.cursor);
+        let compared = flow_runs.as_ref().and_then(|position| position.compared);
         let counted = flow_runs.map_or_else(Counted::default, |position| {
             Counted::restore(position.counted, position.forgotten_until)
         });
@@ -221,7 +222,7 @@ impl Core {
             version: None,
             reader: Reader::default(),
             runs: Runs::new(unfinished, windows, counted, start, unread),
-            finished: Finished::new(cursor),
+            finished: Finished::new(cursor, compared),
             tasks: config.task_runs.then(|| TaskRuns::new(task_runs)),
             counters,
             last_runs: AllLastRuns::restore(last_runs),
@@ -605,7 +606,9 @@ impl Core {
             .is_some_and(|tasks| tasks.cursor.is_up_to_date());
         if tasks_read && self.sections.wants(Section::TaskRuns) {
             self.sections.read(Section::TaskRuns, uptime);
-            self.tasks.iter_mut().for_each(|tasks| tasks.before_start = None);
+            self.tasks
+                .iter_mut()
+                .for_each(|tasks| tasks.before_start = None);
         }
     }
 

@@ -17,8 +17,8 @@ use super::inventory::Reader;
 use super::terminal::{self, History, Terminal};
 use super::unfinished::{self, Unfinished};
 use super::windows::Windows;
-use crate::prefect::runs::{FlowRun, RunState};
 use crate::prefect::request::Range;
+use crate::prefect::runs::{FlowRun, RunState};
 use crate::prefect::{Id, Request};
 
 /// Histories asked for in one round.

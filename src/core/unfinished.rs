@@ -456,12 +456,7 @@ impl Unfinished {
         }
     }
 
-    fn listed(
-        &mut self,
-        section: Section,
-        request: &Request,
-        listed: Listed<FlowRun>,
-    ) {
+    fn listed(&mut self, section: Section, request: &Request, listed: Listed<FlowRun>) {
         let Job::Listing(listings) = &mut self.job else {
             return;
         };

@@ -71,7 +71,10 @@ async fn a_cycle_in_which_nothing_changed_costs_12_requests_and_a_twentieth_of_t
     let stub = Stub::start().await;
     fleet::large(&mut stub.contents());
     fleet::due(&mut stub.contents());
-    let settings = [("INVENTORY_INTERVAL_SECONDS", "3600"), ("OFFSET_MINUTES", "5")];
+    let settings = [
+        ("INVENTORY_INTERVAL_SECONDS", "3600"),
+        ("OFFSET_MINUTES", "5"),
+    ];
     let mut agent = agent(&stub.url, &settings).await;
     cycle(&mut agent).await;
     let is_unfinished = |request: &&Request| {
@@ -79,7 +82,10 @@ async fn a_cycle_in_which_nothing_changed_costs_12_requests_and_a_twentieth_of_t
     };
     let first = stub.take_requests();
     let unfinished = first.iter().filter(is_unfinished);
-    let listed: usize = unfinished.clone().filter_map(|request| request.listed).sum();
+    let listed: usize = unfinished
+        .clone()
+        .filter_map(|request| request.listed)
+        .sum();
     assert!((3_500..3_700).contains(&listed), "{listed}");
     let by_listing: usize = unfinished.map(|request| request.bytes).sum();
     let finished = |request: &&Request| request.body["sort"] == "END_TIME_DESC";
@@ -88,10 +94,17 @@ async fn a_cycle_in_which_nothing_changed_costs_12_requests_and_a_twentieth_of_t
         let requests = stub.take_requests();
         assert!(requests.len() <= 12, "{} requests", requests.len());
         // Runs that ended in the last two minutes are read again, changed or not.
-        let again: usize = requests.iter().filter(finished).map(|request| request.bytes).sum();
+        let again: usize = requests
+            .iter()
+            .filter(finished)
+            .map(|request| request.bytes)
+            .sum();
         let received: usize = requests.iter().map(|request| request.bytes).sum();
         let received = received - again;
-        assert!(received * 20 <= by_listing, "{received} of {by_listing} bytes");
+        assert!(
+            received * 20 <= by_listing,
+            "{received} of {by_listing} bytes"
+        );
         assert_eq!(page.family("prefect_flow_runs_ongoing_run_time").len(), 390);
         let late = page.family("prefect_flow_runs_late");
         assert_eq!(late.values().sum::<f64>(), 1_150.0);

@@ -189,7 +189,13 @@ impl Lab {
 
     /// What a run's states say cannot be asked for any more.
     pub(crate) fn forget_truth(&mut self, run: &Id) {
-        let of_run: Vec<Pair> = self.truth.required.iter().filter(|(id, _)| id == run).cloned().collect();
+        let of_run: Vec<Pair> = self
+            .truth
+            .required
+            .iter()
+            .filter(|(id, _)| id == run)
+            .cloned()
+            .collect();
         for pair in of_run {
             self.truth.required.remove(&pair);
             self.truth.optional.insert(pair);
@@ -209,17 +215,26 @@ impl Lab {
             }
             self.rng.shuffle(&mut plan);
             let cut_off = self.rng.f64() < self.weather.cut_off;
-            let answered = if cut_off { self.rng.usize(0..=plan.len()) } else { plan.len() };
+            let answered = if cut_off {
+                self.rng.usize(0..=plan.len())
+            } else {
+                plan.len()
+            };
             let mut answers = Vec::new();
             for ask in plan.into_iter().take(answered) {
                 let took = Duration::from_millis(self.rng.u64(0..=self.weather.slow));
                 self.pass(took, events);
                 let result = self.answer(&ask.request);
                 let at = self.moment();
-                answers.push(Answered { ask, result, took, at });
+                answers.push(Answered {
+                    ask,
+                    result,
+                    took,
+                    at,
+                });
             }
             self.core.apply(self.moment(), answers);
-            self.counting_since.get_or_insert(self.world.now);
+            self.counting_since = self.core.counting_since();
             if cut_off {
                 in_time = false;
                 self.disturbed[0] = true;
@@ -238,7 +253,11 @@ impl Lab {
         let reply = self.reply(request);
         if std::env::var("TRACE").is_ok() {
             let text = format!("{reply:?}");
-            eprintln!("{:?} {request:?} -> {}", self.now, &text[..text.len().min(1_500)]);
+            eprintln!(
+                "{:?} {request:?} -> {}",
+                self.now,
+                &text[..text.len().min(1_500)]
+            );
         }
         reply
     }
@@ -267,11 +286,24 @@ impl Lab {
 
     fn note(&mut self, cycle: &Cycle) {
         if std::env::var("TRACE").is_ok() {
-            let events: Vec<_> = cycle.events.iter().map(|event| match event {
-                Event::FlowRun(run) => format!("{} {}", run.run.id, run.state_type.as_str()),
-                Event::TaskRun(task) => task.task.to_string(),
-            }).collect();
-            eprintln!("{:?} CYCLE {:?} errors {:?}", self.now, events, cycle.errors.iter().map(|(section, _)| section).collect::<Vec<_>>());
+            let events: Vec<_> = cycle
+                .events
+                .iter()
+                .map(|event| match event {
+                    Event::FlowRun(run) => format!("{} {}", run.run.id, run.state_type.as_str()),
+                    Event::TaskRun(task) => task.task.to_string(),
+                })
+                .collect();
+            eprintln!(
+                "{:?} CYCLE {:?} errors {:?}",
+                self.now,
+                events,
+                cycle
+                    .errors
+                    .iter()
+                    .map(|(section, _)| section)
+                    .collect::<Vec<_>>()
+            );
         }
         for event in &cycle.events {
             match event {
@@ -324,7 +356,11 @@ impl Lab {
             self.saved = None;
         }
         if std::env::var("TRACE").is_ok() {
-            eprintln!("{:?} RESTART {death:?} down {down:?} memory {}", self.now, memory.is_some());
+            eprintln!(
+                "{:?} RESTART {death:?} down {down:?} memory {}",
+                self.now,
+                memory.is_some()
+            );
         }
         self.pass(down, events);
         self.started = self.now;
@@ -341,12 +377,21 @@ impl Lab {
         if let Some((pair, times)) = counted.iter().find(|(_, times)| **times > 1) {
             return Err(format!("counted {times} times: {}", self.describe(pair)));
         }
-        if let Some(pair) = self.truth.required.iter().find(|pair| !counted.contains_key(*pair)) {
+        if let Some(pair) = self
+            .truth
+            .required
+            .iter()
+            .find(|pair| !counted.contains_key(*pair))
+        {
             return Err(format!("not counted: {}", self.describe(pair)));
         }
-        let known = |pair: &Pair| self.truth.required.contains(pair) || self.truth.optional.contains(pair);
+        let known =
+            |pair: &Pair| self.truth.required.contains(pair) || self.truth.optional.contains(pair);
         if let Some(pair) = counted.keys().find(|pair| !known(pair)) {
-            return Err(format!("counted, but never happened: {}", self.describe(pair)));
+            return Err(format!(
+                "counted, but never happened: {}",
+                self.describe(pair)
+            ));
         }
         self.check_increase()
     }
@@ -375,7 +420,10 @@ impl Lab {
         let row = self.world.run(run);
         let end = row.and_then(|run| run.end_time);
         let count = row.and_then(|run| run.run_count);
-        format!("{run} {states:?} end {end:?} run_count {count:?}, now {}", self.world.now)
+        format!(
+            "{run} {states:?} end {end:?} run_count {count:?}, now {}",
+            self.world.now
+        )
     }
 
     /// The gauges of unfinished runs against the world, where nothing changed or failed
@@ -384,8 +432,16 @@ impl Lab {
         if self.disturbed != [false; 2] || !cycle.errors.is_empty() {
             return Ok(());
         }
-        let seen: BTreeSet<_> = cycle.snapshot.unfinished.iter().map(|run| state_of(run)).collect();
-        let horizon = self.config.scheduled_lookahead.map(|ahead| self.world.now + ahead);
+        let seen: BTreeSet<_> = cycle
+            .snapshot
+            .unfinished
+            .iter()
+            .map(|run| state_of(run))
+            .collect();
+        let horizon = self
+            .config
+            .scheduled_lookahead
+            .map(|ahead| self.world.now + ahead);
         let is_due = |run: &&FlowRun| match run.state_type {
             Some(StateType::Scheduled) => run.expected_start_time <= horizon || horizon.is_none(),
             Some(state) => StateType::ACTIVE.contains(&state),
@@ -397,7 +453,9 @@ impl Lab {
             false => {
                 let missing: Vec<_> = there.difference(&seen).collect();
                 let extra: Vec<_> = seen.difference(&there).collect();
-                Err(format!("unfinished runs: missing {missing:?}, gone {extra:?}"))
+                Err(format!(
+                    "unfinished runs: missing {missing:?}, gone {extra:?}"
+                ))
             }
         }
     }

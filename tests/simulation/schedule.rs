@@ -84,7 +84,10 @@ impl Schedule {
         for seconds in (0..length.as_secs()).step_by(15) {
             schedule.add(Duration::from_secs(seconds), Step::MarkLate);
         }
-        for (chance, step) in [(0.3, Step::RenameDeployment), (0.2, Step::ReplaceDeployment)] {
+        for (chance, step) in [
+            (0.3, Step::RenameDeployment),
+            (0.2, Step::ReplaceDeployment),
+        ] {
             if schedule.rng.f64() < chance {
                 let at = schedule.within(length);
                 schedule.add(at, step);
@@ -120,14 +123,21 @@ impl Schedule {
             Step::ReplaceDeployment => {
                 let index = self.rng.usize(..self.deployments.len());
                 let gone = &self.deployments[index];
-                let scheduled: Vec<Id> = lab.world.runs().filter(|run| run.deployment_id.as_ref() == Some(gone)).map(|run| run.id.clone()).collect();
+                let scheduled: Vec<Id> = lab
+                    .world
+                    .runs()
+                    .filter(|run| run.deployment_id.as_ref() == Some(gone))
+                    .map(|run| run.id.clone())
+                    .collect();
                 lab.world.delete_deployment(gone);
                 for run in scheduled {
                     if lab.world.run(&run).is_none() {
                         lab.forget_truth(&run);
                     }
                 }
-                let made = lab.world.create_deployment(&self.flow, "made-again", Some(&self.queue));
+                let made = lab
+                    .world
+                    .create_deployment(&self.flow, "made-again", Some(&self.queue));
                 self.deployments[index] = made;
             }
             Step::Pending(run) => {
@@ -161,20 +171,29 @@ impl Schedule {
             }
             Step::Cancel(run) => {
                 if !self.is(lab, &run, &StateType::FINAL) && lab.world.run(&run).is_some() {
-                    lab.world.set_state(&run, StateType::Cancelling, "Cancelling", None);
+                    lab.world
+                        .set_state(&run, StateType::Cancelling, "Cancelling", None);
                     self.finish(now, run, StateType::Cancelled, lab);
                 }
             }
             Step::End(run) => {
                 if self.is(lab, &run, &[StateType::Running]) {
-                    let kinds = [StateType::Completed, StateType::Completed, StateType::Failed, StateType::Crashed];
+                    let kinds = [
+                        StateType::Completed,
+                        StateType::Completed,
+                        StateType::Failed,
+                        StateType::Crashed,
+                    ];
                     let kind = *self.rng.choice(&kinds).unwrap();
                     self.finish(now, run, kind, lab);
                 }
             }
             Step::Retry(run) => {
                 // One that never started shows no trace of its first end once it is retried.
-                let started = lab.world.run(&run).is_some_and(|run| run.run_count > Some(0));
+                let started = lab
+                    .world
+                    .run(&run)
+                    .is_some_and(|run| run.run_count > Some(0));
                 if started && self.is(lab, &run, &StateType::FINAL) {
                     let start = lab.world.now;
                     lab.world.set_scheduled(&run, "AwaitingRetry", start);
@@ -188,7 +207,9 @@ impl Schedule {
                 if self.is(lab, &run, &StateType::FINAL) {
                     // Its end time stays that of the first one: seen if somebody looks in time.
                     lab.forget_truth(&run);
-                    let state = lab.world.set_state(&run, StateType::Completed, "Completed", None);
+                    let state = lab
+                        .world
+                        .set_state(&run, StateType::Completed, "Completed", None);
                     lab.ended(&run, state.unwrap(), false);
                 }
             }
@@ -207,9 +228,14 @@ impl Schedule {
     fn schedule(&mut self, now: Duration, lab: &mut Lab) {
         let deployment = self.rng.choice(&self.deployments).unwrap().clone();
         let ahead = SignedDuration::from_secs(*self.rng.choice(&[0, 0, 20, 600, 7_200]).unwrap());
-        let run = lab.world.schedule_run(&deployment, lab.world.now + ahead, true);
+        let run = lab
+            .world
+            .schedule_run(&deployment, lab.world.now + ahead, true);
         let ahead = Duration::try_from(ahead).unwrap();
-        self.soon(now + ahead.min(Duration::from_secs(700)), Step::Pending(run.clone()));
+        self.soon(
+            now + ahead.min(Duration::from_secs(700)),
+            Step::Pending(run.clone()),
+        );
         for (chance, step) in [
             (0.06, Step::Cancel(run.clone())),
             (0.04, Step::Delete(run.clone())),
@@ -242,7 +268,10 @@ impl Schedule {
         };
         let timestamp = lab.world.now - Duration::from_secs(behind);
         let name = kind.default_name();
-        let state = lab.world.set_state(&run, kind, &name, Some(timestamp)).unwrap();
+        let state = lab
+            .world
+            .set_state(&run, kind, &name, Some(timestamp))
+            .unwrap();
         lab.ended(&run, Arc::clone(&state), true);
         if self.rng.f64() < 0.15 && now < self.end {
             self.soon(now, Step::Retry(run));

@@ -40,7 +40,11 @@ fn config(lab: &mut fastrand::Rng) -> Config {
         interval: INTERVAL,
         inventory_interval: Duration::from_secs(60),
         scheduled_lookahead: *lab
-            .choice(&[Some(Duration::from_secs(3_600)), Some(Duration::from_secs(600)), None])
+            .choice(&[
+                Some(Duration::from_secs(3_600)),
+                Some(Duration::from_secs(600)),
+                None,
+            ])
             .unwrap(),
         offset: Duration::from_secs(300),
         failed_runs_offset: Some(Duration::from_secs(7 * 86_400)),
@@ -58,7 +62,11 @@ fn play(seed: u64, parts: Parts) -> Result<(), String> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let config = config(&mut rng);
     let mut lab = Lab::new(seed, config);
-    lab.world.nulls = if rng.bool() { Nulls::Smallest } else { Nulls::Largest };
+    lab.world.nulls = if rng.bool() {
+        Nulls::Smallest
+    } else {
+        Nulls::Largest
+    };
     lab.world.ties = rng.u128(..);
     let length = INTERVAL * rng.u32(20..60);
     let mut schedule = Schedule::new(&mut lab, length);
@@ -76,11 +84,20 @@ fn play(seed: u64, parts: Parts) -> Result<(), String> {
 }
 
 /// What changes from one cycle to the next.
-fn turn(lab: &mut Lab, rng: &mut fastrand::Rng, parts: Parts, checkpoint: bool, events: &mut dyn Events) {
+fn turn(
+    lab: &mut Lab,
+    rng: &mut fastrand::Rng,
+    parts: Parts,
+    checkpoint: bool,
+    events: &mut dyn Events,
+) {
     if rng.f64() < 0.25 {
         let or = |on: bool, chance: f64| if on { chance } else { 0.0 };
         lab.weather = Weather {
-            errors: or(parts.errors, *rng.choice(&[0.0, 0.0, 0.1, 0.5, 1.0]).unwrap()),
+            errors: or(
+                parts.errors,
+                *rng.choice(&[0.0, 0.0, 0.1, 0.5, 1.0]).unwrap(),
+            ),
             stale: or(parts.stale, *rng.choice(&[0.0, 0.0, 0.3, 1.0]).unwrap()),
             ahead: or(parts.ahead, *rng.choice(&[0.0, 0.0, 0.2, 0.5]).unwrap()),
             cut_off: or(parts.cut_off, *rng.choice(&[0.0, 0.0, 0.2, 0.6]).unwrap()),
@@ -103,7 +120,14 @@ fn turn(lab: &mut Lab, rng: &mut fastrand::Rng, parts: Parts, checkpoint: bool, 
         lab.step_wall(SignedDuration::from_secs(rng.i64(-7_200..7_200)));
     }
     if parts.deaths && rng.f64() < 0.03 {
-        lab.restart(if checkpoint { Death::Kept } else { Death::Forgotten }, events);
+        lab.restart(
+            if checkpoint {
+                Death::Kept
+            } else {
+                Death::Forgotten
+            },
+            events,
+        );
     }
 }
 
