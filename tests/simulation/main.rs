@@ -3,6 +3,7 @@
 // A test ends by panicking; the lint's own exception for tests does not reach their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod contract;
 // A scenario uses what it needs of it.
 #[allow(dead_code)]
 mod lab;
@@ -11,3 +12,4 @@ mod prefect;
 mod schedule;
 mod seeds;
 mod smoke;
+mod support;
