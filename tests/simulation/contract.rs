@@ -21,19 +21,51 @@ use prefect_otel_agent::settings::{Settings, Sources};
 use serde_json::{Value, json};
 
 use crate::prefect::{Nulls, World};
-use crate::support::prefect::Server;
+use crate::support::postgres::Postgres;
+use crate::support::prefect::{Server, Version};
 
-/// Services that would change runs while they are compared.
-const QUIET: [(&str, &str); 3] = [
+/// Services that would change runs while they are compared; the second name is that of 3.0.
+const QUIET: [(&str, &str); 6] = [
     ("PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED", "false"),
     ("PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED", "false"),
     ("PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED", "false"),
+    ("PREFECT_API_SERVICES_LATE_RUNS_ENABLED", "false"),
+    ("PREFECT_API_SERVICES_SCHEDULER_ENABLED", "false"),
+    ("PREFECT_API_SERVICES_PAUSE_EXPIRATIONS_ENABLED", "false"),
 ];
 
 #[test]
 fn the_in_memory_prefect_does_as_a_real_one_on_sqlite() {
     let server = Server::start(&QUIET);
     hold_against(&server.url, Nulls::Smallest);
+}
+
+#[test]
+fn the_in_memory_prefect_does_as_a_real_one_on_postgresql() {
+    let test = "the_in_memory_prefect_does_as_a_real_one_on_postgresql";
+    let Some(postgres) = Postgres::start(test) else {
+        return;
+    };
+    let url = postgres.url();
+    let database = [("PREFECT_API_DATABASE_CONNECTION_URL", url.as_str())];
+    let server = Server::start(&[&QUIET[..], &database].concat());
+    hold_against(&server.url, Nulls::Largest);
+}
+
+#[test]
+fn the_in_memory_prefect_does_as_the_newest_one() {
+    let test = "the_in_memory_prefect_does_as_the_newest_one";
+    if let Some(server) = Server::start_version(test, Version::Newest, &QUIET) {
+        hold_against(&server.url, Nulls::Smallest);
+    }
+}
+
+#[test]
+fn the_in_memory_prefect_does_as_the_oldest_one() {
+    let test = "the_in_memory_prefect_does_as_the_oldest_one";
+    if let Some(server) = Server::start_version(test, Version::Oldest, &QUIET) {
+        hold_against(&server.url, Nulls::Smallest);
+    }
 }
 
 /// Compares the in-memory Prefect with the server at `url`.
