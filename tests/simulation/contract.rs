@@ -20,7 +20,7 @@ use prefect_otel_agent::prefect::{
 use prefect_otel_agent::settings::{Settings, Sources};
 use serde_json::{Value, json};
 
-use crate::prefect::{Nulls, World};
+use crate::prefect::{Nulls, Release, World};
 use crate::support::postgres::Postgres;
 use crate::support::prefect::{Server, Version};
 
@@ -37,7 +37,7 @@ const QUIET: [(&str, &str); 6] = [
 #[test]
 fn the_in_memory_prefect_does_as_a_real_one_on_sqlite() {
     let server = Server::start(&QUIET);
-    hold_against(&server.url, Nulls::Smallest);
+    hold_against(&server.url, Release::V3_8_8, Nulls::Smallest);
 }
 
 #[test]
@@ -49,14 +49,14 @@ fn the_in_memory_prefect_does_as_a_real_one_on_postgresql() {
     let url = postgres.url();
     let database = [("PREFECT_API_DATABASE_CONNECTION_URL", url.as_str())];
     let server = Server::start(&[&QUIET[..], &database].concat());
-    hold_against(&server.url, Nulls::Largest);
+    hold_against(&server.url, Release::V3_8_8, Nulls::Largest);
 }
 
 #[test]
 fn the_in_memory_prefect_does_as_the_newest_one() {
     let test = "the_in_memory_prefect_does_as_the_newest_one";
     if let Some(server) = Server::start_version(test, Version::Newest, &QUIET) {
-        hold_against(&server.url, Nulls::Smallest);
+        hold_against(&server.url, Release::V3_9_1, Nulls::Smallest);
     }
 }
 
@@ -64,13 +64,13 @@ fn the_in_memory_prefect_does_as_the_newest_one() {
 fn the_in_memory_prefect_does_as_the_oldest_one() {
     let test = "the_in_memory_prefect_does_as_the_oldest_one";
     if let Some(server) = Server::start_version(test, Version::Oldest, &QUIET) {
-        hold_against(&server.url, Nulls::Smallest);
+        hold_against(&server.url, Release::V3_0_4, Nulls::Smallest);
     }
 }
 
 /// Compares the in-memory Prefect with the server at `url`.
-pub(crate) fn hold_against(url: &str, nulls: Nulls) {
-    let real = Real::new(url);
+pub(crate) fn hold_against(url: &str, release: Release, nulls: Nulls) {
+    let real = Real::new(url, release);
     for script in SCRIPTS {
         transitions(&real, script);
     }
@@ -91,6 +91,7 @@ impl RequestObserver for Nobody {
 /// A real server.
 struct Real {
     url: String,
+    release: Release,
     http: reqwest::blocking::Client,
     client: Client,
     runtime: tokio::runtime::Runtime,
@@ -99,7 +100,7 @@ struct Real {
 }
 
 impl Real {
-    fn new(url: &str) -> Self {
+    fn new(url: &str, release: Release) -> Self {
         let environment = [
             ("PREFECT_API_URL", url),
             ("REQUEST_TIMEOUT_SECONDS", "120"),
@@ -114,6 +115,7 @@ impl Real {
         let http = reqwest::blocking::Client::builder().timeout(patience);
         let mut real = Real {
             url: url.to_owned(),
+            release,
             http: http.build().unwrap(),
             client: Client::new(&settings.unwrap().prefect, Arc::new(Nobody)).unwrap(),
             runtime: tokio::runtime::Runtime::new().unwrap(),
@@ -128,7 +130,12 @@ impl Real {
 
     fn deploy(&self, schedules: Value) -> String {
         let name = uuid::Uuid::new_v4().to_string();
-        let body = json!({"name": name, "flow_id": self.flow, "schedules": schedules});
+        let body = json!({
+            "name": name,
+            "flow_id": self.flow,
+            "schedules": schedules,
+            "enforce_parameter_schema": false,
+        });
         self.create("/deployments/", body)
     }
 
@@ -185,7 +192,7 @@ impl Real {
 
     /// Its runs, as they are.
     fn world(&self, nulls: Nulls) -> World {
-        let mut world = World::new(Timestamp::now());
+        let mut world = World::of(self.release, Timestamp::now());
         world.nulls = nulls;
         let mut last: Vec<Id> = Vec::new();
         loop {
@@ -373,7 +380,7 @@ fn transitions(real: &Real, script: &[Step]) {
         json!({"state": {"type": "SCHEDULED", "state_details": details}}),
     );
     let first = real.states(&id);
-    let mut world = World::new(first[0].timestamp.unwrap());
+    let mut world = World::of(real.release, first[0].timestamp.unwrap());
     let flow = world.create_flow("flow");
     let deployment = world.create_deployment(&flow, "deployment", None);
     let run = world.schedule_run(&deployment, start, false);
@@ -481,11 +488,11 @@ fn deletions(real: &Real) {
         &[RUNNING, RETRY],
         &[RUNNING],
     ];
-    let mut world = World::new(Timestamp::now());
+    let mut world = World::of(real.release, Timestamp::now());
     let flow = world.create_flow("flow");
     let deployment = world.create_deployment(&flow, "deployment", None);
     let (their_flow, their_deployment) = {
-        let real = Real::new(&real.url);
+        let real = Real::new(&real.url, real.release);
         (real.flow, real.deployment)
     };
     let path = format!("/deployments/{their_deployment}/create_flow_run");
@@ -794,7 +801,14 @@ fn refusals(real: &Real, world: &World) {
         since: Timestamp::UNIX_EPOCH,
         page: page(10),
     };
-    let requests = [
+    let by_end = Request::TaskRuns {
+        filter: TaskRunFilter {
+            end_time: Range::after(Timestamp::UNIX_EPOCH),
+            ..TaskRunFilter::default()
+        },
+        page: page(10),
+    };
+    let mut requests = vec![
         list(FlowRunFilter::default(), 201),
         list(FlowRunFilter::of_ids([Id::from("no-uuid")]), 10),
         Request::CountFlowRuns(FlowRunFilter::of_ids([Id::from("")])),
@@ -811,6 +825,10 @@ fn refusals(real: &Real, world: &World) {
         tasks(OneOf::not_any([Arc::from("Running")])),
         workers,
     ];
+    match real.release {
+        Release::V3_0_4 => requests.push(by_end),
+        _ => assert!(real.ask(&by_end).is_ok() && world.answer(&by_end).is_ok()),
+    }
     for request in requests {
         let refusal = |answer: Result<Answer, Error>| match answer {
             Err(Error::Status { status, detail, .. }) => {
@@ -838,7 +856,7 @@ fn refusals(real: &Real, world: &World) {
 /// Lists are in the order of their names, and are read by offset. PostgreSQL has an order of
 /// text of its own.
 fn lists(real: &Real, nulls: Nulls) {
-    let mut world = World::new(Timestamp::now());
+    let mut world = World::of(real.release, Timestamp::now());
     let prefix = uuid::Uuid::new_v4();
     for name in ["b", "a", "C", "a-1", "é"] {
         let name = format!("{prefix}-{name}");
@@ -874,31 +892,29 @@ fn lists(real: &Real, nulls: Nulls) {
 
 /// Questions with thousands of ids.
 fn thousands(real: &Real, nulls: Nulls) {
-    // Five schedules with the same dates: five runs for each.
-    let schedule = json!({
+    // Five deployments with the same dates: five runs for each.
+    let schedule = json!([{
         "active": true,
         "schedule": {"interval": 60, "anchor_date": "2026-01-01T00:00:00Z", "timezone": "UTC"},
-    });
-    let slug = |number: usize| {
-        let mut schedule = schedule.clone();
-        schedule["slug"] = json!(format!("s{number}"));
-        schedule
-    };
-    let deployment = real.deploy((0..5).map(slug).collect());
-    let path = format!("/deployments/{deployment}/schedule");
-    for hour in 0..17 {
+    }]);
+    let deployments: Vec<_> = (0..5).map(|_| real.deploy(schedule.clone())).collect();
+    for deployment in &deployments {
         let body = json!({
-            "start_time": format!("2026-02-01T{hour:02}:00:00Z"),
-            "end_time": format!("2026-02-01T{hour:02}:59:00Z"),
-            "min_time": 3600.0,
-            "max_runs": 60,
+            "start_time": "2026-02-01T00:00:00Z",
+            "end_time": "2026-02-02T00:00:00Z",
+            "min_time": 86_400.0,
+            "max_runs": 1_000,
         });
+        let path = format!("/deployments/{deployment}/schedule");
         real.call("POST", &path, Some(body));
     }
     let world = real.world(nulls);
-    let of_deployment = |run: &&FlowRun| run.deployment_id.as_deref() == Some(&deployment);
-    let mut made: Vec<&FlowRun> = world.runs().filter(of_deployment).collect();
-    assert!(made.len() >= 5_000, "{}", made.len());
+    let of_one = |run: &&FlowRun| {
+        let deployment = run.deployment_id.as_deref();
+        deployment.is_some_and(|id| deployments.iter().any(|deployment| deployment == id))
+    };
+    let mut made: Vec<&FlowRun> = world.runs().filter(of_one).collect();
+    assert_eq!(made.len(), 5_000);
     made.sort_by_key(|run| run.expected_start_time);
     let ids: Vec<Id> = made.iter().map(|run| Arc::clone(&run.id)).collect();
     let with = |id: OneOf<Id>, names: OneOf<Arc<str>>, types: OneOf<StateType>| FlowRunFilter {

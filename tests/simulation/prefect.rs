@@ -3,7 +3,8 @@
 //! A [`World`] holds what a workspace holds, changes it by the rules of the server's
 //! orchestration, and answers the agent's typed requests as the server would. It reads no
 //! clock, does no I/O and is deterministic. Each rule names the file of Prefect 3.8.8 that it
-//! comes from, below `prefect/server/`; [`super::contract`] compares it with a real server.
+//! comes from, below `prefect/server/`; [`Release`] says what other releases do otherwise.
+//! [`super::contract`] compares all of it with real servers.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -30,6 +31,28 @@ pub(crate) enum Nulls {
     Smallest,
     /// PostgreSQL: a null is greater than any value.
     Largest,
+}
+
+/// The release of Prefect that the rules are those of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Release {
+    /// The oldest that the agent supports. A run that ends before it has started has neither
+    /// start nor end there; the filter by start compares the start alone; task runs cannot be
+    /// filtered by end; a deployment's scheduled runs go with it even if they have run before.
+    V3_0_4,
+    /// Where a condition on a state has both `any_` and `not_any_`, neither has an effect.
+    V3_8_8,
+    V3_9_1,
+}
+
+impl Release {
+    fn number(self) -> &'static str {
+        match self {
+            Release::V3_0_4 => "3.0.4",
+            Release::V3_8_8 => "3.8.8",
+            Release::V3_9_1 => "3.9.1",
+        }
+    }
 }
 
 /// A flow run as the server has it.
@@ -83,7 +106,9 @@ pub(crate) struct World {
     /// Rows that a sort leaves equal are in the order of their ids, XORed with it: a server
     /// promises none.
     pub(crate) ties: u128,
-    /// The server's version.
+    /// Whose rules hold.
+    pub(crate) release: Release,
+    /// The version that the server tells.
     pub(crate) version: Arc<str>,
     pub(crate) deployments: Vec<Deployment>,
     pub(crate) flows: Vec<Flow>,
@@ -103,14 +128,20 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// An empty workspace.
+    /// An empty workspace of Prefect 3.8.8.
     pub(crate) fn new(now: Timestamp) -> Self {
+        World::of(Release::V3_8_8, now)
+    }
+
+    /// An empty workspace of another release.
+    pub(crate) fn of(release: Release, now: Timestamp) -> Self {
         World {
             now: micros(now),
+            release,
             page_limit: 200,
             nulls: Nulls::Smallest,
             ties: 0,
-            version: Arc::from("3.8.8"),
+            version: Arc::from(release.number()),
             deployments: Vec::new(),
             flows: Vec::new(),
             work_pools: Vec::new(),
@@ -343,8 +374,9 @@ impl World {
         let gone = self.runs.iter().filter(|run| {
             run.row.deployment_id.as_ref() == Some(deployment)
                 && run.row.state_type == Some(StateType::Scheduled)
-                && !is_named(&run.row, "AwaitingConcurrencySlot")
-                && run.row.run_count == Some(0)
+                && (self.release == Release::V3_0_4
+                    || run.row.run_count == Some(0)
+                        && !is_named(&run.row, "AwaitingConcurrencySlot"))
                 && (run.auto_scheduled || !auto_only)
         });
         for id in gone.map(|run| Arc::clone(&run.row.id)).collect::<Vec<_>>() {
@@ -529,9 +561,11 @@ impl World {
             row.end_time = None;
         }
         if kind.is_final() && row.end_time.is_none() {
-            // A run that never started has one as well.
-            row.start_time.get_or_insert(timestamp);
-            row.end_time = Some(timestamp);
+            // A run that never started is given a start as well; by 3.0.4, neither.
+            if self.release > Release::V3_0_4 {
+                row.start_time.get_or_insert(timestamp);
+            }
+            row.end_time = row.start_time.map(|_| timestamp);
         }
         // IncrementRunTime: by clocks that are off it can decrease.
         if let Some((StateType::Running, since)) = initial {
@@ -728,7 +762,8 @@ impl World {
     /// schemas/filters.py `FlowRunFilter`.
     fn matching(&self, filter: &FlowRunFilter) -> Result<Vec<&Run>, Error> {
         let condition = Condition {
-            state: States::new(&filter.state),
+            release: self.release,
+            state: States::new(&filter.state, self.release),
             start_time: Ends::new(filter.start_time),
             end_time: Ends::new(filter.end_time),
             expected_start_time: Ends::new(filter.expected_start_time),
@@ -776,7 +811,12 @@ impl World {
         if !filter.state.types.not_any.is_empty() || !filter.state.names.not_any.is_empty() {
             return Err(refused("Extra inputs are not permitted".to_owned()));
         }
-        let (state, end_time) = (States::new(&filter.state), Ends::new(filter.end_time));
+        // Since 3.6.22.
+        if self.release == Release::V3_0_4 && filter.end_time != Range::default() {
+            return Err(refused("Extra inputs are not permitted".to_owned()));
+        }
+        let state = States::new(&filter.state, self.release);
+        let end_time = Ends::new(filter.end_time);
         let matches = |task: &&Task| {
             state.matches(task.row.state_type, Some(&task.state_name))
                 && end_time.matches(task.row.end_time)
@@ -897,6 +937,7 @@ impl World {
 
 /// The conditions of a flow-run filter but those on ids.
 struct Condition<'a> {
+    release: Release,
     state: States<'a>,
     start_time: Ends,
     end_time: Ends,
@@ -906,56 +947,63 @@ struct Condition<'a> {
 
 impl Condition<'_> {
     fn matches(&self, run: &FlowRun) -> bool {
+        let start = match self.release {
+            Release::V3_0_4 => run.start_time,
+            _ => run.started_or_expected(),
+        };
         self.state.matches(run.state_type, run.state_name.value())
             && self.end_time.matches(run.end_time)
             && self.expected_start_time.matches(run.expected_start_time)
-            && self.start_time.matches(run.started_or_expected())
+            && self.start_time.matches(start)
             && self
                 .deployment_is_null
                 .is_none_or(|is_null| run.deployment_id.is_none() == is_null)
     }
 }
 
-/// The conditions on a state. One with both `any_` and `not_any_` has no effect:
+/// The conditions on a state. By 3.8.8, one with both `any_` and `not_any_` has no effect:
 /// `FlowRunFilterState` takes over single conditions only (schemas/filters.py).
 struct States<'a> {
-    types: Option<(u16, bool)>,
-    names: Option<(&'a [Arc<str>], bool)>,
+    types: (Option<u16>, u16),
+    names: (Option<&'a [Arc<str>]>, &'a [Arc<str>]),
 }
 
 impl<'a> States<'a> {
-    fn new(filter: &'a StateFilter) -> Self {
+    fn new(filter: &'a StateFilter, release: Release) -> Self {
         let bits = |kinds: &[StateType]| kinds.iter().fold(0, |bits, kind| bits | bit(*kind));
+        let (any_type, no_type) = conditions(&filter.types, release);
         States {
-            types: single(&filter.types).map(|(kinds, is_in)| (bits(kinds), is_in)),
-            names: single(&filter.names),
+            types: (any_type.map(bits), bits(no_type)),
+            names: conditions(&filter.names, release),
         }
     }
 
     /// Null is neither one of some values nor none of them.
     fn matches(&self, kind: Option<StateType>, name: Option<&Arc<str>>) -> bool {
-        let of_type = self
-            .types
-            .is_none_or(|(bits, is_in)| kind.is_some_and(|kind| (bits & bit(kind) != 0) == is_in));
-        of_type
-            && self
-                .names
-                .is_none_or(|(names, is_in)| name.is_some_and(|name| names.contains(name) == is_in))
+        let of_type = |kind| {
+            let (any, not_any) = self.types;
+            any.is_none_or(|any| any & bit(kind) != 0) && not_any & bit(kind) == 0
+        };
+        let is_named = |name| {
+            let (any, not_any) = self.names;
+            any.is_none_or(|any| any.contains(name)) && !not_any.contains(name)
+        };
+        (self.types == (None, 0) || kind.is_some_and(of_type))
+            && (self.names == (None, &[]) || name.is_some_and(is_named))
+    }
+}
+
+/// The conditions of a filter that have an effect. An empty `not_any_` is none; an empty
+/// `any_` matches nothing.
+fn conditions<T>(filter: &OneOf<T>, release: Release) -> (Option<&[T]>, &[T]) {
+    match (&filter.any, filter.not_any.as_slice()) {
+        (Some(_), [_, ..]) if release == Release::V3_8_8 => (None, &[]),
+        (any, not_any) => (any.as_deref(), not_any),
     }
 }
 
 fn bit(kind: StateType) -> u16 {
     1 << kind as u16
-}
-
-/// The one condition of a filter, and whether it includes. An empty `not_any_` is none; an
-/// empty `any_` matches nothing.
-fn single<T>(filter: &OneOf<T>) -> Option<(&[T], bool)> {
-    match (&filter.any, filter.not_any.as_slice()) {
-        (Some(any), []) => Some((any, true)),
-        (None, []) | (Some(_), _) => None,
-        (None, not_any) => Some((not_any, false)),
-    }
 }
 
 /// Both ends belong to a range; null is in none.
