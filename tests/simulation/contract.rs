@@ -79,6 +79,7 @@ pub(crate) fn hold_against(url: &str, release: Release, nulls: Nulls) {
     assert!(world.runs().count() > 20);
     answers(&real, &world);
     lists(&real, nulls);
+    task_runs(&real, nulls);
     thousands(&real, nulls);
 }
 
@@ -888,6 +889,109 @@ fn lists(real: &Real, nulls: Nulls) {
     let ours = pools(&|request| world.answer(request));
     assert_eq!(ours, pools(&|request| real.ask(request)));
     assert_eq!(ours.len(), 5);
+}
+
+/// Task runs: their ends, and the lists of those that ended.
+fn task_runs(real: &Real, nulls: Nulls) {
+    use StateType::{Cancelled, Completed, Crashed, Failed, Pending, Running, Scheduled};
+    let scripts: [&[StateType]; 8] = [
+        &[],
+        &[Running],
+        &[Running, Completed],
+        &[Running, Scheduled, Running, Failed],
+        &[Running, Failed, Running],
+        &[Running, Failed, Completed],
+        &[Cancelled],
+        &[Crashed, Scheduled],
+    ];
+    let mut world = World::of(real.release, Timestamp::now());
+    world.nulls = nulls;
+    let flow = world.create_flow("flow");
+    let flow_run = world.create_run(&flow, Running, "Running");
+    for (number, script) in scripts.iter().enumerate() {
+        let key = number.to_string();
+        let body = json!({"task_key": "task", "dynamic_key": key, "state": {"type": "PENDING"}});
+        let theirs = real.create("/task_runs/", body);
+        let ours = world.create_task_run(&flow_run, "task", &key);
+        for kind in std::iter::once(&Pending).chain(*script) {
+            let body = json!({"state": {"type": kind.as_str()}, "force": true});
+            let path = format!("/task_runs/{theirs}/set_state");
+            let answer = real.call("POST", &path, Some(body));
+            let at = answer["state"]["timestamp"].as_str().unwrap();
+            let at = at.parse().unwrap();
+            world.set_task_state(&ours, *kind, &kind.default_name(), Some(at));
+        }
+    }
+    let tasks = |answer: Result<Answer, Error>| match answer {
+        Ok(Answer::TaskRuns(tasks)) => tasks.items,
+        other => panic!("{other:?}"),
+    };
+    let whole = Page {
+        offset: 0,
+        limit: 200,
+    };
+    let everything = Request::TaskRuns {
+        filter: TaskRunFilter::default(),
+        page: whole,
+    };
+    let ends = tasks(world.answer(&everything)).into_iter();
+    let ends: Vec<Timestamp> = ends.filter_map(|task| task.end_time).collect();
+    assert!(ends.len() >= 3);
+    let of = |types: OneOf<StateType>, is_null: Option<bool>, end_time: Range| TaskRunFilter {
+        state: StateFilter {
+            types,
+            names: OneOf::default(),
+        },
+        start_time: Presence { is_null },
+        end_time,
+    };
+    let ended = || OneOf::any(StateType::FINAL);
+    let mut filters = vec![
+        TaskRunFilter::default(),
+        of(ended(), None, Range::default()),
+        of(ended(), Some(false), Range::default()),
+        of(OneOf::any([Running]), Some(true), Range::default()),
+        of(OneOf::any([]), None, Range::default()),
+    ];
+    if real.release > Release::V3_0_4 {
+        for end in &ends {
+            filters.push(of(ended(), None, Range::after(*end)));
+            let before = Range {
+                after: None,
+                before: Some(*end),
+            };
+            filters.push(of(OneOf::default(), Some(false), before));
+        }
+    }
+    let second = Page {
+        offset: 2,
+        limit: 2,
+    };
+    for (filter, page) in filters
+        .iter()
+        .flat_map(|filter| [(filter, whole), (filter, second)])
+    {
+        let filter = filter.clone();
+        let request = Request::TaskRuns { filter, page };
+        let facts = |answer| -> Vec<_> {
+            let facts = tasks(answer).into_iter().map(|task| {
+                let time = task.total_run_time.map(|time| (time * 1e6).round());
+                (task.end_time, (task.state_type, time))
+            });
+            facts.collect()
+        };
+        let (mut ours, mut theirs) = (facts(world.answer(&request)), facts(real.ask(&request)));
+        let ends = |facts: &[(Option<Timestamp>, _)]| -> Vec<_> {
+            facts.iter().map(|(end, _)| *end).collect()
+        };
+        assert_eq!(ends(&ours), ends(&theirs), "{request:?}");
+        // The order of those that have not ended is open.
+        if page == whole {
+            ours.sort_by(|one, other| one.partial_cmp(other).unwrap());
+            theirs.sort_by(|one, other| one.partial_cmp(other).unwrap());
+            assert_eq!(ours, theirs, "{request:?}");
+        }
+    }
 }
 
 /// Questions with thousands of ids.

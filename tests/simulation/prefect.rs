@@ -78,6 +78,7 @@ struct Task {
     flow_run: Id,
     state_name: Arc<str>,
     state_timestamp: Timestamp,
+    start_time: Option<Timestamp>,
     /// Microseconds in RUNNING.
     run_time: i64,
 }
@@ -636,6 +637,7 @@ impl World {
             flow_run: Arc::clone(flow_run),
             state_name: name,
             state_timestamp: self.now,
+            start_time: None,
             run_time: 0,
         });
         id
@@ -656,8 +658,13 @@ impl World {
         if was.is_some_and(StateType::is_final) && !kind.is_final() {
             task.row.end_time = None;
         }
-        if kind.is_final() {
-            task.row.end_time.get_or_insert(timestamp);
+        // The rules are those of flow runs (orchestration/global_policy.py).
+        let ends = kind.is_final() && task.row.end_time.is_none();
+        if kind == StateType::Running || ends && self.release > Release::V3_0_4 {
+            task.start_time.get_or_insert(timestamp);
+        }
+        if ends {
+            task.row.end_time = task.start_time.map(|_| timestamp);
         }
         if was == Some(StateType::Running) {
             task.run_time += timestamp.as_microsecond() - task.state_timestamp.as_microsecond();
@@ -820,6 +827,10 @@ impl World {
         let matches = |task: &&Task| {
             state.matches(task.row.state_type, Some(&task.state_name))
                 && end_time.matches(task.row.end_time)
+                && filter
+                    .start_time
+                    .is_null
+                    .is_none_or(|is_null| task.start_time.is_none() == is_null)
         };
         let mut tasks: Vec<&Task> = self.tasks.iter().filter(matches).collect();
         tasks.sort_unstable_by(|one, other| {
