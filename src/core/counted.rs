@@ -17,16 +17,18 @@ const REMEMBER: Duration = Duration::from_secs(6 * 3600);
 /// At most so many pairs are remembered.
 const MOST: usize = 100_000;
 
-/// Pairs of run and terminal state.
+/// Pairs of run and terminal state, by run: most runs have one.
 #[derive(Debug)]
 pub(super) struct Counted {
-    pairs: HashMap<(u128, u128), Entry>,
+    runs: HashMap<u128, Vec<Entry>>,
+    pairs: usize,
     forgotten_until: Timestamp,
     most: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
+    state: u128,
     /// When it was last seen, as uptime; negative from before a restart.
     seen: f64,
     /// When the run ended.
@@ -46,7 +48,8 @@ pub(super) struct Row {
 impl Default for Counted {
     fn default() -> Self {
         Counted {
-            pairs: HashMap::new(),
+            runs: HashMap::new(),
+            pairs: 0,
             forgotten_until: Timestamp::MIN,
             most: MOST,
         }
@@ -56,13 +59,17 @@ impl Default for Counted {
 impl Counted {
     /// Whether a pair is counted; one that is stays remembered for longer.
     pub(super) fn contains(&mut self, run: &str, state: &str, uptime: Duration) -> bool {
-        match self.pairs.get_mut(&(key(run), key(state))) {
-            Some(entry) => {
-                entry.seen = uptime.as_secs_f64();
-                true
-            }
-            None => false,
-        }
+        let state = key(state);
+        let entries = self.runs.get_mut(&key(run)).into_iter().flatten();
+        let entry = entries.into_iter().find(|entry| entry.state == state);
+        entry
+            .map(|entry| entry.seen = uptime.as_secs_f64())
+            .is_some()
+    }
+
+    /// Whether any terminal state of a run is counted.
+    pub(super) fn contains_run(&self, run: &str) -> bool {
+        self.runs.contains_key(&key(run))
     }
 
     /// Remembers a pair that ended at `end`; `false` if it is remembered already.
@@ -73,9 +80,17 @@ impl Counted {
         end: Timestamp,
         uptime: Duration,
     ) -> bool {
-        let seen = uptime.as_secs_f64();
-        let entry = Entry { seen, end };
-        self.pairs.insert((key(run), key(state)), entry).is_none()
+        if self.contains(run, state, uptime) {
+            return false;
+        }
+        let entry = Entry {
+            state: key(state),
+            seen: uptime.as_secs_f64(),
+            end,
+        };
+        self.runs.entry(key(run)).or_default().push(entry);
+        self.pairs += 1;
+        true
     }
 
     /// What ended before `time` is taken for counted from here on.
@@ -92,51 +107,65 @@ impl Counted {
     /// in the future counts as of `now`.
     pub(super) fn prune(&mut self, uptime: Duration, now: Timestamp) {
         let mut oldest = uptime.as_secs_f64() - REMEMBER.as_secs_f64();
-        if self.pairs.len() > self.most {
-            let mut seen: Vec<f64> = self.pairs.values().map(|entry| entry.seen).collect();
+        if self.pairs > self.most {
+            let entries = self.runs.values().flatten();
+            let mut seen: Vec<f64> = entries.map(|entry| entry.seen).collect();
             // A quarter at a time: not one pair for each that comes.
             let index = seen.len() - self.most * 3 / 4;
             let (_, nth, _) = seen.select_nth_unstable_by(index, f64::total_cmp);
             oldest = oldest.max(*nth);
         }
-        let forgotten_until = &mut self.forgotten_until;
-        self.pairs.retain(|_, entry| {
-            let keep = entry.seen >= oldest;
-            if !keep {
-                *forgotten_until = entry.end.min(now).max(*forgotten_until);
-            }
-            keep
+        let (forgotten_until, pairs) = (&mut self.forgotten_until, &mut self.pairs);
+        self.runs.retain(|_, entries| {
+            entries.retain(|entry| {
+                let keep = entry.seen >= oldest;
+                if !keep {
+                    *forgotten_until = entry.end.min(now).max(*forgotten_until);
+                    *pairs -= 1;
+                }
+                keep
+            });
+            !entries.is_empty()
         });
     }
 
     /// The pairs as a checkpoint has them.
     pub(super) fn rows(&self, uptime: Duration) -> Vec<Row> {
-        let row = |((run, state), entry): (&(u128, u128), &Entry)| Row {
-            run: Uuid::from_u128(*run),
-            state: Uuid::from_u128(*state),
-            age: (uptime.as_secs_f64() - entry.seen).max(0.0) as u64,
-            end: entry.end,
+        let of_run = |(run, entries): (&u128, &Vec<Entry>)| {
+            let run = Uuid::from_u128(*run);
+            let row = move |entry: &Entry| Row {
+                run,
+                state: Uuid::from_u128(entry.state),
+                age: (uptime.as_secs_f64() - entry.seen).max(0.0) as u64,
+                end: entry.end,
+            };
+            entries.iter().map(row).collect::<Vec<_>>()
         };
-        self.pairs.iter().map(row).collect()
+        self.runs.iter().flat_map(of_run).collect()
     }
 
     /// The memory of a checkpoint.
     pub(super) fn restore(rows: Vec<Row>, forgotten_until: Timestamp) -> Self {
-        let entry = |row: Row| {
-            let pair = (row.run.as_u128(), row.state.as_u128());
-            let seen = -(row.age as f64);
-            (pair, Entry { seen, end: row.end })
-        };
-        Counted {
-            pairs: rows.into_iter().map(entry).collect(),
+        let mut counted = Counted {
             forgotten_until,
-            most: MOST,
+            ..Counted::default()
+        };
+        for row in rows {
+            let entry = Entry {
+                state: row.state.as_u128(),
+                seen: -(row.age as f64),
+                end: row.end,
+            };
+            let run = counted.runs.entry(row.run.as_u128()).or_default();
+            run.push(entry);
+            counted.pairs += 1;
         }
+        counted
     }
 
     /// How many pairs are remembered.
     pub(super) fn len(&self) -> usize {
-        self.pairs.len()
+        self.pairs
     }
 }
 

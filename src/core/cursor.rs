@@ -88,6 +88,18 @@ impl Cursor {
         self.up_to_date
     }
 
+    /// Whether no slice is being read.
+    pub(super) fn is_idle(&self) -> bool {
+        self.slice.is_none()
+    }
+
+    /// Goes back to `skew` before `to`, if it is further than that.
+    pub(super) fn rewind(&mut self, to: Option<Timestamp>, skew: Duration) {
+        if let (Some(position), Some(to)) = (self.position, to) {
+            self.position = Some(position.min(before(to, skew)));
+        }
+    }
+
     /// Leaves out what ended before `oldest`. Returns where the reading would have resumed.
     pub(super) fn skip_to(&mut self, oldest: Timestamp) -> Option<Timestamp> {
         let position = self.position.filter(|position| *position < oldest)?;

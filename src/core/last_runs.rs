@@ -7,7 +7,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::events::Event;
-use super::finished::Reconciled;
 use super::snapshot::LastRuns;
 use crate::prefect::Id;
 use crate::prefect::objects::Deployment;
@@ -43,23 +42,15 @@ impl AllLastRuns {
         }
     }
 
-    /// Takes note of what a full reading of the windows found. The window of failed runs
-    /// reaches back for days in which other runs may have succeeded: it says when a run last
-    /// failed, but not which run was the last.
-    pub(super) fn reconciled(&mut self, found: &Reconciled) {
-        let finished = found.finished.values();
-        for run in finished
-            .clone()
-            .chain(found.failed.iter().flat_map(|found| found.values()))
-        {
-            if let (Some(state), Some(end)) = (run.state_type, run.end_time) {
-                self.ended(run, state, end);
-            }
-        }
-        for run in finished {
-            if let Some(end) = run.end_time.filter(|end| *end >= found.since) {
-                self.was_last(run, end, run.total_run_time);
-            }
+    /// Takes note of a run that was found to have ended. Whether it was the last one is known
+    /// of those that ended at `complete_since` or later.
+    pub(super) fn seen(&mut self, run: &FlowRun, complete_since: Timestamp) {
+        let (Some(state), Some(end)) = (run.state_type, run.end_time) else {
+            return;
+        };
+        self.ended(run, state, end);
+        if end >= complete_since {
+            self.was_last(run, end, run.total_run_time);
         }
     }
 

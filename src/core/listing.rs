@@ -31,9 +31,10 @@ pub(super) struct Listing<T> {
 
 #[derive(Debug)]
 enum Stage {
-    /// The first page, of the limit that was asked for.
+    /// The first page.
     First,
-    Count,
+    /// How many there are, after a first page of this length.
+    Count(usize),
     /// These offsets, of a list that has so many objects.
     Offsets(Vec<usize>, usize),
     /// Page by page until one is not full.
@@ -61,7 +62,7 @@ impl<T: Object> Listing<T> {
         };
         match &self.stage {
             Stage::First => vec![page(0)],
-            Stage::Count => vec![Request::Count(T::RESOURCE)],
+            Stage::Count(_) => vec![Request::Count(T::RESOURCE)],
             Stage::Offsets(offsets, _) => {
                 let offsets = offsets.iter().take(SIDE_BY_SIDE);
                 offsets.map(|offset| page(*offset)).collect()
@@ -93,7 +94,9 @@ impl<T: Object> Listing<T> {
             }
             // An API without the count.
             (Request::Count(_), Err(error)) if error.is_not_found() => {
-                self.stage = Stage::UntilShort(self.seen.len());
+                if let Stage::Count(limit) = self.stage {
+                    self.stage = Stage::UntilShort(limit);
+                }
                 Ok(())
             }
             (_, Err(error)) => Err(error),
@@ -129,7 +132,7 @@ impl<T: Object> Listing<T> {
                 );
                 Stage::Done
             }
-            Stage::First if full && T::RESOURCE.count_path().is_some() => Stage::Count,
+            Stage::First if full && T::RESOURCE.count_path().is_some() => Stage::Count(page.limit),
             Stage::First | Stage::UntilShort(_) if full => {
                 Stage::UntilShort(page.offset.saturating_add(page.limit))
             }
@@ -147,7 +150,10 @@ impl<T: Object> Listing<T> {
     }
 
     fn counted(&mut self, count: u64) {
-        let limit = self.seen.len().max(1);
+        let Stage::Count(limit) = self.stage else {
+            return;
+        };
+        let limit = limit.max(1);
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         let offsets = (limit..count).step_by(limit).take(MOST_PAGES);
         let offsets: Vec<_> = offsets.collect();
@@ -158,7 +164,7 @@ impl<T: Object> Listing<T> {
     }
 
     fn after_all(&mut self, count: usize) -> Stage {
-        let complete = self.seen.len() >= count.min(MOST_PAGES);
+        let complete = self.seen.len() >= count;
         if complete || self.again >= AGAIN {
             return Stage::Done;
         }

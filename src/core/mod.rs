@@ -15,10 +15,12 @@
 //!   checkpoint holds.
 
 pub mod clock;
+mod comparison;
 mod counted;
 pub mod counters;
 mod cursor;
 mod cycle;
+mod difference;
 pub mod events;
 mod finished;
 pub mod inventory;
@@ -247,7 +249,7 @@ impl Core {
             .begin(moment.uptime, self.config.first_page_only);
         self.finished.begin(moment.uptime + self.config.interval);
         if let Some(tasks) = &mut self.tasks {
-            tasks.begin();
+            tasks.begin(moment.uptime);
         }
         self.phase = Phase::Version;
     }
@@ -297,8 +299,8 @@ impl Core {
             }
             if let Some(tasks) = &mut self.tasks {
                 let start = tasks.start.unwrap_or(times.now);
-                let behind = moment.uptime > self.finished.catch_up_until();
-                if !behind || tasks.cursor.position().is_none() {
+                let catches_up = self.finished.catches_up(moment.uptime);
+                if catches_up || tasks.cursor.position().is_none() {
                     tasks.cursor.open(before(start, OVERLAP), times.earliest);
                 }
                 if let Some(request) = tasks.plan(self.page_limit) {
@@ -495,9 +497,7 @@ impl Core {
                 }
             }
             (Purpose::Finished(purpose), Err(error)) => {
-                self.finished.fail(purpose, error.is_timeout());
-                // The windows that were read before are good enough until the next try.
-                match purpose == finished::Purpose::New || !self.finished.has_reconciled() {
+                match self.finished.fail(purpose, error.is_timeout()) {
                     true => self.end(section, Err(error), uptime),
                     false => self.sections.error(section),
                 }
@@ -579,25 +579,14 @@ impl Core {
         let first_page_only = self.config.first_page_only;
         let events = self.runs.count(&self.reader, first_page_only, uptime, now);
         self.happened(events);
-        if let Some(reconciled) = self.finished.take_reconciled(uptime) {
-            self.last_runs.reconciled(&reconciled);
-            self.runs
-                .windows
-                .replace_finished(reconciled.since, reconciled.finished);
-            if let Some(failed) = reconciled.failed {
-                self.runs.windows.replace_failed(failed);
-            }
-        }
-        let up_to_date = self.finished.cursor.is_up_to_date();
-        if up_to_date {
+        self.take_compared(uptime);
+        if self.finished.cursor.is_up_to_date() {
             self.runs.before_start = None;
         }
         self.has_counted |= self.finished.cursor.has_moved();
-        if up_to_date && self.finished.has_reconciled() {
-            for section in [Section::FinishedRuns, Section::FailedRuns] {
-                if self.sections.wants(section) {
-                    self.sections.read(section, uptime);
-                }
+        for section in [Section::FinishedRuns, Section::FailedRuns] {
+            if self.finished.is_read(section) && self.sections.wants(section) {
+                self.sections.read(section, uptime);
             }
         }
         let tasks_read = self
@@ -609,6 +598,24 @@ impl Core {
             self.tasks
                 .iter_mut()
                 .for_each(|tasks| tasks.before_start = None);
+        }
+    }
+
+    /// What a comparison found takes the place of what was known of its window.
+    fn take_compared(&mut self, uptime: Duration) {
+        if let Some((since, found)) = self.finished.take_finished(uptime) {
+            for run in found.values() {
+                self.last_runs.seen(run, since);
+            }
+            self.runs.windows.replace_finished(since, found);
+        }
+        if let Some(found) = self.finished.take_failed(uptime) {
+            // Days in which other runs may have succeeded: which run was the last, it does
+            // not say.
+            for run in found.values() {
+                self.last_runs.seen(run, Timestamp::MAX);
+            }
+            self.runs.windows.replace_failed(found);
         }
     }
 

@@ -116,7 +116,8 @@ impl Runs {
             }
             return;
         }
-        let end = run.end_time.unwrap_or(now);
+        // Servers before 3.6.14 give a run that never started no end: nobody knows when that was.
+        let end = run.end_time.unwrap_or(Timestamp::MIN);
         if known_since.is_none() && end < self.floor() {
             return;
         }
@@ -281,6 +282,10 @@ impl Runs {
             let Some(names) = names.names(&terminal.run, first_page_only || late) else {
                 return true;
             };
+            if counted.contains_run(run) {
+                // A run that is said to have ended otherwise, or that was retried.
+                terminal.set_not_first();
+            }
             if counted.insert(run, state, terminal.end, uptime) {
                 events.push(Event::FlowRun(terminal.clone().named(names)));
             }

@@ -17,6 +17,12 @@ use crate::prefect::{Error, Id, Listed, Request};
 /// list meanwhile moves the rest up.
 const PAGE_OVERLAP: usize = 10;
 
+/// How often more is read again.
+const REREAD: Duration = Duration::from_secs(3600);
+
+/// A worker's clock that is behind by less than this loses nothing for good.
+const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+
 /// Reads the task runs that ended.
 #[derive(Debug)]
 pub(super) struct TaskRuns {
@@ -30,6 +36,9 @@ pub(super) struct TaskRuns {
     /// to this time.
     unfiltered: Option<Unfiltered>,
     failed: bool,
+    /// When more was last read again, as uptime, and up to when had been read then.
+    reread_at: Duration,
+    reread_from: Option<Timestamp>,
 }
 
 /// A reading without a filter by end.
@@ -56,6 +65,8 @@ impl TaskRuns {
             before_start: None,
             unfiltered: None,
             failed: false,
+            reread_at: Duration::ZERO,
+            reread_from: cursor,
         }
     }
 
@@ -65,10 +76,18 @@ impl TaskRuns {
         start.max(self.counted.forgotten_until())
     }
 
-    /// Begins a cycle.
-    pub(super) fn begin(&mut self) {
+    /// Begins a cycle. Now and then more than the overlap is read again: the ends of task runs
+    /// are by their workers' clocks.
+    pub(super) fn begin(&mut self, uptime: Duration) {
         self.failed = false;
         self.cursor.begin();
+        let due = uptime.saturating_sub(self.reread_at) >= REREAD;
+        if due && self.cursor.is_idle() {
+            self.reread_at = uptime;
+            let position = self.cursor.position();
+            self.cursor.rewind(self.reread_from, CLOCK_SKEW);
+            self.reread_from = position;
+        }
     }
 
     /// What to ask next.

@@ -30,22 +30,28 @@ pub(super) struct Terminal {
 /// What is known of the states that a run was in before its current one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct History {
-    /// How often the run had started when its states were read.
+    /// How often the run had started when its states were read, as the server counts.
     pub(super) run_count: u64,
     /// The terminal states among them.
     pub(super) terminal: HashSet<Id>,
-    /// Retries up to the last of them.
+    /// Starts until the current state. A resumption is not one, though the server may count it.
+    starts: u64,
+    /// Retries up to the last terminal state among them.
     retries: u64,
 }
 
 impl Terminal {
     /// The terminal state that `run` is in, given its `history`; `None` if it is in none.
     pub(super) fn current(run: &Run, history: Option<&History>, now: Timestamp) -> Option<Self> {
-        let starts = run.run_count.unwrap_or_default();
-        let retries = history.map_or(0, |history| history.retries);
         let state_id = run.state_id.as_ref()?;
-        let earlier = history
-            .is_some_and(|history| history.terminal.iter().any(|terminal| terminal != state_id));
+        let (starts, retries, earlier) = match history {
+            Some(history) => {
+                let mut terminal = history.terminal.iter();
+                let earlier = terminal.any(|terminal| terminal != state_id);
+                (history.starts, history.retries, earlier)
+            }
+            None => (run.run_count.unwrap_or_default(), 0, false),
+        };
         Some(Terminal {
             state_id: Arc::clone(state_id),
             state_type: run.state_type.filter(|state| state.is_final())?,
@@ -56,6 +62,11 @@ impl Terminal {
             first: !earlier,
             run: Arc::clone(run),
         })
+    }
+
+    /// It is not the run's first terminal state.
+    pub(super) fn set_not_first(&mut self) {
+        self.first = false;
     }
 
     /// With the names of its deployment and flow.
@@ -102,24 +113,25 @@ pub(super) fn earlier(
         run_count: run.run_count.unwrap_or_default(),
         ..History::default()
     };
-    let (mut starts, mut run_time, mut before) = (0_u64, 0.0, None::<&RunState>);
-    for state in states.iter().filter(|state| !is_current(state)) {
+    let (mut run_time, mut before, mut paused) = (0.0, None::<&RunState>, false);
+    for state in &states {
         if let Some(before) = before.filter(|before| before.kind == StateType::Running)
             && let (Some(from), Some(to)) = (before.timestamp, state.timestamp)
         {
             run_time += to.duration_since(from).as_secs_f64().max(0.0);
         }
-        // Prefect does not count a resumption as a start.
-        let resumed = before.is_some_and(|before| before.kind == StateType::Paused);
-        if state.kind == StateType::Running && !resumed {
-            starts += 1;
-        }
         before = Some(state);
-        if !state.kind.is_final() {
+        match state.kind {
+            StateType::Paused => paused = true,
+            StateType::Running if paused => paused = false,
+            StateType::Running => history.starts += 1,
+            kind if kind.is_final() => paused = false,
+            _ => {}
+        }
+        if !state.kind.is_final() || is_current(state) {
             continue;
         }
-        let most = history.run_count.saturating_sub(1);
-        let until_now = starts.saturating_sub(1).min(most);
+        let until_now = history.starts.saturating_sub(1);
         ended.push(Terminal {
             run: Arc::clone(run),
             state_id: Arc::clone(&state.id),
@@ -216,5 +228,33 @@ mod tests {
     fn states_without_order_or_end_do_no_harm() {
         let (ended, history) = earlier(&run(9, 7), states(&["FAILED", "FAILED", "RUNNING"]), NOW);
         assert_eq!((ended.len(), history.retries), (2, 0));
+    }
+
+    #[test]
+    fn a_resumption_is_no_retry() {
+        let in_process = states(&["RUNNING", "PAUSED", "RUNNING", "COMPLETED"]);
+        let run = run(3, 2);
+        let (_, history) = earlier(&run, in_process, NOW);
+        assert_eq!(
+            Terminal::current(&run, Some(&history), NOW)
+                .unwrap()
+                .retries,
+            0
+        );
+        let suspended = states(&[
+            "RUNNING",
+            "PAUSED",
+            "SCHEDULED",
+            "PENDING",
+            "RUNNING",
+            "FAILED",
+            "SCHEDULED",
+            "RUNNING",
+            "COMPLETED",
+        ]);
+        let run = self::run(8, 2);
+        let (ended, history) = earlier(&run, suspended, NOW);
+        let now = Terminal::current(&run, Some(&history), NOW).unwrap();
+        assert_eq!((ended[0].retries, now.retries), (0, 1));
     }
 }

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 
 use super::Run;
 use super::clock::after;
+use super::difference::{self, Difference, ids};
 use super::keyed::{Direction, Keyed};
 use super::sections::Section;
 use crate::prefect::request::{FlowRunFilter, OneOf, Order, Range};
@@ -22,16 +23,6 @@ use crate::prefect::{Answer, Error, Id, Listed, Request};
 
 /// How often all of them are listed, whatever the difference says.
 const FULL_LISTING: Duration = Duration::from_secs(3600);
-
-/// Ids in one request: databases bind some 32,000 parameters, and Prefect Cloud takes bodies
-/// of 5 MiB.
-const IDS_PER_REQUEST: usize = 10_000;
-
-/// Known runs are asked about in so many groups of one state at the most; the rest is read.
-const GROUPS: usize = 5;
-
-/// Where more known runs than this are missing at once, all are listed.
-const MOST_MISSING: u64 = 50;
 
 /// A run that has not ended.
 #[derive(Debug, Clone)]
@@ -57,14 +48,8 @@ pub(super) struct Found {
 pub(super) enum Purpose {
     /// A page of a full listing.
     List(Section),
-    /// Runs that are not known.
-    New(Section),
-    /// Known runs whose state has another name now, or that are read by id.
-    Changed(Section),
-    /// How many of these there still are.
-    Exist,
-    /// Runs that may be deleted, by id.
-    Suspects,
+    /// A question about what changed.
+    Difference(Section, difference::Purpose),
     /// Runs that a full listing lacks, by id.
     LookUp,
 }
@@ -73,8 +58,8 @@ impl Purpose {
     /// The section that it belongs to.
     pub(super) fn section(self) -> Section {
         match self {
-            Purpose::List(section) | Purpose::New(section) | Purpose::Changed(section) => section,
-            Purpose::Exist | Purpose::Suspects | Purpose::LookUp => Section::ActiveRuns,
+            Purpose::List(section) | Purpose::Difference(section, _) => section,
+            Purpose::LookUp => Section::ActiveRuns,
         }
     }
 }
@@ -84,46 +69,43 @@ impl Purpose {
 pub(super) struct Unfinished {
     lookahead: Option<Duration>,
     known: HashMap<Id, Known>,
-    /// Runs that could not be decoded: left out of the questions, until the next full listing.
-    unreadable: HashSet<Id>,
     /// Runs that were known and that a full listing lacked, and since when they were known.
     missing: HashMap<Id, Timestamp>,
-    listed_at: Option<Duration>,
-    job: Job,
+    parts: [Part; 2],
     /// Whether `PAGINATION_ENABLED` is off.
     first_page_only: bool,
     look_up_failed: bool,
-    /// Runs that ended while a full listing was being read.
-    ended_meanwhile: HashSet<Id>,
+}
+
+/// The runs of one section.
+#[derive(Debug)]
+struct Part {
+    section: Section,
+    /// When they were last listed.
+    listed_at: Option<Duration>,
+    job: Job,
+    /// Runs that could not be decoded: left out of the questions, until the next full listing.
+    unreadable: HashSet<Id>,
+    /// Whether a question of this cycle was not answered.
+    failed: bool,
 }
 
 /// The work of a cycle.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum Job {
-    #[default]
     Idle,
-    /// A full listing; it may go on over several cycles.
-    Listing(Box<[Listing; 2]>),
-    /// The difference: what is still to be asked.
+    /// A full listing; it may take several cycles.
+    Listing(Box<Listing>),
     Difference(Difference),
 }
 
 #[derive(Debug)]
 struct Listing {
-    section: Section,
     keyed: Keyed,
     found: HashMap<Id, Run>,
     unreadable: HashSet<Id>,
-    failed: bool,
-}
-
-#[derive(Debug, Default)]
-struct Difference {
-    new: Vec<Section>,
-    changed: Vec<(Section, Option<Arc<str>>, Vec<Id>)>,
-    exist: Vec<Vec<Id>>,
-    suspects: Vec<Vec<Id>>,
-    failed: HashSet<Section>,
+    /// Runs that ended while it was read.
+    ended: HashSet<Id>,
 }
 
 const SECTIONS: [Section; 2] = [Section::ActiveRuns, Section::ScheduledRuns];
@@ -149,13 +131,16 @@ impl Unfinished {
         Unfinished {
             lookahead,
             known: HashMap::new(),
-            unreadable: HashSet::new(),
             missing: awaited,
-            listed_at: None,
-            job: Job::Idle,
+            parts: SECTIONS.map(|section| Part {
+                section,
+                listed_at: None,
+                job: Job::Idle,
+                unreadable: HashSet::new(),
+                failed: false,
+            }),
             first_page_only: false,
             look_up_failed: false,
-            ended_meanwhile: HashSet::new(),
         }
     }
 
@@ -194,8 +179,10 @@ impl Unfinished {
 
     /// A run has ended, as another list says. Returns since when it was known.
     pub(super) fn remove(&mut self, id: &Id) -> Option<Timestamp> {
-        if matches!(self.job, Job::Listing(_)) {
-            self.ended_meanwhile.insert(Arc::clone(id));
+        for part in &mut self.parts {
+            if let Job::Listing(listing) = &mut part.job {
+                listing.ended.insert(Arc::clone(id));
+            }
         }
         let missing = self.missing.remove(id);
         self.known.remove(id).map(|known| known.since).or(missing)
@@ -205,198 +192,63 @@ impl Unfinished {
     pub(super) fn begin(&mut self, uptime: Duration, first_page_only: bool) {
         self.look_up_failed = false;
         self.first_page_only = first_page_only;
-        if let Job::Listing(listings) = &mut self.job {
-            listings
-                .iter_mut()
-                .for_each(|listing| listing.failed = false);
-            return;
-        }
-        let due = self
-            .listed_at
-            .is_none_or(|at| uptime.saturating_sub(at) >= FULL_LISTING);
-        if due || first_page_only {
-            self.list_all();
-        } else {
-            self.job = Job::Difference(self.difference());
-        }
-    }
-
-    fn list_all(&mut self) {
-        self.ended_meanwhile.clear();
-        self.job = Job::Listing(Box::new(SECTIONS.map(Listing::new)));
-    }
-
-    /// The questions of a cycle.
-    fn difference(&self) -> Difference {
-        let mut groups: HashMap<(Section, Option<Arc<str>>), Vec<Id>> = HashMap::new();
-        for (id, known) in &self.known {
-            let name = known.run.state_name.value().cloned();
-            let group = (section(&known.run), name);
-            groups.entry(group).or_default().push(Arc::clone(id));
-        }
-        let mut groups: Vec<_> = groups.into_iter().collect();
-        groups.sort_unstable_by_key(|(group, ids)| (std::cmp::Reverse(ids.len()), group.clone()));
-        let mut changed = Vec::new();
-        let mut rest: HashMap<Section, Vec<Id>> = HashMap::new();
-        for (index, ((section, name), ids)) in groups.into_iter().enumerate() {
-            if index < GROUPS && name.is_some() {
-                let blocks = ids.chunks(IDS_PER_REQUEST);
-                changed.extend(blocks.map(|ids| (section, name.clone(), ids.to_vec())));
-            } else {
-                rest.entry(section).or_default().extend(ids);
+        let known = &self.known;
+        for part in &mut self.parts {
+            part.failed = false;
+            if matches!(part.job, Job::Listing(_)) {
+                continue;
             }
-        }
-        changed.extend(rest.into_iter().map(|(section, ids)| (section, None, ids)));
-        let all: Vec<Id> = self.known.keys().cloned().collect();
-        Difference {
-            new: SECTIONS.to_vec(),
-            changed,
-            exist: all.chunks(IDS_PER_REQUEST).map(<[Id]>::to_vec).collect(),
-            suspects: Vec::new(),
-            failed: HashSet::new(),
+            let due = part
+                .listed_at
+                .is_none_or(|at| uptime.saturating_sub(at) >= FULL_LISTING);
+            part.job = match due || first_page_only {
+                true => Job::Listing(Listing::new()),
+                false => Job::Difference(Difference::new(of_section(known, part.section))),
+            };
         }
     }
 
     /// What to ask next. The scheduled runs are those expected until `now` plus the look-ahead.
     pub(super) fn plan(&self, now: Timestamp, limit: usize) -> Vec<(Purpose, Request)> {
-        match &self.job {
-            Job::Idle => self.plan_look_up(limit),
-            Job::Listing(listings) => {
-                let open = listings.iter().filter(|listing| !listing.is_settled());
-                open.map(|listing| {
-                    (
-                        Purpose::List(listing.section),
-                        self.plan_page(listing, now, limit),
-                    )
-                })
-                .collect()
-            }
-            Job::Difference(difference) => self.plan_difference(difference, now, limit),
-        }
-    }
-
-    fn horizon(&self, section: Section, now: Timestamp) -> Option<Timestamp> {
-        let lookahead = self.lookahead.filter(|_| section == Section::ScheduledRuns);
-        lookahead.map(|lookahead| after(now, lookahead))
-    }
-
-    fn plan_page(&self, listing: &Listing, now: Timestamp, limit: usize) -> Request {
-        let range = listing.keyed.range();
-        let exclude = listing.keyed.exclude().iter().cloned();
-        Request::FlowRuns {
-            filter: FlowRunFilter {
-                id: OneOf::not_any(exclude),
-                expected_start_time: Range {
-                    before: self.horizon(listing.section, now),
-                    ..range
-                },
-                ..FlowRunFilter::of_types(types(listing.section))
-            },
-            order: Order::ExpectedStartTime,
-            limit,
-        }
-    }
-
-    fn plan_difference(
-        &self,
-        difference: &Difference,
-        now: Timestamp,
-        limit: usize,
-    ) -> Vec<(Purpose, Request)> {
-        let runs = |filter, limit| Request::FlowRuns {
-            filter,
-            order: Order::Id,
-            limit,
-        };
         let mut plan = Vec::new();
-        for section in &difference.new {
-            for filter in self.new_ones(*section, now) {
-                plan.push((Purpose::New(*section), runs(filter, limit)));
+        for part in &self.parts {
+            let section = part.section;
+            let lookahead = self.lookahead.filter(|_| section == Section::ScheduledRuns);
+            let horizon = lookahead.map(|lookahead| after(now, lookahead));
+            match &part.job {
+                Job::Listing(listing) if !part.failed && !listing.keyed.is_done() => {
+                    let request = listing.page(section, horizon, limit);
+                    plan.push((Purpose::List(section), request));
+                }
+                Job::Difference(difference) => {
+                    let known = of_section(&self.known, section);
+                    let unreadable = &part.unreadable;
+                    let questions =
+                        difference.plan(known, unreadable, types(section), horizon, limit);
+                    plan.extend(questions.into_iter().map(|(purpose, request)| {
+                        (Purpose::Difference(section, purpose), request)
+                    }));
+                }
+                _ => {}
             }
         }
-        for (section, name, ids) in &difference.changed {
-            let mut filter = FlowRunFilter::of_ids(
-                ids.iter()
-                    .take(match name {
-                        Some(_) => ids.len(),
-                        None => limit,
-                    })
-                    .cloned(),
-            );
-            filter.state.names = OneOf::not_any(name.clone());
-            plan.push((Purpose::Changed(*section), runs(filter, limit)));
-        }
-        for ids in &difference.exist {
-            let filter = FlowRunFilter::of_ids(ids.iter().cloned());
-            plan.push((Purpose::Exist, Request::CountFlowRuns(filter)));
-        }
-        for ids in &difference.suspects {
-            let filter = FlowRunFilter::of_ids(ids.iter().cloned());
-            plan.push((Purpose::Suspects, runs(filter, limit)));
+        // A run that one list lacks may be in the other.
+        let listing = |part: &Part| matches!(part.job, Job::Listing(_)) && !part.failed;
+        if !self.look_up_failed && !self.parts.iter().any(listing) {
+            self.plan_look_up(limit, &mut plan);
         }
         plan
     }
 
-    /// Filters that match the runs of a section that are not known, each with a bounded number
-    /// of ids: a large set is divided by the expected start, which never changes.
-    fn new_ones(&self, section: Section, now: Timestamp) -> Vec<FlowRunFilter> {
-        let mut known: Vec<(Option<Timestamp>, &Id)> = self
-            .known
-            .iter()
-            .filter(|(_, known)| self::section(&known.run) == section)
-            .map(|(id, known)| (known.run.expected_start_time, id))
-            .chain(self.unreadable.iter().map(|id| (None, id)))
-            .collect();
-        let filter = |known: &[(Option<Timestamp>, &Id)], range: Range| FlowRunFilter {
-            id: OneOf::not_any(known.iter().map(|(_, id)| Arc::clone(id))),
-            expected_start_time: range,
-            ..FlowRunFilter::of_types(types(section))
-        };
-        let horizon = self.horizon(section, now);
-        let whole = Range {
-            after: None,
-            before: horizon,
-        };
-        if known.len() <= IDS_PER_REQUEST {
-            return vec![filter(&known, whole)];
-        }
-        known.sort_unstable();
-        let mut filters = Vec::new();
-        let mut from = None;
-        let mut rest = known.as_slice();
-        while !rest.is_empty() {
-            // A block ends between two different times: both ends of a range belong to it.
-            let last = rest.get(IDS_PER_REQUEST).map(|(time, _)| *time);
-            let length = match last {
-                Some(last) => rest.partition_point(|(time, _)| *time < last),
-                None => rest.len(),
-            };
-            let length = if length == 0 { rest.len() } else { length };
-            let (block, after) = rest.split_at(length);
-            let until = after.first().and_then(|(time, _)| *time);
-            let before = until.and_then(|until| until.checked_sub(Duration::from_micros(1)).ok());
-            let range = Range {
-                after: from,
-                before: before.or(horizon),
-            };
-            filters.push(filter(block, range));
-            from = until;
-            rest = after;
-        }
-        filters
-    }
-
-    fn plan_look_up(&self, limit: usize) -> Vec<(Purpose, Request)> {
-        let missing = self.missing.keys().filter(|_| !self.look_up_failed);
-        let ids: Vec<Id> = missing.cloned().collect();
+    fn plan_look_up(&self, limit: usize, plan: &mut Vec<(Purpose, Request)>) {
+        let ids: Vec<Id> = self.missing.keys().cloned().collect();
         let request = |ids: &[Id]| Request::FlowRuns {
             filter: FlowRunFilter::of_ids(ids.iter().cloned()),
             order: Order::Id,
-            limit: ids.len(),
+            limit,
         };
-        ids.chunks(limit.max(1))
-            .map(|ids| (Purpose::LookUp, request(ids)))
-            .collect()
+        let blocks = ids.chunks(limit.max(1));
+        plan.extend(blocks.map(|ids| (Purpose::LookUp, request(ids))));
     }
 
     /// Takes an answer in.
@@ -412,61 +264,72 @@ impl Unfinished {
             (Purpose::List(section), Ok(Answer::FlowRuns(listed))) => {
                 self.listed(section, request, listed);
             }
-            (Purpose::List(section), Err(error)) => {
-                if let Job::Listing(listings) = &mut self.job {
-                    let failed = listings
-                        .iter_mut()
-                        .filter(|listing| listing.section == section);
-                    failed.for_each(|listing| listing.failed = true);
-                }
-                found.outcomes.push((section, Err(error)));
-            }
             (Purpose::LookUp, Ok(Answer::FlowRuns(listed))) => {
-                self.looked_up(request, listed, found)
+                self.looked_up(request, listed, found);
             }
             // Asked for again in the next cycle.
             (Purpose::LookUp, _) => self.look_up_failed = true,
-            (purpose, Ok(Answer::FlowRuns(listed))) => {
-                self.differs(purpose, request, listed, now, found);
+            (Purpose::Difference(section, purpose), Ok(Answer::FlowRuns(listed))) => {
+                self.differs(section, purpose, request, listed, now, found);
             }
-            (Purpose::Exist, Ok(Answer::Count(count))) => self.exist(request, count),
-            (purpose, Err(error)) => self.difference_failed(purpose, request, error, found),
+            (Purpose::Difference(section, _), Ok(Answer::Count(count))) => {
+                let part = self.part(section);
+                if let Job::Difference(difference) = &mut part.job
+                    && !difference.counted(request, count)
+                {
+                    part.job = Job::Listing(Listing::new());
+                }
+            }
+            (Purpose::List(section) | Purpose::Difference(section, _), Err(error)) => {
+                let part = self.part(section);
+                if let (Job::Difference(difference), Purpose::Difference(_, purpose)) =
+                    (&mut part.job, purpose)
+                {
+                    difference.failed(purpose, request);
+                }
+                if !std::mem::replace(&mut part.failed, true) {
+                    found.outcomes.push((section, Err(error)));
+                }
+            }
             (_, Ok(_)) => {}
+        }
+    }
+
+    fn part(&mut self, section: Section) -> &mut Part {
+        let [active, scheduled] = &mut self.parts;
+        match section {
+            Section::ScheduledRuns => scheduled,
+            _ => active,
         }
     }
 
     /// Completes what has no question left, at the end of a round.
     pub(super) fn complete(&mut self, uptime: Duration, now: Timestamp, found: &mut Found) {
-        match &mut self.job {
-            Job::Listing(listings) => {
-                if listings.iter().all(|listing| listing.keyed.is_done()) {
-                    let listings = std::mem::take(&mut self.job);
-                    self.replace(listings, uptime, now, found);
-                }
+        for section in SECTIONS {
+            let part = self.part(section);
+            let done = match &part.job {
+                Job::Idle => false,
+                Job::Listing(listing) => listing.keyed.is_done(),
+                Job::Difference(difference) => difference.is_done(),
+            };
+            if !done {
+                continue;
             }
-            Job::Difference(difference) if difference.is_done() => {
-                for section in SECTIONS {
-                    if !difference.failed.contains(&section) {
-                        found.outcomes.push((section, Ok(())));
-                    }
-                }
-                self.job = Job::Idle;
+            if !part.failed {
+                found.outcomes.push((section, Ok(())));
             }
-            _ => {}
+            if let Job::Listing(listing) = std::mem::replace(&mut part.job, Job::Idle) {
+                part.listed_at = Some(uptime);
+                self.replace(section, *listing, now, found);
+            }
         }
     }
 
     fn listed(&mut self, section: Section, request: &Request, listed: Listed<FlowRun>) {
-        let Job::Listing(listings) = &mut self.job else {
-            return;
-        };
-        let Some(listing) = listings
-            .iter_mut()
-            .find(|listing| listing.section == section)
-        else {
-            return;
-        };
         let full = is_full(request, listed.len()) && !self.first_page_only;
+        let Job::Listing(listing) = &mut self.part(section).job else {
+            return;
+        };
         listing.keyed.page(
             listed
                 .items
@@ -474,45 +337,38 @@ impl Unfinished {
                 .map(|run| (Arc::clone(&run.id), run.expected_start_time)),
             full,
         );
-        listing
-            .keyed
-            .skip(listed.skipped.iter().map(|skipped| Arc::clone(&skipped.id)));
-        let skipped = listed.skipped.into_iter().map(|skipped| skipped.id);
+        let skipped: Vec<Id> = listed
+            .skipped
+            .into_iter()
+            .map(|skipped| skipped.id)
+            .collect();
+        listing.keyed.skip(skipped.iter().cloned());
         listing.unreadable.extend(skipped);
         for run in listed.items {
             listing.found.insert(Arc::clone(&run.id), Arc::new(run));
         }
     }
 
-    /// Puts a full listing in place of what was known.
-    fn replace(&mut self, job: Job, uptime: Duration, now: Timestamp, found: &mut Found) {
-        let Job::Listing(listings) = job else { return };
-        let mut before = std::mem::take(&mut self.known);
-        self.unreadable.clear();
-        for listing in *listings {
-            self.unreadable.extend(listing.unreadable);
-            for (id, run) in listing.found {
-                if self.ended_meanwhile.contains(&id) {
-                    continue;
-                }
-                let known = before.remove(&id).map(|known| known.since);
-                let since = known.or_else(|| self.missing.remove(&id));
-                if since.is_none() {
-                    found.new.push(Arc::clone(&run));
-                }
-                let since = since.unwrap_or(now);
-                self.known.insert(id, Known { run, since });
+    /// Puts a full listing in place of what was known of its section.
+    fn replace(&mut self, section: Section, listing: Listing, now: Timestamp, found: &mut Found) {
+        let mut listed = listing.found;
+        listed.retain(|id, _| !listing.ended.contains(id));
+        let (unreadable, missing) = (&listing.unreadable, &mut self.missing);
+        self.known.retain(|id, known| {
+            let stays = self::section(&known.run) != section || listed.contains_key(id);
+            if !stays && !unreadable.contains(id) {
+                missing.insert(Arc::clone(id), known.since);
             }
-        }
-        let unreadable = &self.unreadable;
-        let vanished = before
-            .into_iter()
-            .filter(|(id, _)| !unreadable.contains(id));
-        self.missing
-            .extend(vanished.map(|(id, known)| (id, known.since)));
-        self.listed_at = Some(uptime);
-        for section in SECTIONS {
-            found.outcomes.push((section, Ok(())));
+            stays
+        });
+        self.part(section).unreadable = listing.unreadable;
+        for (id, run) in listed {
+            let since = self.known_since(&id).or_else(|| self.missing.remove(&id));
+            if since.is_none() {
+                found.new.push(Arc::clone(&run));
+            }
+            let since = since.unwrap_or(now);
+            self.known.insert(id, Known { run, since });
         }
     }
 
@@ -549,168 +405,74 @@ impl Unfinished {
     /// Takes in runs that are not as they were known.
     fn differs(
         &mut self,
-        purpose: Purpose,
+        section: Section,
+        purpose: difference::Purpose,
         request: &Request,
         listed: Listed<FlowRun>,
         now: Timestamp,
         found: &mut Found,
     ) {
         let full = is_full(request, listed.len());
-        let answered: HashSet<Id> = listed
-            .items
-            .iter()
-            .map(|run| Arc::clone(&run.id))
-            .chain(listed.skipped.iter().map(|skipped| Arc::clone(&skipped.id)))
-            .collect();
-        if let Purpose::New(_) | Purpose::Changed(_) = purpose {
-            for skipped in listed.skipped {
-                self.known.remove(&skipped.id);
-                self.unreadable.insert(skipped.id);
-            }
+        let mut answered = HashSet::with_capacity(listed.len());
+        for skipped in listed.skipped {
+            self.known.remove(&skipped.id);
+            answered.insert(Arc::clone(&skipped.id));
+            self.part(section).unreadable.insert(skipped.id);
         }
         for run in listed.items {
+            answered.insert(Arc::clone(&run.id));
             if run.is_final() {
                 let since = self.known.remove(&run.id).map(|known| known.since);
                 found.ended.push((Arc::new(run), since.unwrap_or(now)));
             } else if run.state_type.is_none() {
                 self.known.remove(&run.id);
             } else {
-                let was_known = self.known.contains_key(&run.id);
-                let run = self.insert(run, now);
-                if !was_known {
+                let known = self.known_since(&run.id);
+                let since = known.or_else(|| self.missing.remove(&run.id));
+                let run = self.insert(run, since.unwrap_or(now));
+                if since.is_none() {
                     found.new.push(run);
                 }
             }
         }
-        let Job::Difference(difference) = &mut self.job else {
-            return;
-        };
-        match purpose {
-            // A full page: whatever is known by now is left out of the next one.
-            Purpose::New(section) if !full => difference.new.retain(|other| *other != section),
-            Purpose::Changed(_) => difference.changed_answered(request, &answered, full),
-            Purpose::Suspects => {
-                let asked: Vec<Id> = ids(request).to_vec();
-                difference.suspects.retain(|ids| *ids != asked);
-                for id in asked.iter().filter(|id| !answered.contains(*id)) {
-                    self.known.remove(id);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Compares how many runs there still are with how many were asked for.
-    fn exist(&mut self, request: &Request, count: u64) {
-        let Job::Difference(difference) = &mut self.job else {
-            return;
-        };
-        let asked: Vec<Id> = ids(request).to_vec();
-        difference.exist.retain(|ids| *ids != asked);
-        let missing = (asked.len() as u64).saturating_sub(count);
-        if missing > MOST_MISSING {
-            self.list_all();
-        } else if missing > 0 {
-            difference.suspect(asked);
-        }
-    }
-
-    fn difference_failed(
-        &mut self,
-        purpose: Purpose,
-        request: &Request,
-        error: Error,
-        found: &mut Found,
-    ) {
-        let Job::Difference(difference) = &mut self.job else {
-            return;
-        };
-        let sections = match purpose {
-            Purpose::New(section) => {
-                difference.new.retain(|other| *other != section);
-                vec![section]
-            }
-            Purpose::Changed(section) => {
-                difference.changed_answered(request, &HashSet::new(), false);
-                vec![section]
-            }
-            _ => {
-                let asked = ids(request);
-                difference.exist.retain(|ids| *ids != asked);
-                difference.suspects.retain(|ids| *ids != asked);
-                SECTIONS.to_vec()
-            }
-        };
-        for section in sections {
-            if difference.failed.insert(section) {
-                found.outcomes.push((section, Err(error.clone())));
+        if let Job::Difference(difference) = &mut self.part(section).job {
+            for gone in difference.answered(purpose, request, &answered, full) {
+                self.known.remove(&gone);
             }
         }
     }
 }
 
 impl Listing {
-    fn new(section: Section) -> Self {
-        Listing {
-            section,
+    fn new() -> Box<Self> {
+        Box::new(Listing {
             keyed: Keyed::new(Direction::Ascending, Range::default()),
             found: HashMap::new(),
             unreadable: HashSet::new(),
-            failed: false,
-        }
+            ended: HashSet::new(),
+        })
     }
 
-    /// Whether nothing more is asked in this cycle.
-    fn is_settled(&self) -> bool {
-        self.failed || self.keyed.is_done()
+    fn page(&self, section: Section, horizon: Option<Timestamp>, limit: usize) -> Request {
+        let range = self.keyed.range();
+        Request::FlowRuns {
+            filter: FlowRunFilter {
+                id: OneOf::not_any(self.keyed.exclude().iter().cloned()),
+                expected_start_time: Range {
+                    before: horizon,
+                    ..range
+                },
+                ..FlowRunFilter::of_types(types(section))
+            },
+            order: Order::ExpectedStartTime,
+            limit,
+        }
     }
 }
 
-impl Difference {
-    fn is_done(&self) -> bool {
-        self.new.is_empty()
-            && self.changed.is_empty()
-            && self.exist.is_empty()
-            && self.suspects.is_empty()
-    }
-
-    /// Of a group, those that were not in a full page are asked for again; of runs that are
-    /// read by id, those that have not been asked for yet.
-    fn changed_answered(&mut self, request: &Request, answered: &HashSet<Id>, full: bool) {
-        let asked: HashSet<&Id> = ids(request).iter().collect();
-        for (_, name, group) in &mut self.changed {
-            if !group.first().is_some_and(|first| asked.contains(first)) {
-                continue;
-            }
-            match name {
-                Some(_) if full => group.retain(|id| !answered.contains(id)),
-                Some(_) => group.clear(),
-                None => group.retain(|id| !asked.contains(id)),
-            }
-        }
-        self.changed.retain(|(_, _, group)| !group.is_empty());
-    }
-
-    /// One of these runs is deleted: halves them until they are few enough to be read.
-    fn suspect(&mut self, ids: Vec<Id>) {
-        const FEW: usize = 50;
-        if ids.len() <= FEW {
-            self.suspects.push(ids);
-            return;
-        }
-        let (one, other) = ids.split_at(ids.len() / 2);
-        self.exist.extend([one.to_vec(), other.to_vec()]);
-    }
-}
-
-/// The ids that a request names.
-fn ids(request: &Request) -> &[Id] {
-    match request {
-        Request::FlowRuns { filter, .. } | Request::CountFlowRuns(filter) => {
-            filter.id.any.as_deref().unwrap_or_default()
-        }
-        _ => &[],
-    }
+fn of_section(known: &HashMap<Id, Known>, section: Section) -> impl Iterator<Item = &Run> + Clone {
+    let runs = known.values().map(|known| &known.run);
+    runs.filter(move |run| self::section(run) == section)
 }
 
 fn is_full(request: &Request, length: usize) -> bool {
