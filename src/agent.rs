@@ -16,16 +16,16 @@ use crate::core::sections::{STALE_AFTER_INTERVALS, Section};
 use crate::core::{Config, Core, Cycle, Outcome, Snapshot};
 use crate::export::prometheus::Page;
 use crate::export::{self, Exporters, Recorder};
-use crate::http::{self, Readiness, Served};
+use crate::http::{self, Readiness, RequestMetrics};
 use crate::metrics::agent::{
     CYCLE_DURATION, REQUEST_DURATION, SECTION_DURATION, SERVED_DURATION, Stats,
 };
 use crate::metrics::{self, Options, Reading, Source, TagAttributes, View};
 use crate::prefect::{self, Client, RequestObserver, RequestRecord};
+use crate::resource_usage::ResourceUsage;
 use crate::sampler::Sampler;
 use crate::settings::{self, Settings};
 use crate::shutdown::Shutdown;
-use crate::usage::Usage;
 
 /// The end may take five seconds in all.
 const LAST_PUSH: Duration = Duration::from_secs(3);
@@ -66,8 +66,8 @@ pub struct Agent {
     options: Options,
     snapshot: Snapshot,
     tags: TagAttributes,
-    usage: Usage,
-    served: Served,
+    usage: ResourceUsage,
+    requests: RequestMetrics,
     interval: Duration,
     stats: Stats,
     readiness: Readiness,
@@ -95,22 +95,22 @@ impl Agent {
         });
         let client = Client::new(&settings.prefect, observer)?;
         let sampling = &settings.sampling;
-        let (keeper, memory) = Keeper::open(settings)?;
+        let (keeper, saved) = Keeper::open(settings)?;
         let config = core_config(settings, &options);
         let deadline = Sampler::deadline(&config, settings.prefect.request_timeout);
-        let sampler = Sampler::new(Core::new(config, memory), client, deadline);
+        let sampler = Sampler::new(Core::new(config, saved), client, deadline);
         let mut agent = Agent {
             snapshot: sampler.snapshot(),
             sampler,
             keeper,
-            served: Served::new(
+            requests: RequestMetrics::new(
                 exporters.recorder(&SERVED_DURATION),
                 options.common().to_vec(),
             ),
             exporters: Arc::new(exporters),
             options,
             tags: TagAttributes::new(),
-            usage: Usage::default(),
+            usage: ResourceUsage::default(),
             interval: sampling.interval,
             stats: Stats::default(),
             readiness: Readiness::new(
@@ -136,7 +136,7 @@ impl Agent {
     /// Runs until `shutdown`: a cycle at once and then every interval. Then one last push.
     pub async fn run(mut self, listener: TcpListener, mut shutdown: Shutdown) {
         let (stop_serving, stopped) = Shutdown::new();
-        let router = http::router(self.page(), self.readiness.clone(), self.served.clone());
+        let router = http::router(self.page(), self.readiness.clone(), self.requests.clone());
         let server = tokio::spawn(http::serve(listener, router, stopped));
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -220,7 +220,7 @@ impl Agent {
     fn readings(&mut self) -> Vec<Reading> {
         self.stats.process = self.usage.read();
         self.stats.exports = self.exporters.pushes();
-        self.stats.active_requests = self.served.active();
+        self.stats.active_requests = self.requests.active();
         metrics::read(&View {
             snapshot: &self.snapshot,
             counters: self.sampler.core().counters(),

@@ -1,4 +1,4 @@
-//! The checkpoint: the core's memory in a file, so that it survives a restart.
+//! The checkpoint: what the core has to remember, in a file, so that it survives a restart.
 //!
 //! A file belongs to one Prefect API, by its name, and to one process at a time, by a lock. It
 //! is written before what it holds is shown, beside the old one and then renamed, so that
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::core::memory::Memory;
+use crate::core::saved::SavedState;
 use crate::settings::{Settings, Temporality};
 
 /// The version of the file's format; it is part of the file's name, so that an older agent
@@ -52,7 +52,7 @@ struct Head {
 struct Content {
     version: u32,
     prefect_api_url: String,
-    memory: Memory,
+    saved: SavedState,
 }
 
 /// The checkpoint of one Prefect API in a folder, locked while this lives.
@@ -99,13 +99,13 @@ impl Checkpoint {
     /// # Errors
     ///
     /// When it cannot be read, or is not a checkpoint of this API.
-    pub fn read(&mut self) -> Result<Option<Memory>, Error> {
-        let memory = self.load()?;
+    pub fn read(&mut self) -> Result<Option<SavedState>, Error> {
+        let saved = self.load()?;
         self.owned = true;
-        Ok(memory)
+        Ok(saved)
     }
 
-    fn load(&self) -> Result<Option<Memory>, Error> {
+    fn load(&self) -> Result<Option<SavedState>, Error> {
         let io = |error| Error::Io(self.path.clone(), error);
         let file = match File::open(&self.path) {
             Ok(file) => file,
@@ -125,7 +125,7 @@ impl Checkpoint {
             return Err(damaged(format!("it says version {version} of {url}")));
         }
         let content: Content = serde_json::from_slice(&text).map_err(parse)?;
-        Ok(Some(content.memory))
+        Ok(Some(content.saved))
     }
 
     /// Sets a file that cannot be used aside, for whoever wants to see what is wrong with it.
@@ -147,11 +147,11 @@ impl Checkpoint {
     /// # Errors
     ///
     /// Never for what the core remembers.
-    fn encode(&self, memory: Memory) -> Result<Vec<u8>, serde_json::Error> {
+    fn encode(&self, saved: SavedState) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(&Content {
             version: VERSION,
             prefect_api_url: self.prefect_api_url.clone(),
-            memory,
+            saved,
         })
     }
 
@@ -162,7 +162,7 @@ impl Checkpoint {
     ///
     /// When another process uses the file, the disk is full or the folder cannot be written;
     /// the old one is still there then.
-    pub fn write(&mut self, memory: Memory) -> Result<(), Error> {
+    pub fn write(&mut self, saved: SavedState) -> Result<(), Error> {
         self.lock(Duration::ZERO)?;
         let io = |error| Error::Io(self.path.clone(), error);
         if !self.owned && self.path.exists() {
@@ -170,7 +170,7 @@ impl Checkpoint {
             let kept = kept.display();
             tracing::warn!(%kept, "STATE_DIR: a checkpoint that could not be read at the start is kept under another name");
         }
-        let text = self.encode(memory).map_err(|error| io(error.into()))?;
+        let text = self.encode(saved).map_err(|error| io(error.into()))?;
         replace(&self.path, &text).map_err(io)?;
         self.owned = true;
         Ok(())
@@ -232,13 +232,13 @@ impl Keeper {
     /// # Errors
     ///
     /// When another process uses the checkpoint.
-    pub fn open(settings: &Settings) -> Result<(Self, Option<Memory>), Error> {
+    pub fn open(settings: &Settings) -> Result<(Self, Option<SavedState>), Error> {
         let Some(folder) = &settings.state_dir else {
             return Ok((Keeper::default(), None));
         };
         let mut checkpoint = Checkpoint::new(folder, settings.prefect.api_url.as_str());
         let mut failing = false;
-        let memory = match checkpoint.lock(LOCK_PATIENCE) {
+        let saved = match checkpoint.lock(LOCK_PATIENCE) {
             Ok(()) => restore(&mut checkpoint),
             Err(error @ Error::InUse(_)) => return Err(error),
             Err(error) => {
@@ -255,8 +255,8 @@ impl Keeper {
         // increment: what was pushed before must not be in it.
         let delta = settings.otel.temporality == Temporality::Delta;
         match delta && settings.otel.otlp_metrics.is_some() {
-            true => Ok((keeper, memory.map(Memory::without_counts))),
-            false => Ok((keeper, memory)),
+            true => Ok((keeper, saved.map(SavedState::without_counts))),
+            false => Ok((keeper, saved)),
         }
     }
 
@@ -266,13 +266,13 @@ impl Keeper {
     }
 
     /// Writes a checkpoint; `false` if that failed. It is said once, and the one before stays.
-    pub async fn keep(&mut self, memory: Memory) -> bool {
+    pub async fn keep(&mut self, saved: SavedState) -> bool {
         let Some(checkpoint) = self.checkpoint.clone() else {
             return true;
         };
         let write = move || {
             let mut checkpoint = checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
-            checkpoint.write(memory)
+            checkpoint.write(saved)
         };
         let failure = match tokio::task::spawn_blocking(write).await {
             Ok(Ok(())) => None,
@@ -297,13 +297,13 @@ impl Keeper {
     }
 }
 
-fn restore(checkpoint: &mut Checkpoint) -> Option<Memory> {
+fn restore(checkpoint: &mut Checkpoint) -> Option<SavedState> {
     match checkpoint.read() {
-        Ok(Some(memory)) => {
-            let cursor = memory.cursor().map(|cursor| cursor.to_string());
+        Ok(Some(saved)) => {
+            let cursor = saved.cursor().map(|cursor| cursor.to_string());
             let path = checkpoint.path().display();
             tracing::info!(%path, cursor, "resumes from the checkpoint; runs that ended since are counted now");
-            Some(memory)
+            Some(saved)
         }
         Ok(None) => {
             let path = checkpoint.path().display();

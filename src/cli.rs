@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Command};
 
+use crate::docgen::{Format, Reference};
 use crate::metrics;
-use crate::reference::{Format, Reference};
 use crate::settings::table::SETTINGS;
 use crate::settings::{self, Sources};
 

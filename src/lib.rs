@@ -1,33 +1,34 @@
 //! A push-based metrics agent for Prefect 3.
 //!
 //! It samples the API of a Prefect server (or of a Prefect Cloud workspace) and turns what it
-//! sees into OpenTelemetry metrics: pushed by OTLP, and served on `/metrics` for Prometheus.
-//! Data flows one way, through these rooms:
+//! reads into OpenTelemetry metrics: pushed by OTLP, and served on `/metrics` for Prometheus.
+//! Data flows one way, through these modules; `docs/architecture.md` draws them:
 //!
 //! - [`settings`]: every setting, its default and its check;
 //! - [`prefect`]: the API as a typed client;
-//! - [`sampler`]: what to ask in a cycle, and how to ask it cheaply;
-//! - [`snapshot`]: the workspace as last seen, plain data;
-//! - [`ledger`]: what happened, counted once; its checkpoint;
+//! - [`core`]: what is known, what to ask next, what an answer changes; no I/O, no clock;
+//! - [`sampler`]: sends what the core plans, side by side, under one deadline per cycle;
+//! - [`checkpoint`]: what the core has to remember, in a file;
 //! - [`metrics`]: the catalogue, every family declared once;
-//! - [`export`]: OpenTelemetry's meter provider, OTLP, the Prometheus bridge;
+//! - [`export`]: OpenTelemetry's meter providers, OTLP, the Prometheus bridge;
 //! - [`http`]: `/metrics`, `/healthz`, `/readyz`;
-//! - [`agent`]: the loop that ties them; [`memory`]: what outlives it; [`usage`]: what it
-//!   uses; [`mod@reference`]: what it declares, as documentation; [`telemetry`]: its own logs and traces; [`shutdown`]: its end; [`cli`]: its
-//!   arguments; [`health`]: asks a running one.
+//! - [`agent`]: wires them, starts and stops;
+//! - [`cli`]: arguments; [`health`]: asks a running agent; [`docgen`]: the generated reference;
+//! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and
+//!   memory; [`shutdown`]: its end.
 
 pub mod agent;
 pub mod checkpoint;
 pub mod cli;
 pub mod core;
+pub mod docgen;
 pub mod export;
 pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod prefect;
-pub mod reference;
+pub mod resource_usage;
 pub mod sampler;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
-pub mod usage;

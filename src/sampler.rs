@@ -124,8 +124,8 @@ impl Sampler {
         if !keeper.is_on() {
             return;
         }
-        if let Some(memory) = self.core.checkpoint(self.now())
-            && !keeper.keep(memory).await
+        if let Some(saved) = self.core.checkpoint(self.now())
+            && !keeper.keep(saved).await
         {
             self.core.checkpoint_failed();
         }

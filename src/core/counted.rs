@@ -204,8 +204,10 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_says_how_far_back_it_is_complete() {
-        let mut counted = Counted::default();
-        counted.most = 100;
+        let mut counted = Counted {
+            most: 100,
+            ..Counted::default()
+        };
         for number in 0..10_000 {
             counted.insert(&format!("r{number}"), "s", at(number), up(number as u64));
             counted.prune(up(number as u64), at(number));

@@ -20,6 +20,9 @@ pub const FLOW_RUN_RETRIES: Counter = Counter(1);
 /// Finished task runs by task and state type.
 pub const TASK_RUNS_FINISHED: Counter = Counter(2);
 
+/// The label values of a series.
+type Labels = Vec<Label>;
+
 /// How a counter is fed.
 struct Row {
     /// Its name in a checkpoint.
@@ -29,7 +32,7 @@ struct Row {
     labels: usize,
     of_deployments: bool,
     /// The series that an event adds to, and how much.
-    count: fn(&Event) -> Option<(Vec<Label>, u64)>,
+    count: fn(&Event) -> Option<(Labels, u64)>,
     /// The series that a deployment starts at zero, so that `increase()` sees its first event.
     zeros: fn(&Place) -> Vec<Vec<Label>>,
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::clock::Moment;
 use super::events::Event;
-use super::memory::{Memory, Position};
+use super::saved::{Position, SavedState};
 use super::sections::Section;
 use super::snapshot::{LastRuns, SectionState};
 use super::{CHECKPOINT_EVERY, Core, KEEP_AFTER_DELETION, Phase, Place, Snapshot};
@@ -190,7 +190,7 @@ impl Core {
     }
 
     /// What a checkpoint is to hold; `None` while it would say nothing new.
-    pub fn checkpoint(&mut self, moment: Moment) -> Option<Memory> {
+    pub fn checkpoint(&mut self, moment: Moment) -> Option<SavedState> {
         let cursor = self.finished.cursor.position();
         let (last, awaited_then) = self.checkpointed;
         let awaited = self.runs.unfinished.awaited_digest();
@@ -206,7 +206,7 @@ impl Core {
         }
         self.changed = false;
         self.checkpointed = (cursor, awaited);
-        self.memory(moment)
+        self.saved_state(moment)
     }
 
     /// The checkpoint could not be written: the next one is due at once.
@@ -214,7 +214,7 @@ impl Core {
         self.changed = true;
     }
 
-    fn memory(&self, moment: Moment) -> Option<Memory> {
+    fn saved_state(&self, moment: Moment) -> Option<SavedState> {
         let (uptime, now) = (moment.uptime, self.clock.now(moment)?);
         let start = self.runs.start?;
         let counted = &self.runs.counted;
@@ -227,7 +227,7 @@ impl Core {
                 forgotten_until: tasks.counted.forgotten_until(),
             })
         });
-        Some(Memory {
+        Some(SavedState {
             start,
             flow_runs: Position {
                 start,

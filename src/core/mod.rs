@@ -11,7 +11,7 @@
 //! - `runs`, `terminal`, `counted`: terminal states, each counted once;
 //! - [`counters`], [`tally`]: what is counted; [`events`]: what happened;
 //! - `cursor`, `keyed`, `listing`: how lists are read page by page;
-//! - [`clock`]: the server's time; [`snapshot`]: what the catalogue reads; [`memory`]: what a
+//! - [`clock`]: the server's time; [`snapshot`]: what the catalogue reads; [`saved`]: what a
 //!   checkpoint holds.
 
 pub mod clock;
@@ -27,8 +27,8 @@ pub mod inventory;
 mod keyed;
 mod last_runs;
 mod listing;
-pub mod memory;
 mod runs;
+pub mod saved;
 pub mod sections;
 pub mod snapshot;
 pub mod tally;
@@ -55,8 +55,8 @@ use events::Event;
 use finished::{Finished, Times};
 use inventory::{Context, Reader};
 use last_runs::AllLastRuns;
-use memory::Memory;
 use runs::Runs;
+use saved::SavedState;
 use sections::{Section, Sections};
 pub use snapshot::Snapshot;
 use task_runs::TaskRuns;
@@ -189,8 +189,8 @@ fn context<'a>(
 }
 
 impl Core {
-    /// A core that goes on from what is remembered.
-    pub fn new(config: Config, memory: Option<Memory>) -> Self {
+    /// A core that resumes from what was saved.
+    pub fn new(config: Config, saved: Option<SavedState>) -> Self {
         let enabled = |section: Section| match section {
             Section::TaskRuns => config.task_runs,
             Section::FailedRuns => config.failed_runs_offset.is_some(),
@@ -204,13 +204,13 @@ impl Core {
         let (mut start, mut flow_runs, mut task_runs) = (None, None, None);
         let (mut awaited, mut last_runs) = (HashMap::new(), HashMap::new());
         let mut unread = HashSet::new();
-        if let Some(memory) = memory {
-            counters.restore(memory.counters);
-            start = Some(memory.start);
-            flow_runs = Some(memory.flow_runs);
-            task_runs = memory.task_runs;
-            (awaited, last_runs) = (memory.awaited, memory.last_runs);
-            unread = memory.unread;
+        if let Some(saved) = saved {
+            counters.restore(saved.counters);
+            start = Some(saved.start);
+            flow_runs = Some(saved.flow_runs);
+            task_runs = saved.task_runs;
+            (awaited, last_runs) = (saved.awaited, saved.last_runs);
+            unread = saved.unread;
         }
         let cursor = flow_runs.as_ref().and_then(|position| position.cursor);
         let compared = flow_runs.as_ref().and_then(|position| position.compared);

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::counted::Counted;
 use super::cursor::Cursor;
 use super::events::{Event, FinishedTask};
-use super::memory::Position;
+use super::saved::Position;
 use crate::prefect::request::{OneOf, Page, Presence, Range, StateFilter, TaskRunFilter};
 use crate::prefect::runs::{StateType, TaskRun};
 use crate::prefect::{Error, Id, Listed, Request};

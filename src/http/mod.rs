@@ -1,6 +1,6 @@
 //! The agent's own endpoints: `/metrics`, `/healthz`, `/readyz`, and a page of links.
 
-mod served;
+mod request_metrics;
 mod server;
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use tower_http::compression::CompressionLayer;
 
-pub use served::Served;
+pub use request_metrics::RequestMetrics;
 pub use server::serve;
 
 use crate::export::prometheus::{self, Page};
@@ -65,7 +65,7 @@ impl Readiness {
 }
 
 /// The routes. Without a page, `/metrics` is not there.
-pub fn router(page: Option<Page>, readiness: Readiness, served: Served) -> Router {
+pub fn router(page: Option<Page>, readiness: Readiness, requests: RequestMetrics) -> Router {
     let router = Router::new()
         .route("/", get(Html(INDEX)))
         .route("/healthz", get("ok\n"))
@@ -76,8 +76,8 @@ pub fn router(page: Option<Page>, readiness: Readiness, served: Served) -> Route
     };
     router
         .layer(axum::middleware::from_fn_with_state(
-            served,
-            served::measure,
+            requests,
+            request_metrics::measure,
         ))
         .layer(CompressionLayer::new())
 }

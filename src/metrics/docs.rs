@@ -1,7 +1,7 @@
 //! The reference of the families, made from their declarations.
 
 use super::{Kind, Stability, catalogue};
-use crate::reference::{Field, Reference, Row};
+use crate::docgen::{Field, Reference, Row};
 
 const INTRODUCTION: &str = "\
 Written by `prefect-otel-agent metrics --format markdown`, from the declarations in `src/metrics`.

@@ -68,6 +68,9 @@ pub enum Stability {
     Stable,
 }
 
+/// What an event says for a histogram, if anything: the values of the attributes, and seconds.
+pub type Measure = fn(&Event) -> Option<(Vec<Label>, f64)>;
+
 /// How a family's points come about.
 #[derive(Clone, Copy)]
 pub enum Source {
@@ -75,8 +78,8 @@ pub enum Source {
     Read(&'static [Section], fn(&View<'_>, &mut Points<'_>)),
     /// Counted by the core, each event once.
     Counted(Counter),
-    /// Measured off each event: the values of the attributes, and seconds.
-    Measured(fn(&Event) -> Option<(Vec<Label>, f64)>),
+    /// Measured from each event.
+    Measured(Measure),
     /// Recorded by the agent about itself.
     Recorded,
 }
@@ -160,7 +163,7 @@ impl Family {
         help: &'static str,
         attributes: &'static [&'static str],
         buckets: Buckets,
-        measure: fn(&Event) -> Option<(Vec<Label>, f64)>,
+        measure: Measure,
     ) -> Self {
         Family {
             source: Source::Measured(measure),

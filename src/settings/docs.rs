@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::table::{SETTINGS, Setting};
-use crate::reference::{Field, Reference, Row};
+use crate::docgen::{Field, Reference, Row};
 
 const INTRODUCTION: &str = "\
 Written by `prefect-otel-agent settings --format markdown`, from the declarations in `src/settings/table.rs`.

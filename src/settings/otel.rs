@@ -36,7 +36,7 @@ pub struct Otel {
 pub struct MetricsExporters {
     /// Pushed by OTLP.
     pub otlp: bool,
-    /// Served on `/metrics`.
+    /// RequestMetrics on `/metrics`.
     pub prometheus: bool,
     /// Printed.
     pub console: bool,

@@ -1,6 +1,6 @@
 //! Documentation is written from the code. `UPDATE_DOCS=1 cargo test documentation` does it.
 
-use prefect_otel_agent::reference::{Format, Reference};
+use prefect_otel_agent::docgen::{Format, Reference};
 use prefect_otel_agent::{metrics, settings};
 
 /// `file` is what `reference` makes, or becomes so.
@@ -32,7 +32,7 @@ fn a_changed_help_text_makes_a_reference_stale() {
     let mut reference = metrics::docs::reference();
     let before = reference.render(Format::Markdown);
     let (name, _) = reference.rows[0].pop().unwrap();
-    let changed = prefect_otel_agent::reference::Field::Text("Another text.".into());
+    let changed = prefect_otel_agent::docgen::Field::Text("Another text.".into());
     reference.rows[0].push((name, changed));
     assert_ne!(reference.render(Format::Markdown), before);
 }

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use prefect_otel_agent::agent::core_config;
 use prefect_otel_agent::checkpoint::Keeper;
 use prefect_otel_agent::core::events::{Event, FinishedRun};
-use prefect_otel_agent::core::memory::Memory;
+use prefect_otel_agent::core::saved::SavedState;
 use prefect_otel_agent::core::{Core, Cycle};
 use prefect_otel_agent::metrics::Options;
 use prefect_otel_agent::prefect::{Client, RequestObserver, RequestRecord};
@@ -29,7 +29,7 @@ fn sampler(stub: &Stub) -> Sampler {
     sampler_with(stub, &[], Some(memory(start, None)))
 }
 
-fn sampler_with(stub: &Stub, more: &[(&str, &str)], memory: Option<Memory>) -> Sampler {
+fn sampler_with(stub: &Stub, more: &[(&str, &str)], memory: Option<SavedState>) -> Sampler {
     let settings = settings(&stub.url, more);
     let client = Client::new(&settings.prefect, Arc::new(Nobody)).unwrap();
     let config = core_config(&settings, &Options::new(&settings).unwrap());
@@ -42,11 +42,13 @@ async fn sample(sampler: &mut Sampler) -> Cycle {
 
 /// The flow runs that a cycle counted.
 fn runs(cycle: &Cycle) -> Vec<&FinishedRun> {
-    let run = |event| match event {
-        &Event::FlowRun(ref run) => Some(run),
-        Event::TaskRun(_) => None,
-    };
-    cycle.events.iter().filter_map(run).collect()
+    let events = cycle.events.iter();
+    events
+        .filter_map(|event| match event {
+            Event::FlowRun(run) => Some(run),
+            Event::TaskRun(_) => None,
+        })
+        .collect()
 }
 
 /// Ids of the runs that were new in a cycle.

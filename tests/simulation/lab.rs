@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use prefect_otel_agent::core::clock::Moment;
 use prefect_otel_agent::core::counters::{FLOW_RUNS_FINISHED, TASK_RUNS_FINISHED};
 use prefect_otel_agent::core::events::Event;
-use prefect_otel_agent::core::memory::Memory;
+use prefect_otel_agent::core::saved::SavedState;
 use prefect_otel_agent::core::{Answered, Config, Core, Cycle};
 use prefect_otel_agent::prefect::runs::{FlowRun, StateType};
 use prefect_otel_agent::prefect::{Error, Id, Reply, Request};
@@ -341,7 +341,7 @@ impl Lab {
             (Death::Kept, Some((text, flow_runs, tasks))) => {
                 self.log.truncate(*flow_runs);
                 self.tasks.truncate(*tasks);
-                Some(serde_json::from_str::<Memory>(text).unwrap())
+                Some(serde_json::from_str::<SavedState>(text).unwrap())
             }
             _ => None,
         };

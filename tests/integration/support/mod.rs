@@ -13,7 +13,7 @@ pub(crate) mod tls;
 
 use jiff::Timestamp;
 use prefect_otel_agent::agent::Agent;
-use prefect_otel_agent::core::memory::Memory;
+use prefect_otel_agent::core::saved::SavedState;
 use prefect_otel_agent::settings::{Settings, Sources};
 use serde_json::json;
 
@@ -45,7 +45,7 @@ pub(crate) async fn small_stub() -> stub::Stub {
 }
 
 /// What a core remembers that has counted since `start` and read up to `cursor`.
-pub(crate) fn memory(start: Timestamp, cursor: Option<Timestamp>) -> Memory {
+pub(crate) fn memory(start: Timestamp, cursor: Option<Timestamp>) -> SavedState {
     let position = json!({
         "start": start,
         "cursor": cursor,

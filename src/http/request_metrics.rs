@@ -14,16 +14,16 @@ use crate::metrics::agent::SERVED_DURATION;
 
 /// Counts and times requests.
 #[derive(Debug, Clone)]
-pub struct Served {
+pub struct RequestMetrics {
     recorder: Recorder,
     common: Arc<Vec<KeyValue>>,
     active: Arc<AtomicI64>,
 }
 
-impl Served {
+impl RequestMetrics {
     /// Records durations into `recorder`, with the attributes that every series has.
     pub fn new(recorder: Recorder, common: Vec<KeyValue>) -> Self {
-        Served {
+        RequestMetrics {
             recorder,
             common: Arc::new(common),
             active: Arc::default(),
@@ -46,12 +46,12 @@ impl Drop for Active<'_> {
 }
 
 pub(super) async fn measure(
-    State(served): State<Served>,
+    State(metrics): State<RequestMetrics>,
     request: Request,
     next: Next,
 ) -> Response {
-    served.active.fetch_add(1, Ordering::Relaxed);
-    let _active = Active(&served.active);
+    metrics.active.fetch_add(1, Ordering::Relaxed);
+    let _active = Active(&metrics.active);
     let started = Instant::now();
     // A path that is none, and a method that is none, are not repeated: they can be any.
     let route = request.extensions().get::<MatchedPath>();
@@ -71,8 +71,8 @@ pub(super) async fn measure(
         KeyValue::new(*status_key, i64::from(response.status().as_u16())),
     ];
     attributes.extend(route.map(|route| KeyValue::new(*route_key, route)));
-    attributes.extend_from_slice(&served.common);
+    attributes.extend_from_slice(&metrics.common);
     let seconds = started.elapsed().as_secs_f64();
-    served.recorder.record(seconds, &attributes);
+    metrics.recorder.record(seconds, &attributes);
     response
 }

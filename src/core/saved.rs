@@ -12,7 +12,7 @@ use crate::prefect::Id;
 
 /// The core's memory, for a checkpoint.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Memory {
+pub struct SavedState {
     /// What ended before it is not counted.
     pub(super) start: Timestamp,
     pub(super) flow_runs: Position,
@@ -38,7 +38,7 @@ pub(super) struct Position {
     pub(super) forgotten_until: Timestamp,
 }
 
-impl Memory {
+impl SavedState {
     /// Up to when finished flow runs have been read.
     pub fn cursor(&self) -> Option<Timestamp> {
         self.flow_runs.cursor

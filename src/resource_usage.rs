@@ -5,21 +5,21 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use crate::metrics::agent::Process;
 
 /// Watches this process.
-pub struct Usage {
+pub struct ResourceUsage {
     system: System,
     pid: Option<Pid>,
 }
 
-impl Default for Usage {
+impl Default for ResourceUsage {
     fn default() -> Self {
-        Usage {
+        ResourceUsage {
             system: System::new(),
             pid: sysinfo::get_current_pid().ok(),
         }
     }
 }
 
-impl Usage {
+impl ResourceUsage {
     /// CPU time and memory as of now; `None` where the system does not tell.
     pub fn read(&mut self) -> Option<Process> {
         let pid = self.pid?;
