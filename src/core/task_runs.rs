@@ -85,7 +85,8 @@ impl TaskRuns {
         if due && self.cursor.is_idle() {
             self.reread_at = uptime;
             let position = self.cursor.position();
-            self.cursor.rewind(self.reread_from, CLOCK_SKEW);
+            self.cursor
+                .rewind(self.reread_from.or(self.start), CLOCK_SKEW);
             self.reread_from = position;
         }
     }

@@ -30,6 +30,9 @@ pub(crate) struct Truth {
     pub(crate) required: BTreeSet<Pair>,
     /// May be counted once: nobody can tell.
     pub(crate) optional: BTreeSet<Pair>,
+    /// Task runs that ended and are to be counted, by their flow run, and those that may be.
+    tasks: BTreeMap<Id, usize>,
+    optional_tasks: usize,
 }
 
 /// What goes wrong with requests at present.
@@ -82,6 +85,8 @@ pub(crate) struct Lab {
     /// What the server's clock said when counting began.
     pub(crate) counting_since: Option<Timestamp>,
     pub(crate) requests: usize,
+    /// Whether to say everything that happens (`TRACE`).
+    trace: bool,
 }
 
 /// What can happen in the world while time passes.
@@ -120,6 +125,7 @@ impl Lab {
             disturbed: [true; 2],
             counting_since: None,
             requests: 0,
+            trace: std::env::var_os("TRACE").is_some(),
         }
     }
 
@@ -151,7 +157,7 @@ impl Lab {
 
     /// Sets the server's clock.
     pub(crate) fn step_clock(&mut self, by: SignedDuration) {
-        if std::env::var("TRACE").is_ok() {
+        if self.trace {
             eprintln!("{:?} CLOCK {by:?}", self.now);
         }
         self.world.now += by;
@@ -185,6 +191,21 @@ impl Lab {
             true => self.truth.required.insert(pair),
             false => self.truth.optional.insert(pair),
         };
+    }
+
+    /// A task run ended, by its worker's clock.
+    pub(crate) fn task_ended(&mut self, run: &Id, end: Timestamp) {
+        let since = self.counting_since;
+        let sure = since.is_some_and(|since| end >= since + SignedDuration::from_secs(5));
+        match sure {
+            true => *self.truth.tasks.entry(run.clone()).or_default() += 1,
+            false => self.truth.optional_tasks += 1,
+        }
+    }
+
+    /// The task runs of a flow run are deleted.
+    pub(crate) fn forget_tasks(&mut self, run: &Id) {
+        self.truth.optional_tasks += self.truth.tasks.remove(run).unwrap_or_default();
     }
 
     /// What a run's states say cannot be asked for any more.
@@ -251,7 +272,7 @@ impl Lab {
 
     fn answer(&mut self, request: &Request) -> Result<Reply, Error> {
         let reply = self.reply(request);
-        if std::env::var("TRACE").is_ok() {
+        if self.trace {
             let text = format!("{reply:?}");
             eprintln!(
                 "{:?} {request:?} -> {}",
@@ -285,7 +306,7 @@ impl Lab {
     }
 
     fn note(&mut self, cycle: &Cycle) {
-        if std::env::var("TRACE").is_ok() {
+        if self.trace {
             let events: Vec<_> = cycle
                 .events
                 .iter()
@@ -349,13 +370,15 @@ impl Lab {
             // Counting begins anew: what ended before may be counted by a process that is shown
             // it as unfinished, and need not be.
             self.truth.optional.append(&mut self.truth.required);
+            let tasks = std::mem::take(&mut self.truth.tasks);
+            self.truth.optional_tasks += tasks.values().sum::<usize>();
             self.log.clear();
             self.tasks.clear();
             self.series.clear();
             self.counting_since = None;
             self.saved = None;
         }
-        if std::env::var("TRACE").is_ok() {
+        if self.trace {
             eprintln!(
                 "{:?} RESTART {death:?} down {down:?} memory {}",
                 self.now,
@@ -391,6 +414,14 @@ impl Lab {
             return Err(format!(
                 "counted, but never happened: {}",
                 self.describe(pair)
+            ));
+        }
+        let required: usize = self.truth.tasks.values().sum();
+        let optional = self.truth.optional_tasks;
+        let tasks = self.tasks.len();
+        if self.config.task_runs && !(required..=required + optional).contains(&tasks) {
+            return Err(format!(
+                "task runs: {tasks} counted, {required} ended, {optional} more may have"
             ));
         }
         self.check_increase()
@@ -458,16 +489,6 @@ impl Lab {
                 ))
             }
         }
-    }
-
-    /// What was counted.
-    pub(crate) fn counted(&self) -> usize {
-        self.log.len()
-    }
-
-    /// Task runs that were counted.
-    pub(crate) fn counted_tasks(&self) -> usize {
-        self.tasks.len()
     }
 }
 

@@ -19,6 +19,9 @@ enum Step {
     Pending(Id),
     Running(Id),
     End(Id),
+    /// A task of a run begins, and ends.
+    Task(Id),
+    TaskEnd(Id, Id),
     /// Prefect's own retry.
     AwaitRetry(Id),
     Pause(Id),
@@ -133,6 +136,7 @@ impl Schedule {
                 for run in scheduled {
                     if lab.world.run(&run).is_none() {
                         lab.forget_truth(&run);
+                        lab.forget_tasks(&run);
                     }
                 }
                 let made = lab
@@ -147,6 +151,27 @@ impl Schedule {
                 }
             }
             Step::Running(run) => self.run(now, run, lab),
+            Step::Task(run) => {
+                if self.is(lab, &run, &[StateType::Running]) {
+                    let task = lab.world.create_task_run(&run, "task", "key");
+                    lab.world
+                        .set_task_state(&task, StateType::Running, "Running", None);
+                    self.soon(now, Step::TaskEnd(run, task));
+                }
+            }
+            Step::TaskEnd(run, task) => {
+                let end = lab.world.now - self.behind();
+                let kind = *self
+                    .rng
+                    .choice(&[StateType::Completed, StateType::Failed])
+                    .unwrap();
+                let name = kind.default_name();
+                let state = lab.world.set_task_state(&task, kind, &name, Some(end));
+                // It may be gone with its flow run.
+                if state.is_some() {
+                    lab.task_ended(&run, end);
+                }
+            }
             Step::AwaitRetry(run) => {
                 if self.is(lab, &run, &[StateType::Running]) {
                     let start = lab.world.now + SignedDuration::from_secs(2);
@@ -215,6 +240,7 @@ impl Schedule {
             }
             Step::Delete(run) => {
                 lab.forget_truth(&run);
+                lab.forget_tasks(&run);
                 lab.world.delete_run(&run);
             }
         }
@@ -252,6 +278,9 @@ impl Schedule {
             return;
         }
         lab.world.propose(&run, StateType::Running, "Running");
+        if self.rng.f64() < 0.3 {
+            self.soon(now, Step::Task(run.clone()));
+        }
         let step = match self.rng.u32(0..20) {
             0 | 1 => Step::AwaitRetry(run),
             2 => Step::Pause(run),
@@ -260,13 +289,16 @@ impl Schedule {
         self.soon(now, step);
     }
 
+    /// How far a worker's clock is behind.
+    fn behind(&mut self) -> Duration {
+        match self.skew {
+            0 => Duration::ZERO,
+            most => Duration::from_secs(self.rng.u64(0..most)),
+        }
+    }
+
     fn finish(&mut self, now: Duration, run: Id, kind: StateType, lab: &mut Lab) {
-        // By the worker's clock, which may be behind.
-        let behind = match self.skew {
-            0 => 0,
-            most => self.rng.u64(0..most),
-        };
-        let timestamp = lab.world.now - Duration::from_secs(behind);
+        let timestamp = lab.world.now - self.behind();
         let name = kind.default_name();
         let state = lab
             .world

@@ -49,7 +49,7 @@ fn config(lab: &mut fastrand::Rng) -> Config {
         offset: Duration::from_secs(300),
         failed_runs_offset: Some(Duration::from_secs(7 * 86_400)),
         catch_up: Duration::from_secs(86_400),
-        task_runs: false,
+        task_runs: lab.f64() < 0.3,
         page_limit: *lab.choice(&[3, 7, 20, 200]).unwrap(),
         first_page_only: false,
         cardinality_limit: 10_000,
@@ -138,8 +138,8 @@ fn settle(lab: &mut Lab, schedule: &mut Schedule) -> Result<(), String> {
         lab.cycle(schedule);
         lab.pass(INTERVAL, schedule);
     }
-    // Past the hourly comparison, and past every backoff.
-    for _ in 0..16 {
+    // Past two hourly comparisons, and past every backoff.
+    for _ in 0..28 {
         lab.pass(Duration::from_secs(300), schedule);
         lab.cycle(schedule);
     }
