@@ -147,7 +147,7 @@ impl Sections {
         Sections {
             all: all.map(|section| (*section, Status::default())).collect(),
             interval,
-            inventory_interval: inventory_interval.max(interval),
+            inventory_interval,
         }
     }
 
@@ -180,7 +180,8 @@ impl Sections {
     pub fn freshness(&self, section: Section, uptime: Duration) -> Option<Freshness> {
         let status = self.status(section)?;
         let age = uptime.saturating_sub(status.read_at.unwrap_or_default());
-        let too_old = age > self.interval(section) * STALE_AFTER_INTERVALS;
+        let interval = self.interval(section).max(self.interval);
+        let too_old = age > interval * STALE_AFTER_INTERVALS;
         let stale = too_old || status.read_at.is_none();
         Some(Freshness { age, stale })
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use prefect_otel_agent::metrics::{Kind, Source, catalogue};
+use prefect_otel_agent::metrics::{Kind, catalogue};
 use serde_json::{Value, json};
 
 use crate::support::otlp::Receiver;
@@ -285,9 +285,8 @@ fn check_states(server: &Server, agent: &AgentProcess) {
 fn check_all(agent: &AgentProcess) {
     let missing = |page: &Page| {
         let shown: BTreeSet<&str> = page.series.keys().map(|(name, _)| name.as_str()).collect();
-        let name = |family: &prefect_otel_agent::metrics::Family| match (family.kind, family.source)
-        {
-            (Kind::Histogram(_), Source::Recorded) => family.prometheus_name() + "_count",
+        let name = |family: &prefect_otel_agent::metrics::Family| match family.kind {
+            Kind::Histogram(_) => family.prometheus_name() + "_count",
             _ => family.prometheus_name(),
         };
         let names = catalogue().map(name);
