@@ -222,7 +222,7 @@ impl Core {
             Some(Position {
                 start: tasks.start?,
                 cursor: tasks.cursor.position(),
-                compared: None,
+                compared: [None; 2],
                 counted: tasks.counted.rows(uptime),
                 forgotten_until: tasks.counted.forgotten_until(),
             })

@@ -15,9 +15,9 @@ use crate::prefect::request::{FlowRunFilter, OneOf, Order};
 use crate::prefect::runs::{FlowRun, StateType};
 use crate::prefect::{Id, Listed, Request};
 
-/// How far back before the last comparison the next one reaches: a run that started and ended
-/// between two cycles, by a clock that is behind by less than this, is found at the latest
-/// then.
+/// How far back before the last comparison but one the next one reaches: a run that started
+/// and ended between two cycles, by a clock that is behind by less than this, is found at the
+/// latest then, even if one comparison was answered by a replica that lags behind.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 /// What a request is for.
@@ -35,8 +35,9 @@ pub(super) struct Finished {
     pub(super) cursor: Cursor,
     finished: Comparison,
     failed: Comparison,
-    /// The time at the server when the last comparison of finished runs began.
-    compared: Option<Timestamp>,
+    /// The times at the server when the last comparison of finished runs began, and the one
+    /// before.
+    compared: [Option<Timestamp>; 2],
     /// Where the one that is under way begins.
     since: Timestamp,
     /// Requests that failed in this cycle.
@@ -72,7 +73,7 @@ impl Purpose {
 }
 
 impl Finished {
-    pub(super) fn new(position: Option<Timestamp>, compared: Option<Timestamp>) -> Self {
+    pub(super) fn new(position: Option<Timestamp>, compared: [Option<Timestamp>; 2]) -> Self {
         Finished {
             cursor: Cursor::new(position),
             finished: Comparison::default(),
@@ -101,8 +102,9 @@ impl Finished {
         if self.catches_up(uptime) || self.cursor.position().is_none() {
             self.cursor.open(times.start, times.earliest);
         }
-        let last = self.compared.or(self.cursor.position());
-        let since = before(last.unwrap_or(times.now).min(times.now), CLOCK_SKEW);
+        let [_, before_last] = self.compared;
+        let since = before_last.unwrap_or(times.start).min(times.now);
+        let since = before(since, CLOCK_SKEW);
         let since = since.max(times.floor).min(times.window_start);
         if !self.finished.is_open() {
             self.since = since;
@@ -187,7 +189,7 @@ impl Finished {
     /// The finished runs that a comparison found, once it is complete, and from when on.
     pub(super) fn take_finished(&mut self, uptime: Duration) -> Option<(Timestamp, Found)> {
         let (began, found) = self.finished.take(uptime)?;
-        self.compared = Some(began);
+        self.compared = [Some(began), self.compared[0]];
         Some((self.since, found))
     }
 
@@ -196,8 +198,9 @@ impl Finished {
         self.failed.take(uptime).map(|(_, found)| found)
     }
 
-    /// When the finished runs were last compared with the server, by its clock.
-    pub(super) fn compared(&self) -> Option<Timestamp> {
+    /// When the finished runs were compared with the server, by its clock: the last time and
+    /// the one before.
+    pub(super) fn compared(&self) -> [Option<Timestamp>; 2] {
         self.compared
     }
 

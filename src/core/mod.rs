@@ -213,7 +213,7 @@ impl Core {
             unread = saved.unread;
         }
         let cursor = flow_runs.as_ref().and_then(|position| position.cursor);
-        let compared = flow_runs.as_ref().and_then(|position| position.compared);
+        let compared = flow_runs.as_ref().map(|position| position.compared);
         let counted = flow_runs.map_or_else(Counted::default, |position| {
             Counted::restore(position.counted, position.forgotten_until)
         });
@@ -224,7 +224,7 @@ impl Core {
             version: None,
             reader: Reader::default(),
             runs: Runs::new(unfinished, windows, counted, start, unread),
-            finished: Finished::new(cursor, compared),
+            finished: Finished::new(cursor, compared.unwrap_or_default()),
             tasks: config.task_runs.then(|| TaskRuns::new(task_runs)),
             counters,
             last_runs: AllLastRuns::restore(last_runs),

@@ -31,9 +31,9 @@ pub struct SavedState {
 pub(super) struct Position {
     pub(super) start: Timestamp,
     pub(super) cursor: Option<Timestamp>,
-    /// When it was last compared with the server.
+    /// When it was compared with the server: the last time and the one before.
     #[serde(default)]
-    pub(super) compared: Option<Timestamp>,
+    pub(super) compared: [Option<Timestamp>; 2],
     pub(super) counted: Vec<Row>,
     pub(super) forgotten_until: Timestamp,
 }

@@ -197,6 +197,7 @@ fn empty_panels(prometheus: &Prometheus) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "takes minutes"]
 fn every_panel_shows_something_on_the_demos_load() {
     let Some(programs) = programs("every_panel_shows_something_on_the_demos_load") else {
         return;

@@ -1,8 +1,8 @@
 //! Counts against the server's own database, to the run, while the agent is killed at random
 //! moments and Prefect is restarted.
 //!
-//!     cargo test soak                       some hundred runs
-//!     cargo test soak -- --ignored          2,500 runs, some minutes
+//!     cargo test a_few_hundred_runs -- --ignored          some minutes
+//!     cargo test two_and_a_half_thousand -- --ignored     half an hour
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::RwLock;
@@ -219,12 +219,13 @@ fn soak(runs: usize, loaders: u64) {
 }
 
 #[test]
+#[ignore = "takes minutes"]
 fn a_few_hundred_runs() {
     soak(250, 2);
 }
 
 #[test]
-#[ignore = "takes some minutes"]
+#[ignore = "takes half an hour"]
 fn two_and_a_half_thousand_runs() {
     soak(2_500, 2);
 }

@@ -267,6 +267,7 @@ fn the_other_ways_lead_metrics_on_under_the_same_names() {
 const OUTAGE: Duration = Duration::from_secs(180);
 
 #[test]
+#[ignore = "takes minutes"]
 fn three_minutes_without_the_collector_lose_no_count_and_show_as_a_gap() {
     let Some(programs) = programs("three_minutes_without_the_collector") else {
         return;
