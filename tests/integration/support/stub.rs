@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, DATE};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 /// A recorded answer.
@@ -32,6 +32,15 @@ pub(crate) fn recorded_error(name: &str) -> Response {
     (status, axum::Json(error["body"].clone())).into_response()
 }
 
+/// The recorded answer to a page that is too large, of a server that allows `largest` objects.
+fn limit_error(largest: u64) -> Response {
+    let mut error = recorded("error_limit");
+    let detail = error["body"]["detail"].as_str().unwrap();
+    error["body"]["detail"] = json!(detail.replace("200", &largest.to_string()));
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    (status, axum::Json(error["body"].take())).into_response()
+}
+
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
@@ -47,6 +56,7 @@ pub(crate) struct Request {
 
 type Fault = Box<dyn FnMut(&Request) -> Option<Response> + Send>;
 type Change = Box<dyn FnMut(&mut Vec<Value>) + Send>;
+type Clock = Box<dyn FnMut(&Request) -> SignedDuration + Send>;
 
 /// What the server has and what was asked of it.
 #[derive(Default)]
@@ -64,7 +74,13 @@ pub(crate) struct Contents {
     /// Answers in place of the server, where it wants to.
     pub(crate) fault: Option<Fault>,
     /// How far the server's clock is behind.
-    pub(crate) clock_behind: jiff::SignedDuration,
+    pub(crate) clock_behind: SignedDuration,
+    /// How far the clock of whoever answers a request is ahead of the server's.
+    pub(crate) clock: Option<Clock>,
+    /// How long each answer takes.
+    pub(crate) delay: std::time::Duration,
+    /// The most objects per page, where it is not 200.
+    pub(crate) page_limit: Option<u64>,
     /// Runs after each answered page of flow runs.
     pub(crate) after_page: Option<Change>,
 }
@@ -150,6 +166,10 @@ async fn answer(
         listed: None,
         bytes: 0,
     };
+    let delay = stub.contents().delay;
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
     let mut contents = stub.contents();
     let fault = contents.fault.as_mut().and_then(|fault| fault(&request));
     let mut answer = match fault {
@@ -170,11 +190,20 @@ async fn answer(
         after_page(&mut contents.flow_runs);
         contents.after_page = Some(after_page);
     }
+    let ahead = contents.clock.as_mut().map(|clock| clock(&request));
     contents.requests.push(request);
-    let date = std::time::SystemTime::from(Timestamp::now() - contents.clock_behind);
-    let date = httpdate::fmt_http_date(date).parse().unwrap();
-    answer.headers_mut().insert(axum::http::header::DATE, date);
+    // A fault may have a date of its own.
+    if !answer.headers().contains_key(DATE) {
+        let behind = contents.clock_behind - ahead.unwrap_or_default();
+        let date = http_date(Timestamp::now() - behind).parse().unwrap();
+        answer.headers_mut().insert(DATE, date);
+    }
     answer
+}
+
+/// A time as `Date` has it.
+pub(crate) fn http_date(time: Timestamp) -> String {
+    httpdate::fmt_http_date(time.into())
 }
 
 fn respond(
@@ -217,15 +246,16 @@ fn respond(
                 };
             }
             sort(&mut items, request.body["sort"].as_str());
-            let limit = request.body["limit"].as_u64().unwrap_or(200) as usize;
-            if limit > 200 {
-                return Err(Box::new(recorded_error("error_limit")));
+            let largest = contents.page_limit.unwrap_or(200);
+            let limit = request.body["limit"].as_u64().unwrap_or(largest);
+            if limit > largest {
+                return Err(Box::new(limit_error(largest)));
             }
             let offset = request.body["offset"].as_u64().unwrap_or(0) as usize;
             Ok(items
                 .into_iter()
                 .skip(offset)
-                .take(limit)
+                .take(limit as usize)
                 .cloned()
                 .collect())
         }
@@ -250,7 +280,15 @@ fn sort(items: &mut [&Value], order: Option<&str>) {
     }
 }
 
+/// The time of an object; one that cannot be read comes after all others.
 fn time(value: &Value) -> Option<Timestamp> {
+    value
+        .as_str()
+        .map(|text| text.parse().unwrap_or(Timestamp::MAX))
+}
+
+/// The time that a filter names.
+fn bound(value: &Value) -> Option<Timestamp> {
     value.as_str().map(|text| text.parse().unwrap())
 }
 
@@ -281,15 +319,15 @@ fn conditions(filter: &Value) -> Vec<Condition<'_>> {
                 field => item[field].clone(),
             }
         };
-        for (name, bound) in condition {
+        for (name, operand) in condition {
             all.push(match name.as_str() {
                 "any_" | "not_any_" => one_of(&filter[field], move |item| &item[field]),
                 "is_null_" => {
-                    let is_null = bound.as_bool().unwrap();
+                    let is_null = operand.as_bool().unwrap();
                     Box::new(move |item| item[field].is_null() == is_null)
                 }
                 "after_" | "before_" => {
-                    let (bound, after) = (time(bound), name == "after_");
+                    let (bound, after) = (bound(operand), name == "after_");
                     Box::new(move |item| {
                         time(&value(item)).is_some_and(|value| match after {
                             true => Some(value) >= bound,
