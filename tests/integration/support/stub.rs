@@ -159,7 +159,11 @@ async fn answer(
     body: Bytes,
 ) -> Response {
     let mut request = Request {
-        path: uri.path().trim_start_matches("/api").to_owned(),
+        path: percent_encoding::percent_decode_str(uri.path())
+            .decode_utf8()
+            .unwrap()
+            .trim_start_matches("/api")
+            .to_owned(),
         query: uri.query().unwrap_or_default().to_owned(),
         headers,
         body: serde_json::from_slice(&body).unwrap_or(Value::Null),
