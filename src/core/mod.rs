@@ -428,7 +428,7 @@ impl Core {
                 Ok(reply.answer)
             }
             // Asked again, with the server's own limit.
-            Err(error) if self.lower_page_limit(&error) => return,
+            Err(error) if self.asked_for_too_much(&ask.request, &error) => return,
             Err(error) => Err(error),
         };
         self.take(ask, result, moment, found);
@@ -445,11 +445,19 @@ impl Core {
         }
     }
 
-    /// Takes over the server's own limit of objects per page; `false` if that is not it.
-    fn lower_page_limit(&mut self, error: &Error) -> bool {
-        let Some(limit) = error.page_limit().filter(|limit| *limit < self.page_limit) else {
+    /// Takes over the server's own limit of objects per page, where `request` asked for more;
+    /// `false` if that is not what is wrong.
+    fn asked_for_too_much(&mut self, request: &Request, error: &Error) -> bool {
+        let Some(limit) = error.page_limit() else {
             return false;
         };
+        if request.limit().is_none_or(|asked| asked <= limit) {
+            return false;
+        }
+        if limit >= self.page_limit {
+            // Another request of the same round has said so.
+            return true;
+        }
         tracing::warn!(
             limit,
             "the server allows smaller pages than PAGINATION_LIMIT; its own limit is used (PREFECT_SERVER_API_DEFAULT_LIMIT)"

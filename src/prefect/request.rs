@@ -299,6 +299,22 @@ impl Call {
 }
 
 impl Request {
+    /// The most objects that it asks for, where it asks for a list.
+    pub fn limit(&self) -> Option<usize> {
+        match self {
+            Request::List { page, .. }
+            | Request::Workers { page, .. }
+            | Request::TaskRuns { page, .. } => Some(page.limit),
+            Request::ByIds { ids, .. } => Some(ids.len()),
+            Request::FlowRuns { limit, .. } => Some(*limit),
+            Request::Version
+            | Request::Count(_)
+            | Request::RunHistory { .. }
+            | Request::CountFlowRuns(_)
+            | Request::FlowRunStates(_) => None,
+        }
+    }
+
     /// The call that asks it.
     pub(super) fn call(&self) -> Call {
         match self {
