@@ -402,8 +402,12 @@ impl Reader {
     /// Stores what is complete, and returns those sections.
     pub(super) fn complete(&mut self, context: &Context<'_>) -> Vec<Section> {
         let mut complete = Vec::new();
+        // Without work pools nobody knows whose workers to ask for.
+        let pools = context.sections.status(Section::WorkPools);
+        let no_pools = pools.is_none_or(|pools| pools.read_at.is_none());
+        let no_pools = no_pools || context.sections.wants(Section::WorkPools);
         for (section, reading) in std::mem::take(&mut self.readings) {
-            let waits = section == Section::Workers && context.sections.wants(Section::WorkPools);
+            let waits = section == Section::Workers && no_pools;
             if waits || !context.sections.wants(section) || !reading.is_done(&self.inventory) {
                 self.readings.push((section, reading));
                 continue;
