@@ -125,7 +125,11 @@ async fn two_servers_count_each_run_once(first_is_ahead: bool) {
     let mut ahead = !first_is_ahead;
     stub.contents().clock = Some(Box::new(move |_| {
         ahead = !ahead;
-        if ahead { MINUTE * 10 } else { MINUTE * 0 }
+        if ahead {
+            MINUTE * 10
+        } else {
+            SignedDuration::ZERO
+        }
     }));
     let mut agent = agent(&stub.url, &[]).await;
     cycle(&mut agent).await;
@@ -210,7 +214,7 @@ async fn a_first_answer_that_is_an_hour_ahead_does_not_move_the_start() {
     let mut answered = false;
     stub.contents().clock = Some(Box::new(move |_| {
         let is_first = !std::mem::replace(&mut answered, true);
-        if is_first { HOUR } else { HOUR * 0 }
+        if is_first { HOUR } else { SignedDuration::ZERO }
     }));
     let mut agent = agent(&stub.url, &[]).await;
     cycle(&mut agent).await;
@@ -550,8 +554,7 @@ async fn a_second_agent_on_the_same_state_is_refused() {
         ]));
         let status = second.wait(Duration::from_secs(30));
         assert!(!status.success(), "{status}");
-        let log = second.log();
-        assert!(log.iter().any(|line| line.contains("STATE_DIR")), "{log:?}");
+        second.wait_for_line("STATE_DIR");
         // The first one is not disturbed.
         assert_eq!(first.get("/readyz").0, 200);
         assert_eq!(
