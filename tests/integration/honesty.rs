@@ -161,8 +161,9 @@ async fn not_found_for_everything_is_an_outage_and_not_an_empty_workspace() {
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         let page = cycle(&mut agent).await;
         assert_eq!(page.value(UP, &[]), Some(0.0));
-        assert_eq!(page.family("prefect_automations"), automations);
-        assert_eq!(page.family("prefect_worker_status").len(), 1);
+        // The last values, or none at all.
+        let shown = page.family("prefect_automations");
+        assert!(shown.is_empty() || shown == automations, "{shown:?}");
         for section in ["workers", "automations", "deployments"] {
             let age = page.value(AGE, &[("section", section)]);
             assert!(age >= Some(seconds), "{section}: {age:?}");
