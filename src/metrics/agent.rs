@@ -203,7 +203,7 @@ pub struct Stats {
 pub struct Process {
     /// CPU time, in seconds.
     pub cpu_seconds: f64,
-    /// SavedState in RAM, in bytes.
+    /// Memory in RAM, in bytes.
     pub memory_bytes: u64,
 }
 

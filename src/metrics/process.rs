@@ -20,7 +20,7 @@ pub(super) const FAMILIES: &[Family] = &[
         ..Family::gauge(
             "process.memory.usage",
             "By",
-            "SavedState of the agent that is in RAM.",
+            "Memory of the agent that is in RAM.",
             &[],
             &[],
             |view, points| {
