@@ -8,16 +8,20 @@ Written by `prefect-otel-agent metrics --format markdown`, from the declarations
 
 A dot in an OpenTelemetry attribute is an underscore in the Prometheus label: `deployment.name` is `deployment_name`.
 *compatible* families equal those of the Python exporter in name, labels and values; *stable* ones keep name and
-attributes within a major version. [recipes.md](recipes.md) shows what to ask of them, in PromQL.
+attributes within a major version. [recipes.md](recipes.md) has queries in PromQL.
 
-- **Gauges** of a part of the workspace that could not be read for three of its intervals are withheld, not frozen;
-  `prefect_agent_section_age_seconds` and `prefect_up` tell.
-- **Counters** of runs count each final state once. Every deployment's series are there at zero before its first run
-  ends; a series that comes up later is published at zero for one cycle first, so that `increase()` sees its first
-  event. Scrape at least as often as `SAMPLE_INTERVAL_SECONDS`. With `STATE_DIR` they go on after a restart; without it
-  they start at zero with the process. Over OTLP with delta temporality they always do.
+- **Gauges** of a part of the workspace that could not be read for three of its intervals are withheld, not frozen.
+  `prefect_agent_section_age_seconds` tells how old each part is. `prefect_up` is 1 if at least one list of deployments,
+  flows, work pools, work queues or flow runs was answered in the last cycle. Gauges of a list that the server does not
+  have are not exported.
+- **Counters** of runs count each terminal state once. Every deployment's series exist at zero before its first run
+  ends; a series that appears later is published at zero for one cycle first, so that `increase()` sees its first
+  event. Scrape at least as often as `SAMPLE_INTERVAL_SECONDS`. With `STATE_DIR` counters resume after a restart; without
+  it they start at zero with the process. Over OTLP with delta temporality they always do.
 - **Histograms** start at zero with the process. `RUN_DURATION_BUCKETS_SECONDS` and `START_DELAY_BUCKETS_SECONDS` set
   their buckets.
+- **Slots in use** need Prefect 3.6.23. Before 3.6.14, a run that never started has no end time and is counted only if it
+  was seen unfinished.
 - `METRICS_INCLUDE` and `METRICS_EXCLUDE` choose among the families, `METRICS_ATTRIBUTES` adds attributes to all of
   them, `DEPLOYMENT_TAG_LABELS` adds those that a deployment's tags hold to every series that names it.";
 

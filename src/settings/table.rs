@@ -157,7 +157,7 @@ pub static SETTINGS: &[Setting] = &[
         "PAGINATION_LIMIT",
         Some("200"),
         "a whole number from 1 to 200 (the server refuses more)",
-        "Objects a page.",
+        "Objects per page. If the server allows fewer, its own limit is used.",
     ),
     plain(
         "SAMPLE_INTERVAL_SECONDS",
@@ -169,7 +169,7 @@ pub static SETTINGS: &[Setting] = &[
         "INVENTORY_INTERVAL_SECONDS",
         Some("60"),
         SECONDS,
-        "Time between two readings of deployments, flows, work pools and work queues.",
+        "Time between two readings of deployments, flows, work pools, work queues, workers, concurrency limits, automations and the run history.",
     ),
     plain(
         "SCHEDULED_LOOKAHEAD_MINUTES",
@@ -211,13 +211,13 @@ pub static SETTINGS: &[Setting] = &[
         "STATE_DIR",
         None,
         "a folder that can be written to",
-        "Where the checkpoint is kept, so that counters go on after a restart and runs that ended meanwhile are counted, once. Without it, counters start at zero with the process.",
+        "Where the checkpoint is kept: one file per API, locked. Counters resume after a restart, and runs that ended in the meantime are counted, once. Without it, counters start at zero with the process.",
     ),
     plain(
         "CATCH_UP_HOURS",
         Some("24"),
         "a whole number of hours from 1 to 720",
-        "After a longer downtime, runs that ended before that are not counted.",
+        "How far back a restart or an outage is caught up: runs that ended earlier are not counted.",
     ),
     plain(
         "METRICS_INCLUDE",
@@ -301,7 +301,7 @@ pub static SETTINGS: &[Setting] = &[
         "OTEL_LOGS_EXPORTER",
         Some("none"),
         "otlp or none",
-        "Where the agent's own logs go beside stderr.",
+        "Where the agent's own logs go besides stderr.",
     ),
     plain(
         "OTEL_SDK_DISABLED",
