@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 /// A moment by this machine's clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
-    /// Since the process started: steady, whatever happens to the wall clock.
+    /// Since the process started: steady even if the wall clock is set.
     pub uptime: Duration,
     /// The wall clock.
     pub wall: Timestamp,
@@ -22,10 +22,10 @@ pub struct Moment {
 /// server's clock and this machine's are taken to agree, and this machine's finer one is used.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
 
-/// The estimate is made of so many answers: a jump is believed when most of them agree.
+/// How many answers the estimate is made of: a jump is believed when most of them agree.
 const MEDIAN_OF: usize = 15;
 
-/// So many answers say what time it may be at the least.
+/// How many answers the earliest plausible time is taken from.
 const REMEMBERED: usize = 64;
 
 /// An answer that is off by more says nothing about the time.
@@ -61,7 +61,7 @@ impl ServerClock {
         Some(at(estimate, moment))
     }
 
-    /// What time it is at the server at the least, by all plausible answers of late.
+    /// The earliest time that it may be at the server, by the latest plausible answers.
     pub fn earliest(&self, moment: Moment) -> Option<Timestamp> {
         let estimate = self.estimate(moment)?;
         let plausible = |offset: &SignedDuration| (*offset - estimate).abs() <= PLAUSIBLE;

@@ -1,5 +1,5 @@
-//! A window of finished runs, compared with the server now and then: what was deleted leaves
-//! it, and what nobody saw end is found.
+//! A window of finished runs, compared with the server once an hour: deleted runs leave it, and
+//! runs whose end was missed are found.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::prefect::request::{FlowRunFilter, OneOf, Order, Presence, Range};
 use crate::prefect::runs::{FlowRun, StateType};
 use crate::prefect::{Id, Request};
 
-/// How often.
+/// How often a window is compared.
 const EVERY: Duration = Duration::from_secs(3600);
 
-/// A long window is read in so many parts side by side.
+/// A long window is read in this many parts concurrently.
 const SIDE_BY_SIDE: i64 = 4;
 
 /// A list that is compared.
@@ -50,7 +50,7 @@ struct Open {
 }
 
 impl Comparison {
-    /// Begins it where it is due, with these lists and the times at which they begin.
+    /// Begins a comparison if one is due, with these lists and the times at which they begin.
     pub(super) fn open(
         &mut self,
         uptime: Duration,
@@ -126,7 +126,7 @@ impl Comparison {
             .extend(found.map(|run| (Arc::clone(&run.id), Arc::clone(run))));
     }
 
-    /// A run is under way again: it is in no window, whatever was read before.
+    /// A run is under way again: it leaves every window, even if it was read as finished.
     pub(super) fn started_again(&mut self, id: &Id) {
         if let Some(open) = &mut self.open {
             open.again.push(Arc::clone(id));

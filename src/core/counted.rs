@@ -11,10 +11,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A pair is forgotten when it has not been seen for so long.
+/// A pair is forgotten when it has not been seen for this long.
 const REMEMBER: Duration = Duration::from_secs(6 * 3600);
 
-/// At most so many pairs are remembered.
+/// At most this many pairs are remembered.
 const MOST: usize = 100_000;
 
 /// Pairs of run and terminal state, by run: most runs have one.
@@ -93,7 +93,7 @@ impl Counted {
         true
     }
 
-    /// What ended before `time` is taken for counted from here on.
+    /// From now on, what ended before `time` is taken as counted.
     pub(super) fn forget_until(&mut self, time: Timestamp) {
         self.forgotten_until = self.forgotten_until.max(time);
     }
@@ -103,8 +103,8 @@ impl Counted {
         self.forgotten_until
     }
 
-    /// Forgets what has not been seen for long, and the oldest beyond the bound. What ended
-    /// in the future counts as of `now`.
+    /// Forgets what has not been seen for long, and the oldest beyond the bound. An end in the
+    /// future is taken as `now`.
     pub(super) fn prune(&mut self, uptime: Duration, now: Timestamp) {
         let mut oldest = uptime.as_secs_f64() - REMEMBER.as_secs_f64();
         if self.pairs > self.most {

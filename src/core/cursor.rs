@@ -13,21 +13,21 @@ use super::keyed::{Direction, Keyed};
 use crate::prefect::Id;
 use crate::prefect::request::Range;
 
-/// How far before the cursor finished runs are read again: time for a transaction that was
-/// open, and for a clock that is a little slow.
+/// How far before the cursor finished runs are read again, for transactions that were open and
+/// for clocks that are slightly slow.
 pub(super) const OVERLAP: Duration = Duration::from_secs(120);
 
 /// The longest and the shortest slice.
 const SLICE: Duration = Duration::from_secs(3600);
 const SHORTEST_SLICE: Duration = Duration::from_secs(60);
 
-/// The smallest page, where larger ones are not answered in time.
+/// The smallest page, if larger ones are not answered in time.
 const SMALLEST_PAGE: usize = 10;
 
 /// How far a list of finished runs has been read.
 #[derive(Debug)]
 pub(super) struct Cursor {
-    /// All that ended before it has been read.
+    /// Everything that ended before this time has been read.
     position: Option<Timestamp>,
     slice: Option<Slice>,
     /// How long the next slice is: shorter after a time-out.
@@ -44,7 +44,7 @@ pub(super) struct Cursor {
 #[derive(Debug)]
 struct Slice {
     keyed: Keyed,
-    /// The time at the server at the least when it was opened.
+    /// The earliest time that it may have been at the server when it was opened.
     opened: Timestamp,
     /// The cursor once it has been read.
     then: Timestamp,
@@ -64,7 +64,7 @@ impl Cursor {
         }
     }
 
-    /// All that ended before it has been read.
+    /// Everything that ended before this time has been read.
     pub(super) fn position(&self) -> Option<Timestamp> {
         self.position
     }
@@ -108,8 +108,8 @@ impl Cursor {
         Some(position)
     }
 
-    /// Opens the next slice where none is open. The first one begins at `start`. `earliest` is
-    /// the time at the server at the least.
+    /// Opens the next slice if none is open. The first one begins at `start`. `earliest` is the
+    /// earliest time that it may be at the server.
     pub(super) fn open(&mut self, start: Timestamp, earliest: Timestamp) {
         if self.slice.is_some() || self.up_to_date {
             return;
@@ -132,7 +132,7 @@ impl Cursor {
     }
 
     /// What to read next of the open slice: its range, the ids to leave out, and the size of
-    /// a page given the largest that is allowed.
+    /// the page, which is at most `limit`.
     pub(super) fn next(&self, limit: usize) -> Option<(Range, &[Id], usize)> {
         let slice = self.slice.as_ref()?;
         let smallest = SMALLEST_PAGE.min(limit);

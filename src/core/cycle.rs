@@ -68,7 +68,8 @@ impl Core {
     pub fn finish(&mut self, moment: Moment, deadline: Option<Duration>) -> Cycle {
         let uptime = moment.uptime;
         for (section, error) in self.reader.take_not_found() {
-            // "Not found" is believed while other lists are found, and of what was never there.
+            // "Not found" is believed only of a list that was never found, and only while other
+            // lists are answered.
             let status = self.sections.status(section);
             let never = status.is_some_and(|status| status.read_at.is_none() || status.absent);
             if never && !section.matters() && self.sections.up() {
@@ -91,7 +92,7 @@ impl Core {
         }
     }
 
-    /// Drops what nothing needs any more, as far as this cycle could tell.
+    /// Drops what is no longer needed, if this cycle has read enough to tell.
     fn prune(&mut self, moment: Moment) {
         let Some(now) = self.clock.now(moment) else {
             return;

@@ -14,14 +14,14 @@ use crate::prefect::{Id, Request};
 /// Cloud takes bodies of 5 MiB.
 pub(super) const IDS_PER_REQUEST: usize = 10_000;
 
-/// Known runs are asked about in so many groups of one state name at the most; the rest is
+/// Known runs are asked about in at most this many groups of one state name; the rest are
 /// read by id.
 const GROUPS: usize = 2;
 
-/// So few runs are read by id to find out which of them is deleted.
+/// This many runs or fewer are read by id to find out which of them is deleted.
 const FEW: usize = 50;
 
-/// Where more known runs than this are missing at once, all are listed.
+/// If more known runs than this are missing at once, all are listed.
 const MOST_MISSING: u64 = 50;
 
 /// What is still to be asked.

@@ -1,4 +1,4 @@
-//! What happened: runs that reached a terminal state, each told once.
+//! What happened: runs that reached a terminal state, each reported once.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::tally::Label;
 use crate::prefect::Id;
 use crate::prefect::runs::{FlowRun, StateType};
 
-/// Something that happened, told once.
+/// Something that happened, reported once.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A flow run reached a terminal state.

@@ -1,4 +1,4 @@
-//! Flow runs that ended: read since the cursor, and compared with the whole now and then.
+//! Flow runs that ended: read since the cursor, and compared with the server once an hour.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +50,7 @@ pub(super) struct Finished {
 pub(super) struct Times {
     /// The time at the server.
     pub(super) now: Timestamp,
-    /// The same at the least.
+    /// The earliest time that it may be at the server.
     pub(super) earliest: Timestamp,
     /// Where the very first reading begins.
     pub(super) start: Timestamp,
@@ -180,13 +180,13 @@ impl Finished {
         }
     }
 
-    /// A run is under way again: it is in no window, whatever was read before.
+    /// A run is under way again: it leaves every window, even if it was read as finished.
     pub(super) fn started_again(&mut self, id: &Id) {
         self.finished.started_again(id);
         self.failed.started_again(id);
     }
 
-    /// The finished runs that a comparison found, once it is complete, and from when on.
+    /// The finished runs that a comparison found, once it is complete, and since when.
     pub(super) fn take_finished(&mut self, uptime: Duration) -> Option<(Timestamp, Found)> {
         let (began, found) = self.finished.take(uptime)?;
         self.compared = [Some(began), self.compared[0]];

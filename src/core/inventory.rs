@@ -20,10 +20,11 @@ use crate::prefect::request::Page;
 use crate::prefect::runs::{FlowRun, StateCount};
 use crate::prefect::{Answer, Error, Id, Request};
 
-/// Workers silent for longer are left out: every start of a process worker makes a new one.
+/// Workers silent for longer than this are left out: every start of a process worker creates a
+/// new one.
 const WORKERS_WITHIN: Duration = Duration::from_secs(86_400);
 
-/// What the server's own counts of runs cover.
+/// The period that the server's own counts of runs cover.
 const RUN_HISTORY: Duration = Duration::from_secs(86_400);
 
 /// The objects of the workspace that change rarely.
@@ -260,7 +261,7 @@ impl Reading for Workers {
         let listed = match answer {
             Ok(Answer::Workers(listed)) => listed,
             Ok(_) => return Ok(()),
-            // The pool was deleted a moment ago, if there was one a moment ago.
+            // The pool existed when the pools were read, so it has just been deleted.
             Err(error) if error.is_not_found() && context.sections.has_read(Section::WorkPools) => {
                 self.pools.insert(Arc::clone(pool), None);
                 return Ok(());
@@ -433,7 +434,7 @@ impl Reader {
         let name = |id: Option<&Id>, known: Option<Label>| match (id, known) {
             (_, Some(name)) => Some(name),
             (None, None) => Some(null()),
-            // What the first page does not have is left out on purpose.
+            // With the first page only, other names are left out on purpose.
             (Some(id), None) => (self.gone.contains(id) || first_page_only).then(null),
         };
         let (deployment, flow) = (run.deployment_id.as_ref(), run.flow_id.as_ref());

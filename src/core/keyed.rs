@@ -1,7 +1,8 @@
 //! A list that is read by key, not by offset.
 //!
-//! The next page begins at the last time that was seen, whatever moved meanwhile; objects at
-//! that very time are excluded by id. A reading can stop after any page and resume later.
+//! The next page begins at the last time that was seen, so objects that move in the meantime
+//! do no harm; objects at that very time are excluded by id. A reading can stop after any page
+//! and resume later.
 
 use jiff::Timestamp;
 
@@ -85,8 +86,8 @@ impl Keyed {
         }
     }
 
-    /// Divides what is still to be read into `parts` that can be read side by side, if both
-    /// ends of it are known. An object between two parts is in both.
+    /// Divides what is still to be read into `parts` that can be read concurrently, if both
+    /// ends of it are known. An object at the edge of two parts is in both.
     pub(super) fn divide(self, parts: i64) -> Vec<Keyed> {
         let (Some(after), Some(before)) = (self.range.after, self.range.before) else {
             return vec![self];

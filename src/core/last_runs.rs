@@ -42,8 +42,8 @@ impl AllLastRuns {
         }
     }
 
-    /// Takes note of a run that was found to have ended. Whether it was the last one is known
-    /// of those that ended at `complete_since` or later.
+    /// Takes note of a finished run that a comparison found. Only for runs that ended at
+    /// `complete_since` or later is it known whether they were the last.
     pub(super) fn seen(&mut self, run: &FlowRun, complete_since: Timestamp) {
         let (Some(state), Some(end)) = (run.state_type, run.end_time) else {
             return;

@@ -1,8 +1,8 @@
-//! A whole list of objects, read by offset: these lists have no key to go on from.
+//! A whole list of objects, read by offset: these lists have no key to resume from.
 //!
-//! A first page that is full is followed by a count, so that the other pages can be asked for
-//! side by side and none of them is empty. What moves while pages are read is seen twice and
-//! kept once; where fewer distinct objects were seen than counted, the list is read again.
+//! A first page that is full is followed by a count, so that the other pages can be requested
+//! concurrently and none of them is empty. What moves while pages are read is seen twice and
+//! kept once; if fewer distinct objects were seen than counted, the list is read again.
 
 use std::collections::HashMap;
 
@@ -10,13 +10,13 @@ use crate::prefect::objects::{Object, Objects};
 use crate::prefect::request::Page;
 use crate::prefect::{Answer, Error, Id, Request};
 
-/// A list is read again at most so many times.
+/// A list is read again at most this many times.
 const AGAIN: u32 = 2;
 
-/// A count beyond it is not believed: a workspace has some thousand objects of a kind.
+/// A count beyond this is not believed: a workspace has some thousand objects of a kind.
 const MOST_PAGES: usize = 5_000;
 
-/// So many pages are asked for side by side.
+/// How many pages are requested concurrently.
 const SIDE_BY_SIDE: usize = 32;
 
 /// Reads the list of `T`.
@@ -35,7 +35,7 @@ enum Stage {
     First,
     /// How many there are, after a first page of this length.
     Count(usize),
-    /// These offsets, of a list that has so many objects.
+    /// These offsets, of a list with this many objects.
     Offsets(Vec<usize>, usize),
     /// Page by page until one is not full.
     UntilShort(usize),

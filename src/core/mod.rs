@@ -2,11 +2,11 @@
 //!
 //! The core does no I/O and reads no clock: [`Core::plan`] says what to ask, [`Core::apply`]
 //! takes answers in, and both are told what time it is. Nothing is awaited between two changes
-//! of its state, so a cycle that is cancelled half-way has happened as far as its answers came.
+//! of its state, so a cycle that is cancelled half-way leaves what its answers so far have brought.
 //! A thin driver ([`crate::sampler`]) sends what is planned; the tests' simulation does the
 //! same against an in-memory Prefect in virtual time.
 //!
-//! - [`sections`]: the registry of what is read, and how it stands;
+//! - [`sections`]: the registry of what is read, how old it is and how it failed;
 //! - `inventory`, `unfinished`, `finished`, `task_runs`: how each part is asked for;
 //! - `runs`, `terminal`, `counted`: terminal states, each counted once;
 //! - [`counters`], [`tally`]: what is counted; [`events`]: what happened;
@@ -89,7 +89,8 @@ pub struct Config {
     pub first_page_only: bool,
     /// Series per counter.
     pub cardinality_limit: usize,
-    /// Sections that nothing is read from, as far as the others can do without them.
+    /// Sections that no exported family is read from. Those that the core itself needs are read
+    /// all the same.
     pub unused: Vec<Section>,
 }
 
@@ -154,10 +155,10 @@ pub struct Core {
     checkpointed: (Option<Timestamp>, u64),
 }
 
-/// Where a cycle stands.
+/// The phase of a cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// The server's version is asked for: whether anybody answers.
+    /// The server's version is requested, to see whether the server answers at all.
     Version,
     /// Everything else.
     Sections,
@@ -165,13 +166,13 @@ enum Phase {
     Over,
 }
 
-/// A cursor that moved by so much is worth a checkpoint, even if nothing was counted.
+/// A cursor that moved by this much is worth a checkpoint, even if nothing was counted.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(600);
 
 /// In the first minutes of a process, the estimate of the server's time may still be wrong.
 const CLOCK_SETTLES: Duration = Duration::from_secs(900);
 
-/// The series of a deployment that is gone are kept for so long: it may come back.
+/// How long the series of a deleted deployment are kept: it may come back.
 const KEEP_AFTER_DELETION: Duration = Duration::from_secs(7 * 86_400);
 
 fn context<'a>(
@@ -194,7 +195,7 @@ impl Core {
         let enabled = |section: Section| match section {
             Section::TaskRuns => config.task_runs,
             Section::FailedRuns => config.failed_runs_offset.is_some(),
-            // They name others, or count.
+            // Others need their names, or they feed counters.
             section if section.matters() || section == Section::Server => true,
             section => !config.unused.contains(&section),
         };
@@ -260,7 +261,7 @@ impl Core {
         self.changed |= self.counters.mark_published();
     }
 
-    /// What to ask next; nothing once the cycle is over. All of it can be asked side by side.
+    /// What to ask next; nothing once the cycle is over. All of it can be asked concurrently.
     pub fn plan(&mut self, moment: Moment) -> Vec<Ask> {
         match self.phase {
             Phase::Version => vec![Ask {
@@ -543,7 +544,7 @@ impl Core {
         }
     }
 
-    /// The first answer of a cycle: whether anybody is there, and who.
+    /// The first answer of a cycle: whether the server answers, and its version.
     fn version(&mut self, result: Result<crate::prefect::Answer, Error>, uptime: Duration) {
         self.phase = Phase::Sections;
         match result {
@@ -609,7 +610,7 @@ impl Core {
         }
     }
 
-    /// What a comparison found takes the place of what was known of its window.
+    /// What a comparison found replaces what was known of its window.
     fn take_compared(&mut self, uptime: Duration) {
         if let Some((since, found)) = self.finished.take_finished(uptime) {
             for run in found.values() {
@@ -618,8 +619,8 @@ impl Core {
             self.runs.windows.replace_finished(since, found);
         }
         if let Some(found) = self.finished.take_failed(uptime) {
-            // Days in which other runs may have succeeded: which run was the last, it does
-            // not say.
+            // In these days other runs may have succeeded, so this does not tell which run was
+            // the last.
             for run in found.values() {
                 self.last_runs.seen(run, Timestamp::MAX);
             }

@@ -1,7 +1,7 @@
 //! Flow runs: those that have not ended, those that have, and what their ends add up to.
 //!
-//! Whatever list shows a run in a terminal state, it comes through [`Runs::ended`]: there it
-//! is counted once, or waits until its earlier states and its names are known.
+//! Whichever list shows a run in a terminal state, it is passed to [`Runs::ended`]: there it is
+//! counted once, or waits until its earlier states and its names are known.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,16 +21,17 @@ use crate::prefect::request::Range;
 use crate::prefect::runs::{FlowRun, RunState};
 use crate::prefect::{Id, Request};
 
-/// Histories asked for in one round.
+/// Histories requested in one round.
 const SIDE_BY_SIDE: usize = 64;
 
-/// A run waits for its names for so long; then it counts without them.
+/// How long a run waits for its names; then it counts without them.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
-/// At most so many runs wait.
+/// If more runs than this wait, they count without their names.
 const MOST_WAITING: usize = 20_000;
 
-/// The states of a run are asked for so often; then it counts by its current state alone.
+/// How often the states of a run are requested before its earlier ones are given up. Its
+/// current state counts after the first failure.
 const MOST_TRIES: u32 = 20;
 
 /// A run whose current or earlier terminal states are not counted yet.
@@ -64,7 +65,7 @@ pub(super) struct Runs {
     /// Runs that were counted by the last process, without their earlier states.
     unread: HashSet<Id>,
     waiting: HashMap<Id, Waiting>,
-    /// Terminal states that lack nothing but names, by run and state, and since when.
+    /// Terminal states that wait only for names, by run and state, and since when.
     unnamed: HashMap<(Id, Id), (Terminal, Duration)>,
 }
 
@@ -89,14 +90,14 @@ impl Runs {
         }
     }
 
-    /// What ended before it is counted already, or ended before counting began.
+    /// What ended before this time is counted already, or ended before counting began.
     pub(super) fn floor(&self) -> Timestamp {
         let start = self.start.unwrap_or(Timestamp::MAX);
         start.max(self.counted.forgotten_until())
     }
 
-    /// Takes in a run that is in a terminal state. `known_since` is since when it was known to
-    /// be unfinished: then it counts whatever its worker's clock says of its end.
+    /// Takes in a run that is in a terminal state. `known_since` is since when it was known to be
+    /// unfinished; such a run counts whatever its end time, which the worker's clock sets.
     pub(super) fn ended(
         &mut self,
         run: &Run,
@@ -116,7 +117,7 @@ impl Runs {
             }
             return;
         }
-        // Servers before 3.6.14 give a run that never started no end: nobody knows when that was.
+        // On servers before 3.6.14, a run that never started has no end time.
         let end = run.end_time.unwrap_or(Timestamp::MIN);
         if known_since.is_none() && end < self.floor() {
             return;
@@ -184,7 +185,7 @@ impl Runs {
     ) {
         let read = self.histories.get(&run.id).map(|history| history.run_count);
         let needs_history = terminal::needs_history(run, read);
-        // A state that waits already is not forgotten for a newer one.
+        // A state that is already waiting is counted even if a newer one replaces it.
         let before = self.waiting.remove(&run.id);
         if let Some(before) = before.filter(|before| before.counts) {
             self.settle(&before.run, uptime, now);
@@ -226,7 +227,7 @@ impl Runs {
         let is_current = |state: &RunState| waiting.run.state_id.as_ref() == Some(&state.id);
         let Some(states) = states.filter(|states| states.iter().any(is_current)) else {
             waiting.tries += 1;
-            // 30 s, 1 min, 2 min ... as long as it takes the last try to come after an hour.
+            // After 1, 2, 3 … 10 intervals; at 30 s, the last try comes after more than an hour.
             waiting.not_before = uptime + (interval * waiting.tries).min(interval * 10);
             waiting.needs_history = waiting.tries < MOST_TRIES;
             return;
@@ -239,7 +240,7 @@ impl Runs {
             terminal.end >= floor
                 && !known.is_some_and(|known| known.terminal.contains(&terminal.state_id))
         });
-        // The current state was counted with all retries, before these could be told apart.
+        // The current state was counted with all retries, before the history was known.
         let told = !waiting.counts && waiting.run.is_final();
         self.histories.insert(Arc::clone(id), history);
         for mut terminal in earlier {
@@ -250,7 +251,7 @@ impl Runs {
         }
     }
 
-    /// Counts what lacks nothing.
+    /// Counts every terminal state that is ready.
     pub(super) fn count(
         &mut self,
         names: &Reader,
@@ -283,7 +284,7 @@ impl Runs {
                 return true;
             };
             if counted.contains_run(run) {
-                // A run that is said to have ended otherwise, or that was retried.
+                // Its state was replaced by hand, or it was retried.
                 terminal.set_not_first();
             }
             if counted.insert(run, state, terminal.end, uptime) {
@@ -294,7 +295,7 @@ impl Runs {
         events
     }
 
-    /// The state that a run is in counts, whether its earlier ones are known or not.
+    /// Counts the state that a run is in, whether or not its earlier ones are known.
     fn settle(&mut self, run: &Run, uptime: Duration, now: Timestamp) {
         let history = self.histories.get(&run.id);
         if let Some(terminal) = Terminal::current(run, history, now) {
@@ -327,7 +328,7 @@ impl Runs {
         }
     }
 
-    /// Drops what nothing needs any more.
+    /// Drops what is no longer needed.
     pub(super) fn prune(&mut self, uptime: Duration, now: Timestamp) {
         self.windows.prune(now);
         self.counted.prune(uptime, now);

@@ -41,8 +41,8 @@ macro_rules! sections {
                 }
             }
 
-            /// Whether reading it shows that Prefect answers: its lists are there on every
-            /// server and for every key.
+            /// Whether an answer shows that Prefect can be read: every server has these lists,
+            /// for every key.
             pub fn matters(self) -> bool {
                 match self {
                     $(Section::$name => $matters,)*
@@ -83,17 +83,17 @@ sections! {
     TaskRuns = "task_runs", Cycle, false;
 }
 
-/// A section is stale after so many of its intervals.
+/// A section is stale after this many of its intervals.
 pub const STALE_AFTER_INTERVALS: u32 = 3;
 
-/// A section that keeps failing for a reason that does not pass by itself (403, 404, an
-/// unexpected answer) is tried again after at most this time.
+/// A section that keeps failing for a reason that does not go away on its own (403, 404, an
+/// unexpected answer) is retried after at most this time.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(600);
 
 /// A tick comes a little early or late: half a second must not cost a whole interval.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// How a section stands.
+/// The state of a section.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
     /// When it was last read completely, as uptime.
@@ -151,12 +151,12 @@ impl Sections {
         }
     }
 
-    /// Every enabled section and how it stands.
+    /// Every enabled section and its state.
     pub fn iter(&self) -> impl Iterator<Item = (Section, &Status)> {
         self.all.iter().map(|(section, status)| (*section, status))
     }
 
-    /// How a section stands; `None` if it is not enabled.
+    /// The state of a section; `None` if it is not enabled.
     pub fn status(&self, section: Section) -> Option<&Status> {
         self.iter()
             .find_map(|(other, status)| (other == section).then_some(status))
@@ -237,7 +237,7 @@ impl Sections {
         });
     }
 
-    /// The section's requests of one round took so long.
+    /// Adds the time that the section's requests of one round took.
     pub(super) fn took(&mut self, section: Section, time: Duration) {
         self.update(section, |status| status.took += time);
     }
@@ -270,8 +270,8 @@ impl Sections {
         self.update(section, |status| status.absent = true);
     }
 
-    /// The section could not be read. What passes by itself is tried again in the next cycle,
-    /// anything else less and less often.
+    /// The section could not be read. After a transient error it is retried in the next cycle,
+    /// after any other error less and less often.
     pub(super) fn failed(&mut self, section: Section, error: Error, uptime: Duration) {
         let interval = self.interval;
         self.update(section, |status| {

@@ -17,13 +17,13 @@ use crate::prefect::runs::{FlowRun, StateType};
 /// The last runs of a deployment.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct LastRuns {
-    /// When the last run ended that ended so.
+    /// By terminal state type: when the last such run ended.
     pub ends: HashMap<StateType, Timestamp>,
     /// When the last of all ended, and how many seconds it had been running.
     pub last: Option<(Timestamp, Option<f64>)>,
 }
 
-/// How a section stands.
+/// The state of a section.
 #[derive(Debug, Clone, Copy)]
 pub struct SectionState {
     /// How old it is.
@@ -57,8 +57,8 @@ pub struct Snapshot {
     pub finished: Vec<Run>,
     /// Failed and crashed runs of deployments within the failed-runs window.
     pub failed: Vec<Run>,
-    /// Whether finished runs have been read since the start: before that, counters would say
-    /// what was, not what is.
+    /// Whether finished runs have been read since the start: before that, counters would show
+    /// an old state.
     pub has_counted: bool,
 }
 

@@ -23,7 +23,7 @@ pub struct Tally {
 #[derive(Debug, Clone, Copy)]
 struct Count {
     total: u64,
-    /// It appeared in this cycle: nobody has seen it at zero yet.
+    /// It appeared in this cycle: it has not been published at zero yet.
     is_new: bool,
     /// Since when, as uptime, its deployment is known to be gone; negative from before a
     /// restart.
@@ -131,7 +131,7 @@ impl Tally {
         }
     }
 
-    /// Takes up the counts of a checkpoint, as far as the limit allows.
+    /// Restores the counts of a checkpoint, up to the limit of series.
     pub(super) fn restore(&mut self, saved: Saved, labels: usize) {
         self.overflow = self.overflow.saturating_add(saved.overflow);
         for saved in saved.series {

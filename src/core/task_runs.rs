@@ -1,4 +1,4 @@
-//! Task runs that ended, where they are counted (`TASK_RUNS_ENABLED`).
+//! Task runs that ended, if they are counted (`TASK_RUNS_ENABLED`).
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::prefect::request::{OneOf, Page, Presence, Range, StateFilter, TaskRun
 use crate::prefect::runs::{StateType, TaskRun};
 use crate::prefect::{Error, Id, Listed, Request};
 
-/// Pages overlap by this part of their length where they are read by offset: what leaves the
-/// list meanwhile moves the rest up.
+/// Pages that are read by offset overlap by one in this many objects: what leaves the list in
+/// the meantime moves the rest up.
 const PAGE_OVERLAP: usize = 10;
 
-/// How often more is read again.
+/// How often more than the overlap is read again.
 const REREAD: Duration = Duration::from_secs(3600);
 
-/// A worker's clock that is behind by less than this loses nothing for good.
+/// No task run is lost if its worker's clock is slow by less than this.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 /// Reads the task runs that ended.
@@ -49,7 +49,7 @@ struct Unfiltered {
 }
 
 impl TaskRuns {
-    /// Goes on from where counting was left.
+    /// Resumes where the last process stopped counting.
     pub(super) fn new(position: Option<Position>) -> Self {
         let (start, cursor) = match &position {
             Some(position) => (Some(position.start), position.cursor),
@@ -70,14 +70,14 @@ impl TaskRuns {
         }
     }
 
-    /// What ended before it is counted already, or ended before counting began.
+    /// What ended before this time is counted already, or ended before counting began.
     fn floor(&self) -> Timestamp {
         let start = self.start.unwrap_or(Timestamp::MAX);
         start.max(self.counted.forgotten_until())
     }
 
-    /// Begins a cycle. Now and then more than the overlap is read again: the ends of task runs
-    /// are by their workers' clocks.
+    /// Begins a cycle. Once an hour, more than the overlap is read again: the end of a task run
+    /// is set by its worker's clock.
     pub(super) fn begin(&mut self, uptime: Duration) {
         self.failed = false;
         self.cursor.begin();
@@ -99,8 +99,8 @@ impl TaskRuns {
         let (range, exclude, limit) = self.cursor.next(limit)?;
         let (end_time, offset) = match &self.unfiltered {
             Some(unfiltered) => (Range::default(), unfiltered.offset),
-            // The filter has no condition that leaves ids out. Only where more task runs ended
-            // at one and the same time than a page holds, an offset is needed.
+            // The filter has no condition that excludes ids. An offset is needed only if more
+            // task runs ended at the very same time than a page holds.
             None if exclude.len() >= limit => (range, exclude.len()),
             None => (range, 0),
         };

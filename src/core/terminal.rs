@@ -1,7 +1,7 @@
 //! Terminal states, told apart from one another.
 //!
-//! A run says only in which state it is now. One that was started more than once may have
-//! been in a terminal state before: its states tell.
+//! A run shows only the state that it is in now. One that was started more than once may have
+//! been in a terminal state before; the list of its states tells.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -87,8 +87,8 @@ impl Terminal {
 }
 
 /// Whether the earlier states of a run are to be read, given how often it had started when
-/// they were read last: it was started again, or ended as a run does that waits for its next
-/// start.
+/// they were last read: it was started again, or it was cancelled or crashed, which can happen
+/// while a retried run waits for its next start.
 pub(super) fn needs_history(run: &FlowRun, read_at: Option<u64>) -> bool {
     let starts = run.run_count.unwrap_or_default();
     let restarted = starts > 1 && read_at != Some(starts);
@@ -98,8 +98,8 @@ pub(super) fn needs_history(run: &FlowRun, read_at: Option<u64>) -> bool {
 
 /// The terminal states *before* the one that `run` is in now, and what is known of it then.
 ///
-/// The server orders states by their timestamps, which come from whoever proposed them: by a
-/// slow clock an earlier state can come after the current one.
+/// The server orders states by their timestamps, which are set by whoever proposed them: if
+/// clocks differ, an earlier state can come after the current one.
 pub(super) fn earlier(
     run: &Run,
     mut states: Vec<RunState>,

@@ -1,10 +1,10 @@
 //! Flow runs that have not ended, asked for by difference.
 //!
-//! Listing thousands of runs in every cycle is most of what a cycle would cost the server.
-//! So it is asked only for what changed: runs that are not known (`id.not_any_`), known ones
+//! Listing thousands of runs in every cycle would be most of what a cycle costs the server. So
+//! the server is asked only for what changed: runs that are not known (`id.not_any_`), known ones
 //! whose state has another name now (`id.any_` with `state.name.not_any_`), and how many of
 //! the known ones there still are (a count). All servers since 3.0 have these filters. A full
-//! listing is read at the start, hourly, and where the difference does not add up.
+//! listing is read at the start, hourly, and if the difference does not add up.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -84,7 +84,7 @@ struct Part {
     /// When they were last listed.
     listed_at: Option<Duration>,
     job: Job,
-    /// Runs that could not be decoded: left out of the questions, until the next full listing.
+    /// Runs that could not be decoded: excluded from requests until the next full listing.
     unreadable: HashSet<Id>,
     /// Whether a question of this cycle was not answered.
     failed: bool,
@@ -126,7 +126,7 @@ fn types(section: Section) -> &'static [StateType] {
 }
 
 impl Unfinished {
-    /// Nothing is known but the ids of runs that had not ended when the last process did.
+    /// Nothing is known but the ids of runs that were under way when the last process ended.
     pub(super) fn new(lookahead: Option<Duration>, awaited: HashMap<Id, Timestamp>) -> Self {
         Unfinished {
             lookahead,
@@ -154,8 +154,8 @@ impl Unfinished {
         self.known.get(id).map(|known| known.since)
     }
 
-    /// Runs under way, or lost sight of, and since when they are known: a restart looks for
-    /// them.
+    /// Runs under way, and missing ones, and since when they have been known: a restart looks
+    /// them up.
     pub(super) fn awaited(&self) -> HashMap<Id, Timestamp> {
         let under_way = |(_, known): &(&Id, &Known)| section(&known.run) == Section::ActiveRuns;
         let known = self.known.iter().filter(under_way);
@@ -402,7 +402,7 @@ impl Unfinished {
         run
     }
 
-    /// Takes in runs that are not as they were known.
+    /// Takes in runs that have changed.
     fn differs(
         &mut self,
         section: Section,

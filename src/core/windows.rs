@@ -60,15 +60,15 @@ impl Windows {
         self.failed.remove(id);
     }
 
-    /// Replaces the finished runs by what a full reading since `since` found: what it did not
-    /// find is deleted. Earlier ones stay.
+    /// Replaces the finished runs with what a full reading since `since` found: those that it
+    /// did not find were deleted. Earlier ones stay.
     pub(super) fn replace_finished(&mut self, since: Timestamp, found: Found) {
         let ended_before = |run: &FlowRun| run.end_time.is_some_and(|end| end < since);
         self.finished.retain(|_, run| ended_before(run));
         self.finished.extend(found);
     }
 
-    /// Replaces the failed runs by what a full reading found.
+    /// Replaces the failed runs with what a full reading found.
     pub(super) fn replace_failed(&mut self, found: Found) {
         self.failed = found;
     }
