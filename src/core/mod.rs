@@ -363,6 +363,7 @@ impl Core {
                 (before(now, self.config.interval), Some(range))
             }
         };
+        self.changed = true;
         self.runs.start = Some(start);
         self.runs.before_start = ended_before;
         if let Some(tasks) = &mut self.tasks {
