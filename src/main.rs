@@ -1,4 +1,4 @@
-//! The door: arguments in, exit code out.
+//! Arguments in, exit code out.
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -128,7 +128,7 @@ impl<T: Object> Listing<T> {
                 tracing::warn!(
                     list = ?T::RESOURCE,
                     limit = page.limit,
-                    "the list goes on after its first page; set PAGINATION_ENABLED=True to read all of it"
+                    "the list has more than one page; set PAGINATION_ENABLED=True to read all of it"
                 );
                 Stage::Done
             }
