@@ -15,9 +15,9 @@ use crate::prefect::request::{FlowRunFilter, OneOf, Order};
 use crate::prefect::runs::{FlowRun, StateType};
 use crate::prefect::{Id, Listed, Request};
 
-/// How far back before the last comparison but one the next one reaches: a run that started
-/// and ended between two cycles, by a clock that is behind by less than this, is found at the
-/// latest then, even if one comparison was answered by a replica that lags behind.
+/// How far back before the last comparison but one the next one reaches. A run that started
+/// and ended between two cycles, by a clock that is slow by less than this, is found by the next
+/// comparison at the latest; if a lagging replica answers that one, by the one after it.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 /// What a request is for.

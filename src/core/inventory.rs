@@ -403,7 +403,7 @@ impl Reader {
     /// Stores what is complete, and returns those sections.
     pub(super) fn complete(&mut self, context: &Context<'_>) -> Vec<Section> {
         let mut complete = Vec::new();
-        // Without work pools nobody knows whose workers to ask for.
+        // Workers are requested by work pool, so the pools must be known.
         let pools = context.sections.status(Section::WorkPools);
         let no_pools = pools.is_none_or(|pools| pools.read_at.is_none());
         let no_pools = no_pools || context.sections.wants(Section::WorkPools);

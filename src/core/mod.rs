@@ -447,8 +447,8 @@ impl Core {
         }
     }
 
-    /// Takes over the server's own limit of objects per page, where `request` asked for more;
-    /// `false` if that is not what is wrong.
+    /// Adopts the server's own limit of objects per page if `request` asked for more; `false`
+    /// if the error has another cause.
     fn asked_for_too_much(&mut self, request: &Request, error: &Error) -> bool {
         let Some(limit) = error.page_limit() else {
             return false;
