@@ -1,7 +1,7 @@
 //! The checkpoint: what the core has to remember, in a file, so that it survives a restart.
 //!
 //! A file belongs to one Prefect API, by its name, and to one process at a time, by a lock. It
-//! is written before what it holds is shown, beside the old one and then renamed, so that
+//! is written before what it holds is shown, to a new file that is then renamed, so that
 //! there is always a whole one. A file that cannot be used is never overwritten.
 
 use std::fs::{self, File, TryLockError};
@@ -177,7 +177,7 @@ impl Checkpoint {
     }
 }
 
-/// Locks the file at `path` by one beside it, which stays: the checkpoint itself is replaced.
+/// Locks the file at `path` by another file, which stays: the checkpoint itself is replaced.
 fn lock(path: &Path, patience: Duration) -> Result<File, Error> {
     let lock = path.with_extension("lock");
     let io = |error| Error::Io(lock.clone(), error);
