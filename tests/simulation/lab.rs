@@ -77,7 +77,7 @@ pub(crate) struct Lab {
     /// What was counted, in order, and how much of it the checkpoint has.
     log: Vec<Pair>,
     tasks: Vec<Pair>,
-    saved: Option<(String, usize, usize)>,
+    saved: Option<(SavedState, usize, usize)>,
     /// The last value of each series, and what `increase()` makes of all values so far.
     series: HashMap<Vec<Arc<str>>, (u64, u64)>,
     /// Whether anything changed or failed since the last cycle began, and in the one before.
@@ -334,11 +334,10 @@ impl Lab {
         }
     }
 
-    /// Writes the checkpoint, as text.
+    /// Takes the checkpoint.
     fn keep(&mut self) {
         if let Some(memory) = self.core.checkpoint(self.moment()) {
-            let text = serde_json::to_string(&memory).unwrap();
-            self.saved = Some((text, self.log.len(), self.tasks.len()));
+            self.saved = Some((memory, self.log.len(), self.tasks.len()));
         }
     }
 
@@ -359,10 +358,12 @@ impl Lab {
     pub(crate) fn restart(&mut self, death: Death, events: &mut dyn Events) {
         let down = Duration::from_secs(self.rng.u64(1..900));
         let memory = match (death, &self.saved) {
-            (Death::Kept, Some((text, flow_runs, tasks))) => {
+            (Death::Kept, Some((saved, flow_runs, tasks))) => {
                 self.log.truncate(*flow_runs);
                 self.tasks.truncate(*tasks);
-                Some(serde_json::from_str::<SavedState>(text).unwrap())
+                // By way of the file's text.
+                let text = serde_json::to_string(saved).unwrap();
+                Some(serde_json::from_str::<SavedState>(&text).unwrap())
             }
             _ => None,
         };
