@@ -188,6 +188,7 @@ impl Agent {
         self.condition.note(&cycle);
         self.snapshot = cycle.snapshot;
         self.publish().instrument(span).await;
+        self.sampler.mark_published();
     }
 
     /// Records what the cycle brought into the histograms.

@@ -48,6 +48,12 @@ impl Sampler {
         &self.core
     }
 
+    /// What was counted so far has been published: series that appeared show what they count
+    /// from here on.
+    pub fn mark_published(&mut self) {
+        self.core.mark_published();
+    }
+
     /// The workspace as it is known now.
     pub fn snapshot(&self) -> Snapshot {
         self.core.snapshot(self.now())
@@ -83,7 +89,10 @@ impl Sampler {
     /// No cycle comes after it, so series that appeared in it are shown with their counts.
     pub async fn end(&mut self, keeper: &mut Keeper) -> Cycle {
         let cycle = self.core.finish(self.now(), None);
-        self.core.mark_published();
+        if !keeper.is_on() {
+            // No restart will show them.
+            self.core.mark_published();
+        }
         self.keep(keeper).await;
         cycle
     }

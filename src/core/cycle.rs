@@ -205,9 +205,10 @@ impl Core {
         if !self.changed && !moved && awaited == awaited_then {
             return None;
         }
+        let saved = self.saved_state(moment)?;
         self.changed = false;
         self.checkpointed = (cursor, awaited);
-        self.saved_state(moment)
+        Some(saved)
     }
 
     /// The checkpoint could not be written: the next one is due at once.
@@ -216,14 +217,15 @@ impl Core {
     }
 
     fn saved_state(&self, moment: Moment) -> Option<SavedState> {
-        let (uptime, now) = (moment.uptime, self.clock.now(moment)?);
+        let uptime = moment.uptime;
+        let now = self.clock.now(moment).unwrap_or(moment.wall);
         let start = self.runs.start?;
         let counted = &self.runs.counted;
         let tasks = self.tasks.as_ref().and_then(|tasks| {
             Some(Position {
                 start: tasks.start?,
                 cursor: tasks.cursor.position(),
-                compared: [None; 2],
+                compared: tasks.reread_from(),
                 counted: tasks.counted.rows(uptime),
                 forgotten_until: tasks.counted.forgotten_until(),
             })

@@ -242,7 +242,6 @@ impl Core {
     /// Begins a cycle. What was counted before has been published by now: series that
     /// appeared show what they count from here on.
     pub fn begin(&mut self, moment: Moment) {
-        self.mark_published();
         self.sections.begin(moment.uptime);
         self.reader.begin(&self.sections);
         self.runs

@@ -341,7 +341,9 @@ impl Runs {
     pub(super) fn unread(&self) -> HashSet<Id> {
         let waiting = self.waiting.values().filter(|waiting| !waiting.counts);
         let unread = waiting.map(|waiting| Arc::clone(&waiting.run.id));
-        unread.chain(self.unread.iter().cloned()).collect()
+        let unnamed = self.unnamed.keys().map(|(run, _)| Arc::clone(run));
+        let before = self.unread.iter().cloned();
+        unread.chain(unnamed).chain(before).collect()
     }
 
     /// The runs that a restart has to look for, and since when they are known.

@@ -36,9 +36,10 @@ pub(super) struct TaskRuns {
     /// to this time.
     unfiltered: Option<Unfiltered>,
     failed: bool,
-    /// When more was last read again, as uptime, and up to when had been read then.
+    /// When more was last read again, as uptime, and where the cursor was then and the time
+    /// before.
     reread_at: Duration,
-    reread_from: Option<Timestamp>,
+    reread_from: [Option<Timestamp>; 2],
 }
 
 /// A reading without a filter by end.
@@ -51,9 +52,9 @@ struct Unfiltered {
 impl TaskRuns {
     /// Resumes where the last process stopped counting.
     pub(super) fn new(position: Option<Position>) -> Self {
-        let (start, cursor) = match &position {
-            Some(position) => (Some(position.start), position.cursor),
-            None => (None, None),
+        let (start, cursor, reread_from) = match &position {
+            Some(position) => (Some(position.start), position.cursor, position.compared),
+            None => (None, None, [None; 2]),
         };
         let counted = position.map_or_else(Counted::default, |position| {
             Counted::restore(position.counted, position.forgotten_until)
@@ -66,8 +67,13 @@ impl TaskRuns {
             unfiltered: None,
             failed: false,
             reread_at: Duration::ZERO,
-            reread_from: cursor,
+            reread_from,
         }
+    }
+
+    /// Where the cursor was when more was read again, the last time and the one before.
+    pub(super) fn reread_from(&self) -> [Option<Timestamp>; 2] {
+        self.reread_from
     }
 
     /// What ended before this time is counted already, or ended before counting began.
@@ -86,8 +92,8 @@ impl TaskRuns {
             self.reread_at = uptime;
             let position = self.cursor.position();
             self.cursor
-                .rewind(self.reread_from.or(self.start), CLOCK_SKEW);
-            self.reread_from = position;
+                .rewind(self.reread_from[1].or(self.start), CLOCK_SKEW);
+            self.reread_from = [position, self.reread_from[0]];
         }
     }
 

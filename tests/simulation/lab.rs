@@ -46,6 +46,8 @@ pub(crate) struct Weather {
     pub(crate) ahead: f64,
     /// Chance that a cycle is cut off in each of its rounds.
     pub(crate) cut_off: f64,
+    /// Chance that the process dies between taking a checkpoint and showing what it holds.
+    pub(crate) dies: f64,
     /// The longest that one request takes, in milliseconds.
     pub(crate) slow: u64,
 }
@@ -223,7 +225,7 @@ impl Lab {
         }
     }
 
-    /// One cycle; `None` if it was cut off.
+    /// One cycle; `None` if the process died at its end.
     pub(crate) fn cycle(&mut self, events: &mut dyn Events) -> Option<Cycle> {
         self.disturbed = [false, self.disturbed[0]];
         self.core.begin(self.moment());
@@ -266,6 +268,9 @@ impl Lab {
         let cycle = self.core.finish(self.moment(), deadline);
         self.note(&cycle);
         self.keep();
+        if self.rng.f64() < self.weather.dies {
+            return None;
+        }
         self.publish();
         Some(cycle)
     }
@@ -348,10 +353,14 @@ impl Lab {
                 let new = (value, 0);
                 let entry = self.series.entry(labels.to_vec()).or_insert(new);
                 let (last, increase) = *entry;
+                if self.trace && value < last {
+                    eprintln!("{:?} RESET {labels:?} {last} {value}", self.now);
+                }
                 let added = if value < last { value } else { value - last };
                 *entry = (value, increase + added);
             }
         }
+        self.core.mark_published();
     }
 
     /// The process dies and another one starts.
@@ -430,7 +439,8 @@ impl Lab {
 
     /// `increase()` over everything against what was counted.
     fn check_increase(&mut self) -> Result<(), String> {
-        self.core.mark_published();
+        // Twice: a series that appeared last is shown at zero first.
+        self.publish();
         self.publish();
         let increase: u64 = self.series.values().map(|(_, increase)| increase).sum();
         let counted = self.log.len() + self.tasks.len();

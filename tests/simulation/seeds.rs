@@ -74,8 +74,9 @@ fn play(seed: u64, parts: Parts) -> Result<(), String> {
     lab.weather.slow = *rng.choice(&[0, 50, 1_000]).unwrap();
     while lab.time() < length {
         turn(&mut lab, &mut rng, parts, checkpoint, &mut schedule);
-        if let Some(cycle) = lab.cycle(&mut schedule) {
-            lab.check_gauges(&cycle)?;
+        match lab.cycle(&mut schedule) {
+            Some(cycle) => lab.check_gauges(&cycle)?,
+            None => lab.restart(death(checkpoint), &mut schedule),
         }
         let elapsed = lab.time().as_millis() as u64 % INTERVAL.as_millis() as u64;
         lab.pass(INTERVAL - Duration::from_millis(elapsed), &mut schedule);
@@ -101,6 +102,7 @@ fn turn(
             stale: or(parts.stale, *rng.choice(&[0.0, 0.0, 0.3, 1.0]).unwrap()),
             ahead: or(parts.ahead, *rng.choice(&[0.0, 0.0, 0.2, 0.5]).unwrap()),
             cut_off: or(parts.cut_off, *rng.choice(&[0.0, 0.0, 0.2, 0.6]).unwrap()),
+            dies: or(parts.deaths, *rng.choice(&[0.0, 0.0, 0.1]).unwrap()),
             slow: lab.weather.slow,
         };
         if lab.weather.stale > 0.0 {
@@ -120,14 +122,14 @@ fn turn(
         lab.step_wall(SignedDuration::from_secs(rng.i64(-7_200..7_200)));
     }
     if parts.deaths && rng.f64() < 0.03 {
-        lab.restart(
-            if checkpoint {
-                Death::Kept
-            } else {
-                Death::Forgotten
-            },
-            events,
-        );
+        lab.restart(death(checkpoint), events);
+    }
+}
+
+fn death(checkpoint: bool) -> Death {
+    match checkpoint {
+        true => Death::Kept,
+        false => Death::Forgotten,
     }
 }
 
