@@ -185,10 +185,20 @@ impl Runs {
     ) {
         let read = self.histories.get(&run.id).map(|history| history.run_count);
         let needs_history = terminal::needs_history(run, read);
-        // A state that is already waiting is counted even if a newer one replaces it.
-        let before = self.waiting.remove(&run.id);
-        if let Some(before) = before.filter(|before| before.counts) {
-            self.settle(&before.run, uptime, now);
+        if let Some(mut before) = self.waiting.remove(&run.id) {
+            // A state that is already waiting is counted even if another one replaces it.
+            if std::mem::take(&mut before.counts) {
+                self.settle(&before.run, uptime, now);
+            }
+            // This one may be older, from a replica that lags behind: then the other's history
+            // is still to be read.
+            if before.needs_history && !needs_history {
+                if counts {
+                    self.settle(run, uptime, now);
+                }
+                self.waiting.insert(Arc::clone(&run.id), before);
+                return;
+            }
         }
         let waiting = Waiting {
             run: Arc::clone(run),
