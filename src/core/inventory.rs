@@ -1,6 +1,6 @@
 //! The inventory: deployments, flows, work pools and queues, workers, limits, automations.
 //!
-//! One entry in [`reading`] says how a section is read and where it goes.
+//! One entry in `reading` says how a section is read and where it goes.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;

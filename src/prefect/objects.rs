@@ -1,6 +1,6 @@
 //! Prefect's objects, with the few fields that are read. Runs are in [`super::runs`].
 //!
-//! A new list of the API is its object here, a row of [`resources!`], and an entry in the
+//! A new list of the API is its object here, a row of `resources!`, and an entry in the
 //! core's registry of sections.
 
 use std::sync::{Arc, LazyLock};
