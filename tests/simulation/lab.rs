@@ -76,6 +76,8 @@ pub(crate) struct Lab {
     wall: Timestamp,
     /// Where a replica that lags behind is.
     replica: Option<World>,
+    /// When each terminal state was reached.
+    ended_at: Vec<(Duration, Pair)>,
     /// What was counted, in order, and how much of it the checkpoint has.
     log: Vec<Pair>,
     tasks: Vec<Pair>,
@@ -120,6 +122,7 @@ impl Lab {
             started: Duration::ZERO,
             wall: start,
             replica: None,
+            ended_at: Vec::new(),
             log: Vec::new(),
             tasks: Vec::new(),
             saved: None,
@@ -189,6 +192,7 @@ impl Lab {
             self.forget_truth(run);
         }
         let pair = (Arc::clone(run), state);
+        self.ended_at.push((self.now, pair.clone()));
         match sure && !before {
             true => self.truth.required.insert(pair),
             false => self.truth.optional.insert(pair),
@@ -399,6 +403,30 @@ impl Lab {
         self.started = self.now;
         self.core = Core::new(self.config.clone(), memory);
         self.disturbed = [true; 2];
+    }
+
+    /// How many terminal states of flow runs were counted.
+    pub(crate) fn counted(&self) -> usize {
+        self.log.len()
+    }
+
+    /// Whether every run that has been in its terminal state since before `time` is counted.
+    pub(crate) fn check_prompt(&self, time: Duration) -> Result<(), String> {
+        let is_current = |(run, state): &Pair| {
+            let current = self.world.run(run).and_then(|run| run.state_id.as_ref());
+            current == Some(state)
+        };
+        let mut ended = self.ended_at.iter().filter(|(at, _)| *at < time);
+        let late = ended.find(|(_, pair)| {
+            self.truth.required.contains(pair) && is_current(pair) && !self.log.contains(pair)
+        });
+        match late {
+            None => Ok(()),
+            Some((at, pair)) => Err(format!(
+                "ended at {at:?}, not counted at {time:?}: {}",
+                self.describe(pair)
+            )),
+        }
     }
 
     /// The counts against the truth. A pair that is counted twice is said so.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use prefect_otel_agent::core::Config;
+use prefect_otel_agent::prefect::runs::StateType;
 
 use crate::lab::{Calm, Death, Events, Lab, Weather};
 use crate::prefect::Nulls;
@@ -179,6 +180,50 @@ fn shrunk(seed: u64) -> Parts {
         }
     }
     parts
+}
+
+#[test]
+fn in_good_weather_a_run_is_counted_by_the_second_cycle_after_its_end() {
+    for seed in 0..200 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let config = config(&mut rng);
+        let mut lab = Lab::new(seed, config);
+        let length = INTERVAL * 40;
+        let mut schedule = Schedule::new(&mut lab, length).with_good_clocks();
+        let mut before = Duration::ZERO;
+        while lab.time() < length {
+            let began = lab.time();
+            lab.cycle(&mut schedule);
+            if let Err(problem) = lab.check_prompt(before) {
+                panic!("seed {seed}: {problem}");
+            }
+            before = began;
+            lab.pass(INTERVAL, &mut schedule);
+        }
+    }
+}
+
+#[test]
+fn a_run_that_a_full_listing_lacks_is_looked_up_whatever_its_clock_says() {
+    let mut lab = Lab::new(0, config(&mut fastrand::Rng::with_seed(0)));
+    let queue = lab.world.create_work_pool("pool");
+    let flow = lab.world.create_flow("flow");
+    let deployment = lab
+        .world
+        .create_deployment(&flow, "deployment", Some(&queue));
+    let now = lab.world.now;
+    let run = lab.world.schedule_run(&deployment, now, true);
+    lab.world.propose(&run, StateType::Running, "Running");
+    // The next full listing is due after an hour.
+    for _ in 0..13 {
+        lab.cycle(&mut Calm);
+        lab.pass(Duration::from_secs(299), &mut Calm);
+    }
+    let end = lab.world.now - SignedDuration::from_hours(3);
+    lab.world
+        .set_state(&run, StateType::Completed, "Completed", Some(end));
+    lab.cycle(&mut Calm);
+    assert_eq!(lab.counted(), 1);
 }
 
 fn number(name: &str, default: u64) -> u64 {
