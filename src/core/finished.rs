@@ -148,8 +148,7 @@ impl Finished {
         listed: Listed<FlowRun>,
         first_page_only: bool,
     ) -> Vec<Run> {
-        let full = !first_page_only
-            && matches!(request, Request::FlowRuns { limit, .. } if listed.len() >= *limit);
+        let full = !first_page_only && request.is_full_page(listed.len());
         let skipped = listed.skipped.into_iter().map(|skipped| skipped.id);
         let skipped: Vec<Id> = skipped.collect();
         let runs: Vec<Run> = listed.items.into_iter().map(Arc::new).collect();

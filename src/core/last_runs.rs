@@ -55,28 +55,28 @@ impl AllLastRuns {
     }
 
     fn ended(&mut self, run: &FlowRun, state: StateType, end: Timestamp) {
-        let Some(deployment) = &run.deployment_id else {
-            return;
-        };
-        let last = self
-            .by_deployment
-            .entry(Arc::clone(deployment))
-            .or_default();
-        let known = last.ends.entry(state).or_insert(end);
-        *known = end.max(*known);
+        if let Some(last) = self.of(run) {
+            let known = last.ends.entry(state).or_insert(end);
+            *known = end.max(*known);
+        }
     }
 
     fn was_last(&mut self, run: &FlowRun, end: Timestamp, time: Option<f64>) {
-        let Some(deployment) = &run.deployment_id else {
-            return;
-        };
-        let last = self
-            .by_deployment
-            .entry(Arc::clone(deployment))
-            .or_default();
-        if last.last.is_none_or(|(known, _)| end >= known) {
+        if let Some(last) = self.of(run)
+            && last.last.is_none_or(|(known, _)| end >= known)
+        {
             last.last = Some((end, time));
         }
+    }
+
+    /// The last runs of the deployment that `run` belongs to, if it belongs to one.
+    fn of(&mut self, run: &FlowRun) -> Option<&mut LastRuns> {
+        let deployment = run.deployment_id.as_ref()?;
+        Some(
+            self.by_deployment
+                .entry(Arc::clone(deployment))
+                .or_default(),
+        )
     }
 
     /// Drops the deployments that `deployments`, just read, has not had for `keep`.

@@ -152,22 +152,24 @@ impl Runs {
         uptime: Duration,
         now: Timestamp,
     ) {
-        let read = self.histories.get(&run.id).map(|history| history.run_count);
-        if terminal::needs_history(run, read) && !self.waiting.contains_key(&run.id) {
+        if self.needs_history(run) && !self.waiting.contains_key(&run.id) {
             self.wait(run, known_since, false, uptime, now);
         }
     }
 
     /// Looks for unfinished runs that have been started again.
     pub(super) fn look_back_at_restarted(&mut self, uptime: Duration, now: Timestamp) {
-        let restarted = self.unfinished.runs().filter(|run| {
-            let read = self.histories.get(&run.id).map(|history| history.run_count);
-            terminal::needs_history(run, read)
-        });
+        let restarted = self.unfinished.runs().filter(|run| self.needs_history(run));
         for run in restarted.cloned().collect::<Vec<_>>() {
             let since = self.unfinished.known_since(&run.id);
             self.look_back(&run, since, uptime, now);
         }
+    }
+
+    /// Whether the earlier states of a run are still to be read.
+    fn needs_history(&self, run: &FlowRun) -> bool {
+        let read = self.histories.get(&run.id).map(|history| history.run_count);
+        terminal::needs_history(run, read)
     }
 
     fn is_waiting(&self, run: &FlowRun) -> bool {
@@ -183,8 +185,7 @@ impl Runs {
         uptime: Duration,
         now: Timestamp,
     ) {
-        let read = self.histories.get(&run.id).map(|history| history.run_count);
-        let needs_history = terminal::needs_history(run, read);
+        let needs_history = self.needs_history(run);
         if let Some(mut before) = self.waiting.remove(&run.id) {
             // A state that is already waiting is counted even if another one replaces it.
             if std::mem::take(&mut before.counts) {

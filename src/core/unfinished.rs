@@ -326,7 +326,7 @@ impl Unfinished {
     }
 
     fn listed(&mut self, section: Section, request: &Request, listed: Listed<FlowRun>) {
-        let full = is_full(request, listed.len()) && !self.first_page_only;
+        let full = request.is_full_page(listed.len()) && !self.first_page_only;
         let Job::Listing(listing) = &mut self.part(section).job else {
             return;
         };
@@ -412,7 +412,7 @@ impl Unfinished {
         now: Timestamp,
         found: &mut Found,
     ) {
-        let full = is_full(request, listed.len());
+        let full = request.is_full_page(listed.len());
         let mut answered = HashSet::with_capacity(listed.len());
         for skipped in listed.skipped {
             self.known.remove(&skipped.id);
@@ -473,8 +473,4 @@ impl Listing {
 fn of_section(known: &HashMap<Id, Known>, section: Section) -> impl Iterator<Item = &Run> + Clone {
     let runs = known.values().map(|known| &known.run);
     runs.filter(move |run| self::section(run) == section)
-}
-
-fn is_full(request: &Request, length: usize) -> bool {
-    matches!(request, Request::FlowRuns { limit, .. } if length >= *limit)
 }

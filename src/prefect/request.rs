@@ -315,6 +315,11 @@ impl Request {
         }
     }
 
+    /// Whether an answer with so many objects is a full page: there may be another one.
+    pub fn is_full_page(&self, objects: usize) -> bool {
+        self.limit().is_some_and(|limit| objects >= limit)
+    }
+
     /// The call that asks it.
     pub(super) fn call(&self) -> Call {
         match self {
