@@ -5,6 +5,7 @@
 //!     cargo test two_and_a_half_thousand -- --ignored     half an hour
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -109,6 +110,22 @@ fn in_database(server: &Server) -> Counts {
         .collect()
 }
 
+/// The terminal states that the agent's checkpoint does not have, each with the history of its
+/// run: what to look at if a count is wrong.
+fn not_counted(server: &Server, folder: &Path) -> Vec<String> {
+    const QUERY: &str = "SELECT s.id, s.flow_run_id, s.type, (SELECT group_concat(type || ' ' || \
+        timestamp, ', ') FROM (SELECT type, timestamp FROM flow_run_state WHERE flow_run_id = \
+        s.flow_run_id ORDER BY timestamp)) FROM flow_run_state s \
+        WHERE s.type IN ('COMPLETED', 'FAILED', 'CANCELLED', 'CRASHED')";
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap());
+    let texts = files.filter_map(|file| std::fs::read_to_string(file.path()).ok());
+    let checkpoint: String = texts.collect();
+    let rows = server.database(QUERY).into_iter();
+    rows.filter(|row| !checkpoint.contains(row[0].as_str().unwrap()))
+        .map(|row| row.to_string())
+        .collect()
+}
+
 /// Takes a new run through one of the courses. Where an answer is lost, nobody knows whether
 /// the change was made: the course ends there, and the database tells.
 fn course(server: &Server, deployment: &str, random: &mut Random) -> Result<(), String> {
@@ -206,7 +223,8 @@ fn soak(runs: usize, loaders: u64) {
         }
         assert!(
             Instant::now() < deadline,
-            "counted {counts:#?}\nin the database {expected:#?}\n{:#?}",
+            "counted {counts:#?}\nin the database {expected:#?}\nnot in the checkpoint {:#?}\n{:#?}",
+            not_counted(&server.read().unwrap(), folder.path()),
             agent.process.log()
         );
         std::thread::sleep(Duration::from_millis(200));
