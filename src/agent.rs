@@ -13,7 +13,7 @@ use tracing::Instrument as _;
 use crate::checkpoint::{self, Keeper};
 use crate::core::events::Event;
 use crate::core::sections::{STALE_AFTER_INTERVALS, Section};
-use crate::core::{Config, Core, Cycle, Outcome, Snapshot};
+use crate::core::{Config, Core, Cycle, Outcome, State};
 use crate::export::prometheus::Page;
 use crate::export::{self, Exporters, Recorder};
 use crate::http::{self, Readiness, RequestMetrics};
@@ -64,7 +64,7 @@ pub struct Agent {
     keeper: Keeper,
     exporters: Arc<Exporters>,
     options: Options,
-    snapshot: Snapshot,
+    state: Arc<State>,
     tags: TagAttributes,
     usage: ResourceUsage,
     requests: RequestMetrics,
@@ -98,9 +98,9 @@ impl Agent {
         let (keeper, saved) = Keeper::open(settings)?;
         let config = core_config(settings, &options);
         let deadline = Sampler::deadline(&config, settings.prefect.request_timeout);
-        let sampler = Sampler::new(Core::new(config, saved), client, deadline);
+        let mut sampler = Sampler::new(Core::new(config, saved), client, deadline);
         let mut agent = Agent {
-            snapshot: sampler.snapshot(),
+            state: sampler.state(),
             sampler,
             keeper,
             requests: RequestMetrics::new(
@@ -152,9 +152,9 @@ impl Agent {
         }
         let last = self.sampler.end(&mut self.keeper).await;
         self.record_events(&last.events);
-        let up = self.snapshot.up || last.snapshot.up;
-        self.snapshot = last.snapshot;
-        self.snapshot.up = up;
+        let mut state = State::clone(&last.state);
+        state.snapshot.up |= self.state.snapshot.up;
+        self.state = Arc::new(state);
         let readings = self.readings();
         self.exporters.update(readings);
         stop_serving.now();
@@ -172,23 +172,23 @@ impl Agent {
         span.record("outcome", outcome.as_str());
         self.stats.count_cycle(outcome);
         let duration = started.elapsed();
-        self.tags = self.options.tag_attributes(&cycle.snapshot);
+        self.tags = self.options.tag_attributes(&cycle.state.snapshot);
         self.record(&cycle, duration);
-        if cycle.snapshot.up {
+        if cycle.state.snapshot.up {
             self.readiness.good_cycle();
         }
         tracing::debug!(
             outcome = outcome.as_str(),
             duration_ms = started.elapsed().as_millis() as u64,
-            deployments = cycle.snapshot.inventory.deployments.len(),
-            unfinished = cycle.snapshot.unfinished.len(),
+            deployments = cycle.state.snapshot.inventory.deployments.len(),
+            unfinished = cycle.state.snapshot.unfinished.len(),
             events = cycle.events.len(),
             "cycle"
         );
         self.condition.note(&cycle);
-        self.snapshot = cycle.snapshot;
+        self.state = cycle.state;
         self.publish().instrument(span).await;
-        self.sampler.mark_published();
+        self.sampler.mark_shown(self.state.number);
     }
 
     /// Records what the cycle brought into the histograms.
@@ -223,9 +223,9 @@ impl Agent {
         self.stats.exports = self.exporters.pushes();
         self.stats.active_requests = self.requests.active();
         metrics::read(&View {
-            snapshot: &self.snapshot,
-            counters: self.sampler.core().counters(),
-            last_runs: self.sampler.core().last_runs(),
+            snapshot: &self.state.snapshot,
+            counters: &self.state.counters,
+            last_runs: &self.state.last_runs,
             agent: &self.stats,
             options: &self.options,
             tags: &self.tags,
@@ -281,7 +281,7 @@ impl Condition {
             return;
         }
         if was_down != Some(false) {
-            let version = cycle.snapshot.version.as_deref().unwrap_or("unknown");
+            let version = cycle.state.snapshot.version.as_deref().unwrap_or("unknown");
             tracing::info!(version, "Prefect can be read");
         }
         for (section, error) in &cycle.errors {

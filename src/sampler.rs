@@ -9,7 +9,7 @@ use tracing::Instrument as _;
 
 use crate::checkpoint::Keeper;
 use crate::core::clock::Moment;
-use crate::core::{Answered, Ask, Config, Core, Cycle, Snapshot};
+use crate::core::{Answered, Ask, Config, Core, Cycle, State};
 use crate::prefect::Client;
 
 /// Requests handed to the client at one time; it lets `MAX_CONCURRENT_REQUESTS` through.
@@ -43,20 +43,15 @@ impl Sampler {
         config.interval.max(request_timeout) * 2
     }
 
-    /// What is known.
-    pub fn core(&self) -> &Core {
-        &self.core
+    /// What is known before the first cycle: what the checkpoint holds.
+    pub fn state(&mut self) -> Arc<State> {
+        self.core.state(self.now())
     }
 
-    /// What was counted so far has been published: series that appeared show what they count
-    /// from here on.
-    pub fn mark_published(&mut self) {
-        self.core.mark_published();
-    }
-
-    /// The workspace as it is known now.
-    pub fn snapshot(&self) -> Snapshot {
-        self.core.snapshot(self.now())
+    /// The state with this number has been delivered: series that it was the first to show
+    /// show what they count from the next one on.
+    pub fn mark_shown(&mut self, number: u64) {
+        self.core.mark_shown(number);
     }
 
     /// Reads what is due. What was counted is in the checkpoint before this returns, and
@@ -86,13 +81,13 @@ impl Sampler {
     }
 
     /// Ends the last cycle, which may have been cancelled: what came in until then counts.
-    /// No cycle comes after it, so series that appeared in it are shown with their counts.
+    /// Without a checkpoint, series that appeared in it are shown with their counts.
     pub async fn end(&mut self, keeper: &mut Keeper) -> Cycle {
-        let cycle = self.core.finish(self.now(), None);
         if !keeper.is_on() {
             // No restart will show them.
-            self.core.mark_published();
+            self.core.release();
         }
+        let cycle = self.core.finish(self.now(), None);
         self.keep(keeper).await;
         cycle
     }

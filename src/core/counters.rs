@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::events::{Event, FinishedRun, FinishedTask};
-use super::tally::{Label, Saved, Tally};
+use super::tally::{Label, Saved, Tally, Totals};
 use crate::prefect::runs::StateType;
 
 /// A counter of events.
@@ -116,9 +117,21 @@ fn finished(run: &FinishedRun) -> Vec<Label> {
     ]
 }
 
+/// What every counter shows.
+#[derive(Debug, Clone, Default)]
+pub struct AllTotals([Arc<Totals>; ROWS.len()]);
+
+impl AllTotals {
+    /// What a counter shows.
+    pub fn of(&self, counter: Counter) -> &Arc<Totals> {
+        // A `Counter` is one of the constants above.
+        self.0.get(counter.0).unwrap_or(&self.0[0])
+    }
+}
+
 /// Every counter's tally.
 #[derive(Debug)]
-pub struct Counters {
+pub(super) struct Counters {
     tallies: [Tally; ROWS.len()],
 }
 
@@ -134,41 +147,45 @@ impl Counters {
         }
     }
 
-    /// What a counter has counted.
-    pub fn tally(&self, counter: Counter) -> &Tally {
-        // A `Counter` is one of the constants above.
-        self.tallies.get(counter.0).unwrap_or(&self.tallies[0])
-    }
-
     fn rows(&mut self) -> impl Iterator<Item = (&'static Row, &mut Tally)> {
         ROWS.iter().zip(&mut self.tallies)
     }
 
-    /// Counts an event.
-    pub(super) fn count(&mut self, event: &Event) {
+    /// Counts an event; a series that it is the first of begins at `now`.
+    pub(super) fn count(&mut self, event: &Event, now: Timestamp) {
         for (row, tally) in self.rows() {
             if let Some((series, amount)) = (row.count)(event) {
-                tally.add(&series, amount);
+                tally.add(&series, amount, now);
             }
         }
     }
 
     /// Starts the series of deployments at zero; `true` if one of them is new.
-    pub(super) fn start_at_zero(&mut self, place: &Place) -> bool {
+    pub(super) fn start_at_zero(&mut self, place: &Place, now: Timestamp) -> bool {
         let mut new = false;
         for (row, tally) in self.rows() {
             for series in (row.zeros)(place) {
-                new |= tally.add(&series, 0);
+                new |= tally.add(&series, 0, now);
             }
         }
         new
     }
 
-    /// What was counted until now has been published.
-    /// `true` if that changes anything.
-    pub(super) fn mark_published(&mut self) -> bool {
-        let tallies = self.tallies.iter_mut();
-        tallies.fold(false, |changed, tally| tally.mark_published() | changed)
+    /// What the state with this number shows, if those up to `delivered` have been delivered;
+    /// and whether that is more than a checkpoint knows to be shown.
+    pub(super) fn show(&mut self, number: u64, delivered: u64) -> (AllTotals, bool) {
+        let mut released = false;
+        let totals = self.tallies.each_mut().map(|tally| {
+            let (totals, now) = tally.show(number, delivered);
+            released |= now;
+            totals
+        });
+        (AllTotals(totals), released)
+    }
+
+    /// From the next state on, every series shows its total.
+    pub(super) fn release(&mut self) {
+        self.tallies.iter_mut().for_each(Tally::release);
     }
 
     /// Drops the series of deployments that have not existed for `keep`.
@@ -195,10 +212,11 @@ impl Counters {
         )
     }
 
-    pub(super) fn restore(&mut self, mut saved: SavedCounters) {
+    /// The counters of a checkpoint; series that lack a start time began at `start`.
+    pub(super) fn restore(&mut self, mut saved: SavedCounters, start: Timestamp) {
         for (row, tally) in self.rows() {
             if let Some(saved) = saved.0.remove(row.name) {
-                tally.restore(saved, row.labels);
+                tally.restore(saved, row.labels, start);
             }
         }
     }

@@ -36,8 +36,6 @@ pub(super) struct Cursor {
     halved: u32,
     /// Whether the list has been read up to the present in this cycle.
     up_to_date: bool,
-    /// Whether a slice has been read since the start.
-    moved: bool,
 }
 
 /// A slice that is being read.
@@ -60,18 +58,12 @@ impl Cursor {
             span: SLICE,
             halved: 0,
             up_to_date: false,
-            moved: false,
         }
     }
 
     /// Everything that ended before this time has been read.
     pub(super) fn position(&self) -> Option<Timestamp> {
         self.position
-    }
-
-    /// Whether anything has been read since the start.
-    pub(super) fn has_moved(&self) -> bool {
-        self.moved
     }
 
     /// Begins a cycle.
@@ -152,7 +144,6 @@ impl Cursor {
         slice.keyed.page(objects, full);
         slice.keyed.skip(skipped);
         if !full {
-            self.moved = true;
             self.position = Some(slice.then);
             self.up_to_date = slice.last;
             self.slice = None;
@@ -163,7 +154,6 @@ impl Cursor {
     /// The list has been read up to the present, whatever slice is open.
     pub(super) fn read_all(&mut self) {
         if let Some(slice) = self.slice.take() {
-            self.moved = true;
             self.position = Some(slice.opened);
             self.up_to_date = slice.last;
         }

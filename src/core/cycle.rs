@@ -1,6 +1,7 @@
 //! The end of a cycle: how it went, what is known now, and what a checkpoint holds of it.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,17 +9,17 @@ use jiff::Timestamp;
 use super::clock::Moment;
 use super::events::Event;
 use super::saved::{Position, SavedState};
-use super::sections::Section;
-use super::snapshot::{LastRuns, SectionState};
+use super::sections::{STALE_AFTER_INTERVALS, Section};
+use super::snapshot::SectionState;
+use super::state::State;
 use super::{CHECKPOINT_EVERY, Core, KEEP_AFTER_DELETION, Phase, Place, Snapshot};
-use crate::core::counters::Counters;
-use crate::prefect::{Error, Id};
+use crate::prefect::Error;
 
 /// What a cycle brought.
 #[derive(Debug)]
 pub struct Cycle {
-    /// The workspace as it is known now.
-    pub snapshot: Snapshot,
+    /// What is known now.
+    pub state: Arc<State>,
     /// What happened, each event once.
     pub events: Vec<Event>,
     /// The sections that cannot be read at present, and why.
@@ -30,7 +31,7 @@ pub struct Cycle {
 impl Cycle {
     /// How it went: the attribute `outcome`.
     pub fn outcome(&self) -> Outcome {
-        match self.snapshot.up {
+        match self.state.snapshot.up {
             false => Outcome::Failure,
             true if self.errors.is_empty() => Outcome::Success,
             true => Outcome::Partial,
@@ -84,8 +85,9 @@ impl Core {
         }
         self.phase = Phase::Over;
         self.prune(moment);
+        self.ended_at = uptime;
         Cycle {
-            snapshot: self.snapshot(moment),
+            state: self.state(moment),
             events: std::mem::take(&mut self.events),
             errors: self.sections.failing(),
             durations: self.sections.cycle_durations(),
@@ -122,9 +124,11 @@ impl Core {
                 work_queue: deployment.work_queue_name.label(),
             })
             .collect();
+        let since = self.counts_since(now);
         for place in &places {
-            self.changed |= self.counters.start_at_zero(place);
+            self.changed |= self.counters.start_at_zero(place, since);
         }
+        self.begins = false;
         let names: HashSet<_> = places
             .iter()
             .map(|place| (&place.deployment, &place.flow))
@@ -137,8 +141,14 @@ impl Core {
         self.last_runs.prune(&inventory.deployments, uptime, keep);
     }
 
+    /// When counting begins for a series that appears now: with the process for the first ones.
+    pub(super) fn counts_since(&self, now: Timestamp) -> Timestamp {
+        let start = self.runs.start.filter(|_| self.begins);
+        start.unwrap_or(now)
+    }
+
     /// The workspace as it is known at `moment`.
-    pub fn snapshot(&self, moment: Moment) -> Snapshot {
+    pub(super) fn snapshot(&self, moment: Moment) -> Snapshot {
         let now = self.clock.now(moment).unwrap_or(moment.wall);
         let (finished, failed) = self.runs.windows.at(now);
         let lag = |section| match section {
@@ -149,6 +159,7 @@ impl Core {
         let sections = self.sections.iter().filter_map(|(section, status)| {
             let state = SectionState {
                 freshness: self.sections.freshness(section, moment.uptime)?,
+                stale_after: self.sections.stale_after(section),
                 absent: status.absent,
                 errors: status.errors,
                 skipped: status.skipped,
@@ -156,32 +167,25 @@ impl Core {
             };
             Some((section, state))
         });
+        let age = moment.uptime.saturating_sub(self.ended_at);
+        let stale_after = self.config.interval * STALE_AFTER_INTERVALS;
         Snapshot {
             now,
-            up: self.sections.up(),
+            up: self.sections.up() && age <= stale_after,
+            age,
+            stale_after,
             version: self.version.clone(),
             sections: sections.collect(),
             inventory: self.reader.inventory().clone(),
             unfinished: self.runs.unfinished.runs().cloned().collect(),
-            finished,
-            failed,
-            has_counted: self.has_counted,
+            finished: finished.into(),
+            failed: failed.into(),
         }
     }
 
     /// What ended before it is not counted; `None` until the server's time is known.
     pub fn counting_since(&self) -> Option<Timestamp> {
         self.runs.start
-    }
-
-    /// What was counted.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// The last runs of each deployment, by its id.
-    pub fn last_runs(&self) -> &HashMap<Id, LastRuns> {
-        self.last_runs.by_deployment()
     }
 
     /// How many terminal states are remembered as counted.
@@ -243,7 +247,7 @@ impl Core {
             awaited: self.runs.awaited(now),
             unread: self.runs.unread(),
             counters: self.counters.save(uptime),
-            last_runs: self.last_runs.by_deployment().clone(),
+            last_runs: HashMap::clone(self.last_runs.by_deployment()),
         })
     }
 }

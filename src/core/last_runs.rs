@@ -15,7 +15,8 @@ use crate::prefect::runs::{FlowRun, StateType};
 /// The last runs of each deployment, by its id.
 #[derive(Debug, Default)]
 pub(super) struct AllLastRuns {
-    by_deployment: HashMap<Id, LastRuns>,
+    /// Shared with states; copied when it changes.
+    by_deployment: Arc<HashMap<Id, LastRuns>>,
     /// Deployments that the server no longer has, and since when, as uptime.
     gone: HashMap<Id, Duration>,
 }
@@ -23,13 +24,13 @@ pub(super) struct AllLastRuns {
 impl AllLastRuns {
     pub(super) fn restore(by_deployment: HashMap<Id, LastRuns>) -> Self {
         AllLastRuns {
-            by_deployment,
+            by_deployment: Arc::new(by_deployment),
             gone: HashMap::new(),
         }
     }
 
     /// The last runs of each deployment.
-    pub(super) fn by_deployment(&self) -> &HashMap<Id, LastRuns> {
+    pub(super) fn by_deployment(&self) -> &Arc<HashMap<Id, LastRuns>> {
         &self.by_deployment
     }
 
@@ -73,7 +74,7 @@ impl AllLastRuns {
     fn of(&mut self, run: &FlowRun) -> Option<&mut LastRuns> {
         let deployment = run.deployment_id.as_ref()?;
         Some(
-            self.by_deployment
+            Arc::make_mut(&mut self.by_deployment)
                 .entry(Arc::clone(deployment))
                 .or_default(),
         )
@@ -86,16 +87,16 @@ impl AllLastRuns {
         uptime: Duration,
         keep: Duration,
     ) {
-        let gone = &mut self.gone;
-        self.by_deployment.retain(|id, _| {
-            if deployments.contains_key(id) {
-                gone.remove(id);
-                return true;
-            }
-            let since = *gone.entry(Arc::clone(id)).or_insert(uptime);
-            uptime.saturating_sub(since) < keep
-        });
         let known = &self.by_deployment;
-        self.gone.retain(|id, _| known.contains_key(id));
+        self.gone
+            .retain(|id, _| known.contains_key(id) && !deployments.contains_key(id));
+        for id in known.keys().filter(|id| !deployments.contains_key(*id)) {
+            self.gone.entry(Arc::clone(id)).or_insert(uptime);
+        }
+        let forgotten = self.gone.iter();
+        let forgotten = forgotten.filter(|(_, since)| uptime.saturating_sub(**since) >= keep);
+        for (id, _) in forgotten {
+            Arc::make_mut(&mut self.by_deployment).remove(id);
+        }
     }
 }

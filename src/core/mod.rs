@@ -11,8 +11,8 @@
 //! - `runs`, `terminal`, `counted`: terminal states, each counted once;
 //! - [`counters`], [`tally`]: what is counted; [`events`]: what happened;
 //! - `cursor`, `keyed`, `listing`: how lists are read page by page;
-//! - [`clock`]: the server's time; [`snapshot`]: what the catalogue reads; [`saved`]: what a
-//!   checkpoint holds.
+//! - [`clock`]: the server's time; [`snapshot`], [`state`]: what the catalogue reads;
+//!   [`saved`]: what a checkpoint holds.
 
 pub mod clock;
 mod comparison;
@@ -31,6 +31,7 @@ mod runs;
 pub mod saved;
 pub mod sections;
 pub mod snapshot;
+pub mod state;
 pub mod tally;
 mod task_runs;
 mod terminal;
@@ -59,6 +60,7 @@ use runs::Runs;
 use saved::SavedState;
 use sections::{Section, Sections};
 pub use snapshot::Snapshot;
+pub use state::State;
 use task_runs::TaskRuns;
 use unfinished::Unfinished;
 use windows::Windows;
@@ -146,8 +148,13 @@ pub struct Core {
     events: Vec<Event>,
     /// Whether a checkpoint would be another than the last one.
     changed: bool,
-    /// Whether finished runs have been read since the start.
-    has_counted: bool,
+    /// The number of the last state that was made, and of the last that was delivered.
+    number: u64,
+    shown: u64,
+    /// Whether counting begins with this process, and no deployment's series have begun yet.
+    begins: bool,
+    /// When the last cycle ended, as uptime.
+    ended_at: Duration,
     /// The server's own limit of objects per page, where it is lower than asked for.
     page_limit: usize,
     /// Up to when finished runs had been read when the last checkpoint was taken, and which
@@ -205,8 +212,9 @@ impl Core {
         let (mut start, mut flow_runs, mut task_runs) = (None, None, None);
         let (mut awaited, mut last_runs) = (HashMap::new(), HashMap::new());
         let mut unread = HashSet::new();
+        let begins = saved.is_none();
         if let Some(saved) = saved {
-            counters.restore(saved.counters);
+            counters.restore(saved.counters, saved.start);
             start = Some(saved.start);
             flow_runs = Some(saved.flow_runs);
             task_runs = saved.task_runs;
@@ -232,15 +240,17 @@ impl Core {
             phase: Phase::Over,
             events: Vec::new(),
             changed: false,
-            has_counted: false,
+            number: 0,
+            shown: 0,
+            begins,
+            ended_at: Duration::ZERO,
             page_limit: config.page_limit.max(1),
             checkpointed: (cursor, 0),
             config,
         }
     }
 
-    /// Begins a cycle. What was counted before has been published by now: series that
-    /// appeared show what they count from here on.
+    /// Begins a cycle.
     pub fn begin(&mut self, moment: Moment) {
         self.sections.begin(moment.uptime);
         self.reader.begin(&self.sections);
@@ -252,12 +262,6 @@ impl Core {
             tasks.begin(moment.uptime);
         }
         self.phase = Phase::Version;
-    }
-
-    /// Takes what was counted so far for published.
-    pub fn mark_published(&mut self) {
-        // A restart must not show them at zero once more.
-        self.changed |= self.counters.mark_published();
     }
 
     /// What to ask next; nothing once the cycle is over. All of it can be asked concurrently.
@@ -524,7 +528,7 @@ impl Core {
             (Purpose::TaskRuns, Ok(Answer::TaskRuns(listed))) => {
                 if let Some(tasks) = &mut self.tasks {
                     let events = tasks.page(&request, listed, uptime, now);
-                    self.happened(events);
+                    self.happened(events, now);
                 }
             }
             (Purpose::TaskRuns, Err(error)) => {
@@ -587,12 +591,11 @@ impl Core {
         self.runs.look_back_at_restarted(uptime, now);
         let first_page_only = self.config.first_page_only;
         let events = self.runs.count(&self.reader, first_page_only, uptime, now);
-        self.happened(events);
+        self.happened(events, now);
         self.take_compared(uptime);
         if self.finished.cursor.is_up_to_date() {
             self.runs.before_start = None;
         }
-        self.has_counted |= self.finished.cursor.has_moved();
         for section in [Section::FinishedRuns, Section::FailedRuns] {
             if self.finished.is_read(section) && self.sections.wants(section) {
                 self.sections.read(section, uptime);
@@ -628,9 +631,10 @@ impl Core {
         }
     }
 
-    fn happened(&mut self, events: Vec<Event>) {
+    fn happened(&mut self, events: Vec<Event>, now: Timestamp) {
+        let since = self.counts_since(now);
         for event in &events {
-            self.counters.count(event);
+            self.counters.count(event, since);
             self.last_runs.note(event);
         }
         self.changed |= !events.is_empty();

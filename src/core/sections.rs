@@ -180,10 +180,14 @@ impl Sections {
     pub fn freshness(&self, section: Section, uptime: Duration) -> Option<Freshness> {
         let status = self.status(section)?;
         let age = uptime.saturating_sub(status.read_at.unwrap_or_default());
-        let interval = self.interval(section).max(self.interval);
-        let too_old = age > interval * STALE_AFTER_INTERVALS;
+        let too_old = age > self.stale_after(section);
         let stale = too_old || status.read_at.is_none();
         Some(Freshness { age, stale })
+    }
+
+    /// The age beyond which a section is stale.
+    pub(super) fn stale_after(&self, section: Section) -> Duration {
+        self.interval(section).max(self.interval) * STALE_AFTER_INTERVALS
     }
 
     /// Begins a cycle: decides what is due.

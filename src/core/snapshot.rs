@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::Run;
-use super::clock::before;
+use super::clock::{after, before};
 use super::inventory::Inventory;
 use super::sections::{Freshness, Section};
 use super::tally::Label;
@@ -28,6 +28,8 @@ pub struct LastRuns {
 pub struct SectionState {
     /// How old it is.
     pub freshness: Freshness,
+    /// The age beyond which it is stale.
+    pub stale_after: Duration,
     /// Whether the API does not have it.
     pub absent: bool,
     /// Failed reads since the start.
@@ -43,8 +45,12 @@ pub struct SectionState {
 pub struct Snapshot {
     /// The time of the snapshot, by the server's clock.
     pub now: Timestamp,
-    /// Whether Prefect could be read in this cycle.
+    /// Whether Prefect could be read in the last cycle.
     pub up: bool,
+    /// Time since that cycle ended.
+    pub age: Duration,
+    /// The age beyond which `up` is no longer true.
+    pub stale_after: Duration,
     /// The server's version, where it tells one.
     pub version: Option<Arc<str>>,
     /// Every enabled section.
@@ -52,17 +58,43 @@ pub struct Snapshot {
     /// What changes rarely.
     pub inventory: Inventory,
     /// Runs that have not ended, including scheduled ones up to the look-ahead.
-    pub unfinished: Vec<Run>,
+    pub unfinished: Arc<[Run]>,
     /// Runs that ended within the window, and runs that ended and were to start within it.
-    pub finished: Vec<Run>,
+    pub finished: Arc<[Run]>,
     /// Failed and crashed runs of deployments within the failed-runs window.
-    pub failed: Vec<Run>,
-    /// Whether finished runs have been read since the start: before that, counters would show
-    /// an old state.
-    pub has_counted: bool,
+    pub failed: Arc<[Run]>,
+}
+
+impl SectionState {
+    fn aged(self, by: Duration) -> Self {
+        let age = self.freshness.age.saturating_add(by);
+        SectionState {
+            freshness: Freshness {
+                age,
+                stale: self.freshness.stale || age > self.stale_after,
+            },
+            lag: self.lag.map(|lag| lag.saturating_add(by)),
+            ..self
+        }
+    }
 }
 
 impl Snapshot {
+    /// The same workspace `by` later, nothing having been read in between.
+    pub fn aged(&self, by: Duration) -> Snapshot {
+        let age = self.age.saturating_add(by);
+        let sections = self.sections.iter();
+        Snapshot {
+            now: after(self.now, by),
+            up: self.up && age <= self.stale_after,
+            age,
+            sections: sections
+                .map(|(section, state)| (*section, state.aged(by)))
+                .collect(),
+            ..self.clone()
+        }
+    }
+
     /// Whether all of `sections` have been read, none of them is stale, and the API has them.
     pub fn is_fresh(&self, sections: &[Section]) -> bool {
         let is_fresh = |state: &SectionState| !state.freshness.stale && !state.absent;
@@ -84,5 +116,69 @@ impl Snapshot {
     /// The names of a run's deployment and flow, as labels.
     pub fn names(&self, run: &FlowRun) -> (Label, Label) {
         self.inventory.names(run)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(stale: bool) -> Snapshot {
+        let state = SectionState {
+            freshness: Freshness {
+                age: Duration::from_secs(20),
+                stale,
+            },
+            stale_after: Duration::from_secs(90),
+            absent: false,
+            errors: 0,
+            skipped: 0,
+            lag: Some(Duration::from_secs(2)),
+        };
+        Snapshot {
+            up: true,
+            stale_after: Duration::from_secs(90),
+            sections: HashMap::from([(Section::ActiveRuns, state)]),
+            ..Snapshot::default()
+        }
+    }
+
+    #[test]
+    fn what_is_not_read_again_grows_old_and_stale_and_its_objects_keep_their_time() {
+        let read = snapshot(false);
+        for (seconds, up, fresh) in [
+            (0, true, true),
+            (70, true, true),
+            (71, true, false),
+            (91, false, false),
+        ] {
+            let aged = read.aged(Duration::from_secs(seconds));
+            let of_section = aged.sections[&Section::ActiveRuns];
+            assert_eq!(aged.up, up, "{seconds}");
+            assert_eq!(aged.is_fresh(&[Section::ActiveRuns]), fresh, "{seconds}");
+            assert_eq!(of_section.freshness.age.as_secs(), 20 + seconds);
+            assert_eq!(of_section.lag.unwrap().as_secs(), 2 + seconds);
+            assert_eq!(
+                aged.read_time(Section::ActiveRuns),
+                read.read_time(Section::ActiveRuns)
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_never_read_does_not_become_fresh() {
+        let aged = snapshot(true).aged(Duration::ZERO);
+        assert!(!aged.is_fresh(&[Section::ActiveRuns]));
+    }
+
+    #[test]
+    fn ages_add_up() {
+        let (once, twice) = (
+            snapshot(false).aged(Duration::from_secs(100)),
+            snapshot(false)
+                .aged(Duration::from_secs(50))
+                .aged(Duration::from_secs(50)),
+        );
+        assert_eq!((once.now, once.up), (twice.now, twice.up));
     }
 }

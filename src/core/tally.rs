@@ -1,51 +1,170 @@
-//! Counts by series.
+//! Counts by series, and what is shown of them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// A label's value.
 pub type Label = Arc<str>;
 
 /// The label values of a series.
-pub type Series = Box<[Label]>;
+pub type Series = Arc<[Label]>;
+
+/// What a counter shows: plain data, shared between states until it changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Each series and its count.
+    pub series: Vec<(Series, Total)>,
+    /// What was counted beyond the limit of series, if anything was.
+    pub overflow: Option<Total>,
+}
+
+/// What one series of a counter shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Total {
+    /// The count.
+    pub value: u64,
+    /// When counting for the series began, by the server's clock: the start time of a
+    /// cumulative sum.
+    /// <https://opentelemetry.io/docs/specs/otel/metrics/data-model/#resets-and-gaps>
+    pub since: Timestamp,
+}
 
 /// Counts that only grow, by the labels of their series.
 #[derive(Debug)]
-pub struct Tally {
+pub(super) struct Tally {
     series: HashMap<Series, Count>,
     limit: usize,
-    overflow: u64,
+    /// What was counted beyond the limit: one series more.
+    overflow: Option<Count>,
+    shown: Arc<Totals>,
+    /// Whether `shown` is to be made anew.
+    changed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Count {
     total: u64,
-    /// It appeared in this cycle: it has not been published at zero yet.
-    is_new: bool,
+    since: Timestamp,
+    hold: Option<Hold>,
     /// Since when, as uptime, its deployment is known to be gone; negative from before a
     /// restart.
     gone_since: Option<f64>,
+}
+
+/// A series stays at its baseline until a state that showed it has been delivered: whoever sees
+/// it for the first time then sees it grow.
+#[derive(Debug, Clone, Copy)]
+struct Hold {
+    baseline: u64,
+    /// The number of the first state that showed it.
+    shown_in: Option<u64>,
 }
 
 /// A tally as a checkpoint has it.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Saved {
     series: Vec<SavedCount>,
-    #[serde(default)]
+    /// The total alone, as older versions have it.
+    #[serde(default, skip_serializing_if = "is_zero")]
     overflow: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    beyond_limit: Option<SavedCount>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct SavedCount {
+    #[serde(default, skip_serializing_if = "<[Label]>::is_empty")]
     labels: Series,
     total: u64,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    /// What is shown of it, where that is less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    baseline: Option<u64>,
+    /// The baseline is zero, as older versions say it.
+    #[serde(default, skip_serializing)]
     is_new: bool,
+    /// Older versions lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     gone_for: Option<f64>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Count {
+    fn new(since: Timestamp) -> Self {
+        let hold = Hold {
+            baseline: 0,
+            shown_in: None,
+        };
+        Count {
+            total: 0,
+            since,
+            hold: Some(hold),
+            gone_since: None,
+        }
+    }
+
+    /// A count of a checkpoint. What was caught up is shown once somebody has seen what the
+    /// checkpoint holds. Without a start time of its own it began at `start`.
+    fn restore(saved: &SavedCount, start: Timestamp) -> Self {
+        let before = if saved.is_new { 0 } else { saved.total };
+        let hold = Hold {
+            baseline: saved.baseline.unwrap_or(before).min(saved.total),
+            shown_in: None,
+        };
+        Count {
+            total: saved.total,
+            since: saved.since.unwrap_or(start),
+            hold: Some(hold),
+            gone_since: saved.gone_for.map(|seconds| -seconds),
+        }
+    }
+
+    fn save(&self, labels: Series, uptime: Duration) -> SavedCount {
+        let baseline = self.hold.map(|hold| hold.baseline);
+        SavedCount {
+            labels,
+            total: self.total,
+            baseline: baseline.filter(|baseline| *baseline < self.total),
+            is_new: false,
+            since: Some(self.since),
+            gone_for: self.gone_since.map(|since| uptime.as_secs_f64() - since),
+        }
+    }
+
+    /// Adds what another one has counted.
+    fn merge(&mut self, other: Count) {
+        self.total = self.total.saturating_add(other.total);
+        self.since = self.since.min(other.since);
+        self.gone_since = other.gone_since.and(self.gone_since);
+        if let (Some(hold), Some(other)) = (&mut self.hold, other.hold) {
+            hold.baseline = hold.baseline.saturating_add(other.baseline);
+        }
+    }
+
+    fn is_due(&self, delivered: u64) -> bool {
+        let first = self.hold.and_then(|hold| hold.shown_in);
+        first.is_some_and(|first| first <= delivered)
+    }
+
+    /// What the state with this number shows.
+    fn show(&mut self, number: u64) -> Total {
+        let value = self.hold.as_mut().map_or(self.total, |hold| {
+            hold.shown_in.get_or_insert(number);
+            hold.baseline
+        });
+        Total {
+            value,
+            since: self.since,
+        }
+    }
 }
 
 impl Tally {
@@ -54,39 +173,47 @@ impl Tally {
         Tally {
             series: HashMap::new(),
             limit,
-            overflow: 0,
+            overflow: None,
+            shown: Arc::default(),
+            changed: false,
         }
     }
 
-    /// Adds to a series; `true` if that changes anything.
-    pub(super) fn add(&mut self, series: &[Label], count: u64) -> bool {
-        if let Some(entry) = self.series.get_mut(series) {
-            entry.total = entry.total.saturating_add(count);
-            return count > 0;
+    /// Adds to a series, which begins at `now` if it is new; `true` if that changes anything.
+    pub(super) fn add(&mut self, series: &[Label], count: u64, now: Timestamp) -> bool {
+        let is_known = self.series.contains_key(series);
+        if count == 0 && (is_known || self.series.len() >= self.limit) {
+            return false;
         }
-        if self.series.len() >= self.limit {
-            self.overflow = self.overflow.saturating_add(count);
-            return count > 0;
-        }
-        let new = Count {
-            total: count,
-            is_new: true,
-            gone_since: None,
-        };
-        self.series.insert(series.into(), new);
+        let mut new = Count::new(now);
+        new.total = count;
+        self.merge(series.into(), new);
         true
     }
 
-    /// What was counted beyond the limit of series.
-    pub fn overflow(&self) -> u64 {
-        self.overflow
+    /// Adds a count to that of its series, or to that of all beyond the limit.
+    fn merge(&mut self, series: Series, count: Count) {
+        self.changed = true;
+        let is_full = self.series.len() >= self.limit;
+        let known = match self.series.get_mut(&series) {
+            None if is_full => self.overflow.as_mut(),
+            known => known,
+        };
+        match known {
+            Some(known) => known.merge(count),
+            None if is_full => self.overflow = Some(count),
+            None => _ = self.series.insert(series, count),
+        }
     }
 
-    /// What was counted until now has been published.
-    /// `true` if that changes anything.
-    pub(super) fn mark_published(&mut self) -> bool {
-        let new = self.series.values_mut().filter(|count| count.is_new);
-        new.map(|count| count.is_new = false).count() > 0
+    fn counts(&mut self) -> impl Iterator<Item = &mut Count> {
+        self.series.values_mut().chain(&mut self.overflow)
+    }
+
+    /// From the next state on, every series shows its total.
+    pub(super) fn release(&mut self) {
+        self.counts().for_each(|count| count.hold = None);
+        self.changed = true;
     }
 
     /// Drops the series that have been gone for `keep`.
@@ -97,6 +224,7 @@ impl Tally {
         exists: impl Fn(&[Label]) -> bool,
     ) {
         let now = uptime.as_secs_f64();
+        let before = self.series.len();
         self.series.retain(|series, count| {
             if exists(series) {
                 count.gone_since = None;
@@ -105,50 +233,65 @@ impl Tally {
             let gone_since = *count.gone_since.get_or_insert(now);
             now - gone_since < keep.as_secs_f64()
         });
+        self.changed |= self.series.len() != before;
     }
 
-    /// Each series and the count to publish: zero in the cycle in which it appeared, so that
-    /// `increase()` sees it grow.
-    pub fn published(&self) -> impl Iterator<Item = (&[Label], u64)> {
-        self.series.iter().map(|(series, count)| {
-            let total = if count.is_new { 0 } else { count.total };
-            (&**series, total)
-        })
+    /// What the state with this number shows, if those up to `delivered` have been delivered;
+    /// and whether series were released whose total is another than their baseline.
+    pub(super) fn show(&mut self, number: u64, delivered: u64) -> (Arc<Totals>, bool) {
+        let due = |count: &&mut Count| count.is_due(delivered);
+        let mut released = false;
+        for count in self.counts().filter(due) {
+            let hold = count.hold.take();
+            released |= hold.is_some_and(|hold| hold.baseline != count.total);
+        }
+        if self.changed || released {
+            let series = self.series.iter_mut();
+            let totals = Totals {
+                series: series
+                    .map(|(series, count)| (Arc::clone(series), count.show(number)))
+                    .collect(),
+                overflow: self.overflow.as_mut().map(|count| count.show(number)),
+            };
+            self.shown = Arc::new(totals);
+            self.changed = false;
+        }
+        (Arc::clone(&self.shown), released)
     }
 
     /// The tally as a checkpoint has it.
     pub(super) fn save(&self, uptime: Duration) -> Saved {
-        let now = uptime.as_secs_f64();
-        let save = |(labels, count): (&Series, &Count)| SavedCount {
-            labels: labels.clone(),
-            total: count.total,
-            is_new: count.is_new,
-            gone_for: count.gone_since.map(|since| now - since),
-        };
+        let series = self.series.iter();
         Saved {
-            series: self.series.iter().map(save).collect(),
-            overflow: self.overflow,
+            series: series
+                .map(|(labels, count)| count.save(Arc::clone(labels), uptime))
+                .collect(),
+            overflow: 0,
+            beyond_limit: self
+                .overflow
+                .map(|count| count.save(Series::default(), uptime)),
         }
     }
 
-    /// Restores the counts of a checkpoint, up to the limit of series.
-    pub(super) fn restore(&mut self, saved: Saved, labels: usize) {
-        self.overflow = self.overflow.saturating_add(saved.overflow);
+    /// Restores the counts of a checkpoint, up to the limit of series. Those without a start
+    /// time began at `start`.
+    pub(super) fn restore(&mut self, saved: Saved, labels: usize, start: Timestamp) {
+        let beyond = (saved.overflow > 0).then(|| SavedCount {
+            total: saved.overflow,
+            ..SavedCount::default()
+        });
+        self.overflow = saved
+            .beyond_limit
+            .or(beyond)
+            .map(|saved| Count::restore(&saved, start));
         for saved in saved.series {
             if saved.labels.len() != labels {
                 continue;
             }
-            if self.series.len() >= self.limit {
-                self.overflow = self.overflow.saturating_add(saved.total);
-                continue;
-            }
-            let count = Count {
-                total: saved.total,
-                is_new: saved.is_new,
-                gone_since: saved.gone_for.map(|seconds| -seconds),
-            };
-            self.series.insert(saved.labels, count);
+            let count = Count::restore(&saved, start);
+            self.merge(saved.labels, count);
         }
+        self.changed = true;
     }
 }
 
@@ -156,49 +299,157 @@ impl Tally {
 mod tests {
     use super::*;
 
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+    const LATER: Timestamp = Timestamp::constant(60, 0);
+
     fn series(name: &str) -> [Label; 1] {
         [Label::from(name)]
     }
 
-    fn total(tally: &Tally) -> u64 {
-        tally.published().map(|(_, count)| count).sum()
+    fn total(tally: &mut Tally, number: u64, delivered: u64) -> u64 {
+        let (totals, _) = tally.show(number, delivered);
+        totals.series.iter().map(|(_, total)| total.value).sum()
+    }
+
+    fn restored(tally: &Tally) -> Tally {
+        let saved = serde_json::to_string(&tally.save(Duration::ZERO)).unwrap();
+        let mut tally = Tally::new(tally.limit);
+        tally.restore(serde_json::from_str(&saved).unwrap(), 1, NOW);
+        tally
     }
 
     #[test]
-    fn a_new_series_is_published_at_zero_first() {
+    fn a_new_series_is_shown_at_zero_until_a_state_that_showed_it_was_delivered() {
         let mut tally = Tally::new(10);
-        tally.add(&series("a"), 3);
-        assert_eq!(total(&tally), 0);
-        tally.mark_published();
-        assert_eq!(total(&tally), 3);
+        tally.add(&series("a"), 3, NOW);
+        for number in 4..8 {
+            assert_eq!(total(&mut tally, number, 3), 0);
+        }
+        assert_eq!(total(&mut tally, 8, 4), 3);
+    }
+
+    #[test]
+    fn what_was_delivered_before_a_series_appeared_does_not_release_it() {
+        let mut tally = Tally::new(10);
+        tally.add(&series("a"), 1, NOW);
+        total(&mut tally, 1, 0);
+        total(&mut tally, 2, 1);
+        tally.add(&series("b"), 5, NOW);
+        assert_eq!(total(&mut tally, 3, 2), 1);
+        assert_eq!(total(&mut tally, 4, 3), 6);
+    }
+
+    #[test]
+    fn after_a_restart_the_saved_count_is_shown_before_what_was_caught_up() {
+        let mut tally = Tally::new(10);
+        tally.add(&series("a"), 3, NOW);
+        total(&mut tally, 1, 0);
+        total(&mut tally, 2, 1);
+        let mut tally = restored(&tally);
+        assert_eq!(total(&mut tally, 1, 0), 3);
+        tally.add(&series("a"), 2, LATER);
+        assert_eq!(total(&mut tally, 2, 0), 3);
+        // Nobody has seen it before the next restart either.
+        let mut tally = restored(&tally);
+        assert_eq!(total(&mut tally, 1, 0), 3);
+        assert_eq!(total(&mut tally, 2, 1), 5);
+    }
+
+    #[test]
+    fn a_series_that_was_never_delivered_is_new_after_a_restart() {
+        let mut tally = Tally::new(1);
+        tally.add(&series("a"), 3, NOW);
+        tally.add(&series("b"), 4, NOW);
+        total(&mut tally, 1, 0);
+        let mut tally = restored(&tally);
+        let (first, _) = tally.show(1, 0);
+        assert_eq!(
+            (first.series[0].1.value, first.overflow.unwrap().value),
+            (0, 0)
+        );
+        let (second, _) = tally.show(2, 1);
+        assert_eq!(
+            (second.series[0].1.value, second.overflow.unwrap().value),
+            (3, 4)
+        );
+    }
+
+    #[test]
+    fn a_checkpoint_of_an_older_version_is_read() {
+        let saved = r#"{"series":[{"labels":["a"],"total":3,"is_new":true},{"labels":["b"],"total":4},{"labels":["a","b"],"total":9}],"overflow":5}"#;
+        let mut tally = Tally::new(10);
+        tally.restore(serde_json::from_str(saved).unwrap(), 1, LATER);
+        let (first, _) = tally.show(1, 0);
+        let mut values: Vec<_> = first.series.iter().map(|(_, total)| total.value).collect();
+        values.sort_unstable();
+        assert_eq!(values, [0, 4]);
+        assert_eq!(first.overflow.map(|total| total.value), Some(5));
+        assert!(first.series.iter().all(|(_, total)| total.since == LATER));
+        assert_eq!(total(&mut tally, 2, 1), 7);
+    }
+
+    #[test]
+    fn nothing_is_made_anew_while_nothing_changes() {
+        let mut tally = Tally::new(10);
+        tally.add(&series("a"), 1, NOW);
+        tally.show(1, 0);
+        let (before, released) = tally.show(2, 1);
+        assert!(released);
+        let (after, released) = tally.show(3, 2);
+        assert!(Arc::ptr_eq(&before, &after) && !released);
+        tally.add(&series("a"), 0, LATER);
+        tally.prune(Duration::ZERO, Duration::ZERO, |_| true);
+        assert!(Arc::ptr_eq(&after, &tally.show(4, 3).0));
     }
 
     #[test]
     fn beyond_the_limit_only_the_names_are_lost_and_a_restart_changes_nothing() {
         let mut tally = Tally::new(3);
         for name in ["a", "b", "c", "d", "e"] {
-            tally.add(&series(name), 1);
+            tally.add(&series(name), 1, NOW);
         }
-        tally.mark_published();
-        assert_eq!((total(&tally), tally.overflow()), (3, 2));
-        let mut restored = Tally::new(2);
-        restored.restore(tally.save(Duration::ZERO), 1);
-        assert_eq!((total(&restored), restored.overflow()), (2, 3));
+        tally.show(1, 0);
+        let (totals, _) = tally.show(2, 1);
+        assert_eq!(totals.series.len(), 3);
+        assert_eq!(totals.overflow.map(|total| total.value), Some(2));
+        tally.limit = 2;
+        let (totals, _) = restored(&tally).show(1, 0);
+        assert_eq!(totals.series.len(), 2);
+        assert_eq!(totals.overflow.map(|total| total.value), Some(3));
     }
 
     #[test]
     fn what_is_gone_stays_for_a_while_across_restarts() {
         let keep = Duration::from_secs(100);
         let mut tally = Tally::new(3);
-        tally.add(&series("a"), 1);
-        tally.mark_published();
+        tally.add(&series("a"), 1, NOW);
+        tally.show(1, 0);
+        tally.show(2, 1);
         tally.prune(Duration::from_secs(10), keep, |_| false);
         let saved = tally.save(Duration::from_secs(60));
         let mut tally = Tally::new(3);
-        tally.restore(saved, 1);
+        tally.restore(saved, 1, NOW);
         tally.prune(Duration::from_secs(40), keep, |_| false);
-        assert_eq!(total(&tally), 1);
+        assert_eq!(total(&mut tally, 1, 0), 1);
         tally.prune(Duration::from_secs(51), keep, |_| false);
-        assert_eq!(total(&tally), 0);
+        assert_eq!(total(&mut tally, 2, 0), 0);
+    }
+
+    #[test]
+    fn a_series_that_returns_begins_anew() {
+        let mut tally = Tally::new(3);
+        tally.add(&series("a"), 7, NOW);
+        tally.show(1, 0);
+        tally.show(2, 1);
+        tally.prune(Duration::ZERO, Duration::ZERO, |_| false);
+        assert!(tally.show(3, 2).0.series.is_empty());
+        tally.add(&series("a"), 1, LATER);
+        let (totals, _) = tally.show(4, 3);
+        let begins = Total {
+            value: 0,
+            since: LATER,
+        };
+        assert_eq!(totals.series[0].1, begins);
+        assert_eq!(total(&mut tally, 5, 4), 1);
     }
 }

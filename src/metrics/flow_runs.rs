@@ -189,7 +189,7 @@ fn total_run_time(view: &View<'_>, points: &mut Points<'_>) {
 
 fn ongoing_run_time(view: &View<'_>, points: &mut Points<'_>) {
     const TYPES: [StateType; 3] = [StateType::Running, StateType::Pending, StateType::Scheduled];
-    for run in &view.snapshot.unfinished {
+    for run in view.snapshot.unfinished.iter() {
         let (Some(start), None) = (run.start_time, run.end_time) else {
             continue;
         };
@@ -220,7 +220,7 @@ fn info(view: &View<'_>, points: &mut Points<'_>) {
         .snapshot
         .unfinished
         .iter()
-        .chain(&view.snapshot.finished)
+        .chain(view.snapshot.finished.iter())
     {
         if run.started_or_expected().is_none_or(|start| start < since) {
             continue;
@@ -239,7 +239,7 @@ fn info(view: &View<'_>, points: &mut Points<'_>) {
 
 fn failed(view: &View<'_>, points: &mut Points<'_>) {
     let mut groups: HashMap<_, Vec<&Arc<FlowRun>>> = HashMap::new();
-    for run in &view.snapshot.failed {
+    for run in view.snapshot.failed.iter() {
         let key = (&run.deployment_id, &run.flow_id, run.state_name.value());
         groups.entry(key).or_default().push(run);
     }
@@ -259,7 +259,7 @@ fn failed(view: &View<'_>, points: &mut Points<'_>) {
 }
 
 fn active(view: &View<'_>, points: &mut Points<'_>) {
-    for run in &view.snapshot.unfinished {
+    for run in view.snapshot.unfinished.iter() {
         // A scheduled run that has started once awaits its retry.
         let Some(state) = run
             .state_type

@@ -26,7 +26,7 @@ mod workers;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::core::counters::{Counter, Counters};
+use crate::core::counters::{AllTotals, Counter};
 use crate::core::events::Event;
 use crate::core::sections::Section;
 use crate::core::snapshot::{LastRuns, Snapshot};
@@ -241,8 +241,8 @@ pub fn catalogue() -> impl Iterator<Item = &'static Family> {
 pub struct View<'a> {
     /// The workspace.
     pub snapshot: &'a Snapshot,
-    /// What was counted.
-    pub counters: &'a Counters,
+    /// What the counters show.
+    pub counters: &'a AllTotals,
     /// The last runs of each deployment, by its id.
     pub last_runs: &'a HashMap<Id, LastRuns>,
     /// What the agent knows of itself.
@@ -274,10 +274,8 @@ pub fn read(view: &View<'_>) -> Vec<Reading> {
                 Source::Read(sections, read) if view.snapshot.is_fresh(sections) => {
                     read(view, &mut points);
                 }
-                Source::Counted(counter) if view.snapshot.has_counted => {
-                    points.add_tally(view.counters.tally(counter));
-                }
-                Source::Read(..) | Source::Counted(_) => {}
+                Source::Counted(counter) => points.add_totals(view.counters.of(counter)),
+                Source::Read(..) => {}
             }
             sizes.insert(family.name, points.size());
             Some(Reading {

@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use opentelemetry::KeyValue;
 
 use super::{Family, Options, TagAttributes};
-use crate::core::tally::{Label, Tally};
+use crate::core::tally::{Label, Total, Totals};
 
 /// The attribute of the one series that stands for all beyond the limit.
 /// <https://opentelemetry.io/docs/specs/otel/metrics/sdk/#overflow-attribute>
@@ -19,6 +20,16 @@ pub struct Point {
     pub value: f64,
     /// The attributes, in the order of the family's declaration.
     pub attributes: Vec<KeyValue>,
+    /// When counting for the series began, by the server's clock, where that is known.
+    pub start: Option<SystemTime>,
+}
+
+impl Point {
+    fn count(&mut self, total: &Total) {
+        let since = SystemTime::from(total.since);
+        self.value += total.value as f64;
+        self.start = Some(self.start.map_or(since, |start| start.min(since)));
+    }
 }
 
 /// How many series a family has.
@@ -66,15 +77,15 @@ impl<'a> Points<'a> {
         self.point(&values).value += value;
     }
 
-    /// Adds what a tally has counted.
-    pub(super) fn add_tally(&mut self, tally: &Tally) {
-        for (series, count) in tally.published() {
-            self.point(series).value += count as f64;
+    /// Adds what a counter shows.
+    pub(super) fn add_totals(&mut self, totals: &Totals) {
+        for (series, total) in &totals.series {
+            self.point(series).count(total);
         }
-        if tally.overflow() > 0 {
+        if let Some(total) = &totals.overflow {
             // Nobody knows how many series they would be: one at least.
             self.dropped.insert(Vec::new());
-            self.overflow().value += tally.overflow() as f64;
+            self.overflow().count(total);
         }
     }
 
@@ -100,6 +111,7 @@ impl<'a> Points<'a> {
         self.points.push(Point {
             value: 0.0,
             attributes,
+            start: None,
         });
         &mut self.points[index]
     }
@@ -112,6 +124,7 @@ impl<'a> Points<'a> {
             self.points.push(Point {
                 value: 0.0,
                 attributes,
+                start: None,
             });
         }
         &mut self.points[index]

@@ -92,13 +92,13 @@ async fn a_run_that_is_retried_and_ends_again_counts_twice_and_shows_once() {
     stub.contents().flow_runs[0] = running;
     let cycle = sample(&mut sampler).await;
     assert!(cycle.events.is_empty());
-    assert!(cycle.snapshot.finished.is_empty() && cycle.snapshot.failed.is_empty());
-    assert_eq!(cycle.snapshot.unfinished.len(), 1);
+    assert!(cycle.state.snapshot.finished.is_empty() && cycle.state.snapshot.failed.is_empty());
+    assert_eq!(cycle.state.snapshot.unfinished.len(), 1);
     stub.contents().flow_runs[0] = fleet::run_at(1, "COMPLETED", 0);
     let cycle = sample(&mut sampler).await;
     assert_eq!(cycle.events.len(), 1);
-    assert_eq!(cycle.snapshot.finished.len(), 1);
-    assert!(cycle.snapshot.unfinished.is_empty());
+    assert_eq!(cycle.state.snapshot.finished.len(), 1);
+    assert!(cycle.state.snapshot.unfinished.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use prefect_otel_agent::core::clock::Moment;
 use prefect_otel_agent::core::counters::{FLOW_RUNS_FINISHED, TASK_RUNS_FINISHED};
 use prefect_otel_agent::core::events::Event;
 use prefect_otel_agent::core::saved::SavedState;
-use prefect_otel_agent::core::{Answered, Config, Core, Cycle};
+use prefect_otel_agent::core::{Answered, Config, Core, Cycle, State};
 use prefect_otel_agent::prefect::runs::{FlowRun, StateType};
 use prefect_otel_agent::prefect::{Error, Id, Reply, Request};
 
@@ -275,7 +275,7 @@ impl Lab {
         if self.rng.f64() < self.weather.dies {
             return None;
         }
-        self.publish();
+        self.publish(&cycle.state);
         Some(cycle)
     }
 
@@ -351,9 +351,10 @@ impl Lab {
     }
 
     /// Shows the counters, as Prometheus scrapes them.
-    fn publish(&mut self) {
+    fn publish(&mut self, state: &State) {
         for counter in [FLOW_RUNS_FINISHED, TASK_RUNS_FINISHED] {
-            for (labels, value) in self.core.counters().tally(counter).published() {
+            for (labels, total) in &state.counters.of(counter).series {
+                let value = total.value;
                 let new = (value, 0);
                 let entry = self.series.entry(labels.to_vec()).or_insert(new);
                 let (last, increase) = *entry;
@@ -364,7 +365,7 @@ impl Lab {
                 *entry = (value, increase + added);
             }
         }
-        self.core.mark_published();
+        self.core.mark_shown(state.number);
     }
 
     /// The process dies and another one starts.
@@ -468,8 +469,10 @@ impl Lab {
     /// `increase()` over everything against what was counted.
     fn check_increase(&mut self) -> Result<(), String> {
         // Twice: a series that appeared last is shown at zero first.
-        self.publish();
-        self.publish();
+        for _ in 0..2 {
+            let state = self.core.state(self.moment());
+            self.publish(&state);
+        }
         let increase: u64 = self.series.values().map(|(_, increase)| increase).sum();
         let counted = self.log.len() + self.tasks.len();
         match increase == counted as u64 {
@@ -503,6 +506,7 @@ impl Lab {
             return Ok(());
         }
         let seen: BTreeSet<_> = cycle
+            .state
             .snapshot
             .unfinished
             .iter()
