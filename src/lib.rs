@@ -12,6 +12,7 @@
 //! - [`metrics`]: the catalogue, every family declared once;
 //! - [`export`]: OpenTelemetry's meter providers, OTLP, the Prometheus bridge;
 //! - [`http`]: `/metrics`, `/healthz`, `/readyz`;
+//! - [`cycles`]: sample, count, keep, report; [`publisher`]: shows the reports, at its own pace;
 //! - [`agent`]: wires them, starts and stops;
 //! - [`cli`]: arguments; [`health`]: asks a running agent; [`docgen`]: the generated reference;
 //! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and
@@ -21,12 +22,14 @@ pub mod agent;
 pub mod checkpoint;
 pub mod cli;
 pub mod core;
+pub mod cycles;
 pub mod docgen;
 pub mod export;
 pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod prefect;
+pub mod publisher;
 pub mod resource_usage;
 pub mod sampler;
 pub mod settings;

@@ -1,14 +1,15 @@
 //! OpenTelemetry: the meter provider, its instruments and readers.
 //!
-//! Once a cycle the catalogue's readings are published: they are put where the instruments'
+//! Whenever the publisher ticks, the catalogue's readings are put where the instruments'
 //! callbacks find them, the text of `/metrics` is rendered, and a push is handed over. Every
-//! exporter sees the same readings.
+//! exporter sees the same readings; `shown` keeps track of which of them has been seen.
 
 mod instruments;
 pub mod otlp;
 pub mod prometheus;
 mod push;
 mod resource;
+pub mod shown;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -104,22 +105,32 @@ impl Exporters {
         self.pushes.iter().flat_map(Push::counts).collect()
     }
 
-    /// Publishes the readings of a cycle to every exporter.
-    pub fn publish(&self, readings: Vec<Reading>) {
-        self.update(readings);
+    /// Publishes readings, which show state `number`, to every exporter.
+    pub fn publish(&self, number: u64, readings: Vec<Reading>) {
+        self.update(number, readings);
         for push in &self.pushes {
-            push.offer();
+            push.offer(number);
         }
     }
 
     /// The same without a push: the last one is that of the shutdown.
-    pub fn update(&self, readings: Vec<Reading>) {
+    pub fn update(&self, number: u64, readings: Vec<Reading>) {
         for reading in readings {
             self.slots.set(reading.family.name, reading.points);
         }
         if let Some(bridge) = &self.bridge {
-            bridge.render();
+            bridge.render(number);
         }
+    }
+
+    /// The latest state that has been shown by every exporter in use: pushed and accepted, or
+    /// scraped, within `window`.
+    pub fn shown(&self, window: Duration) -> u64 {
+        let pushes = self.pushes.iter().map(Push::shown);
+        shown::by_all(
+            pushes.chain(self.bridge.as_ref().map(Bridge::shown)),
+            window,
+        )
     }
 
     /// The page of `/metrics`, where it is served.
@@ -127,9 +138,10 @@ impl Exporters {
         self.bridge.as_ref().map(Bridge::page)
     }
 
-    /// Pushes what was published last once more and ends the exporters, within `patience`.
-    pub async fn shutdown(&self, patience: Duration) {
-        let ends = self.pushes.iter().map(|push| push.finish(patience));
+    /// Pushes what was published last, state `number`, once more and ends the exporters, within
+    /// `patience`.
+    pub async fn shutdown(&self, number: u64, patience: Duration) {
+        let ends = self.pushes.iter().map(|push| push.finish(number, patience));
         futures_util::future::join_all(ends).await;
         for provider in &self.providers {
             if let Err(error) = provider.shutdown() {

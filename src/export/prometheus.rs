@@ -7,6 +7,7 @@ use opentelemetry_prometheus::PrometheusExporter;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use super::Error;
+use super::shown::Shown;
 
 /// The content type of the text format.
 /// <https://prometheus.io/docs/instrumenting/exposition_formats/>
@@ -14,19 +15,43 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The text of `/metrics` as rendered last.
 #[derive(Debug, Clone, Default)]
-pub struct Page(Arc<RwLock<Bytes>>);
+pub struct Page {
+    rendered: Arc<RwLock<Rendered>>,
+    shown: Shown,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Rendered {
+    text: Bytes,
+    /// The state that it shows.
+    number: u64,
+}
 
 impl Page {
-    /// The text.
-    pub fn text(&self) -> Bytes {
-        self.0
+    /// The text, for whoever scrapes it.
+    pub fn scrape(&self) -> Bytes {
+        let rendered = self
+            .rendered
             .read()
             .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+            .clone();
+        self.shown.note(rendered.number);
+        rendered.text
     }
 
-    fn set(&self, text: Vec<u8>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Bytes::from(text);
+    fn len(&self) -> usize {
+        let rendered = self.rendered.read();
+        let rendered = rendered.unwrap_or_else(PoisonError::into_inner);
+        rendered.text.len()
+    }
+
+    fn set(&self, text: Vec<u8>, number: u64) {
+        let text = Bytes::from(text);
+        let mut rendered = self
+            .rendered
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *rendered = Rendered { text, number };
     }
 }
 
@@ -57,10 +82,16 @@ impl Bridge {
         self.page.clone()
     }
 
-    pub(super) fn render(&self) {
-        let mut text = Vec::with_capacity(self.page.text().len());
+    /// What has been scraped.
+    pub(super) fn shown(&self) -> &Shown {
+        &self.page.shown
+    }
+
+    /// Renders what the instruments show now, which is state `number`.
+    pub(super) fn render(&self, number: u64) {
+        let mut text = Vec::with_capacity(self.page.len());
         match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
-            Ok(()) => self.page.set(text),
+            Ok(()) => self.page.set(text, number),
             Err(error) => {
                 tracing::error!(%error, "the page of /metrics cannot be rendered; it stays as it was")
             }

@@ -1,4 +1,4 @@
-//! Pushes: what an exporter sends after each cycle, without ever holding a cycle up.
+//! Pushes: what an exporter sends, without ever holding up whoever publishes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -9,8 +9,10 @@ use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, Temporality};
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+
+use super::shown::Shown;
 
 /// The reader that the provider owns, shared with the [`Push`] that collects it.
 #[derive(Debug, Clone)]
@@ -46,12 +48,60 @@ struct Counts {
     skipped: AtomicU64,
 }
 
+/// What waits while a push is under way.
+#[derive(Default)]
+struct Waiting {
+    /// The latest metrics, and the number of the state that they show.
+    next: Option<(u64, ResourceMetrics)>,
+    /// Nothing comes after it.
+    closed: bool,
+}
+
+/// What the publisher and the sending task share.
+#[derive(Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    wake: Notify,
+    counts: Counts,
+    shown: Shown,
+}
+
+impl Shared {
+    /// Puts metrics where the task finds them; `false` if older ones were still waiting.
+    fn put(&self, next: Option<(u64, ResourceMetrics)>, close: bool) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let empty = waiting.next.is_none();
+        if next.is_some() {
+            waiting.next = next;
+        }
+        waiting.closed |= close;
+        drop(waiting);
+        self.wake.notify_one();
+        empty
+    }
+
+    /// The next metrics to send; `None` at the end.
+    async fn take(&self) -> Option<(u64, ResourceMetrics)> {
+        loop {
+            {
+                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(next) = waiting.next.take() {
+                    return Some(next);
+                }
+                if waiting.closed {
+                    return None;
+                }
+            }
+            self.wake.notified().await;
+        }
+    }
+}
+
 /// An exporter with a task of its own.
 pub struct Push {
-    counts: Arc<Counts>,
     name: &'static str,
+    shared: Arc<Shared>,
     reader: Reader,
-    queue: Mutex<Option<mpsc::Sender<ResourceMetrics>>>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -68,46 +118,43 @@ impl Push {
             .with_temporality(exporter.temporality())
             .build();
         let reader = Reader(Arc::new(reader));
-        let (queue, metrics) = mpsc::channel(1);
-        let counts = Arc::new(Counts::default());
+        let shared = Arc::new(Shared::default());
         let sender = Sender {
             name,
             target: target.to_owned(),
             timeout,
-            counts: Arc::clone(&counts),
+            shared: Arc::clone(&shared),
         };
-        let task = tokio::spawn(sender.run(exporter, metrics));
-        let (queue, task) = (Mutex::new(Some(queue)), Mutex::new(Some(task)));
+        let task = Mutex::new(Some(tokio::spawn(sender.run(exporter))));
         (
             Push {
-                counts,
                 name,
+                shared,
                 reader: reader.clone(),
-                queue,
                 task,
             },
             reader,
         )
     }
 
-    /// Hands over what the instruments show now. While a push is under way and another one
-    /// waits, nothing is collected: sums then simply reach the next push.
-    pub(super) fn offer(&self) {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(queue) = &*queue else {
+    /// Hands over what the instruments show now, which is state `number`. What still waits
+    /// behind a slow push is replaced: it would be older.
+    pub(super) fn offer(&self, number: u64) {
+        let Some(metrics) = self.collect() else {
             return;
         };
-        let Ok(place) = queue.try_reserve() else {
-            self.counts.skipped.fetch_add(1, Ordering::Relaxed);
+        if !self.shared.put(Some((number, metrics)), false) {
+            self.shared.counts.skipped.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(
                 exporter = self.name,
-                "a push is still under way; this cycle's is left out"
+                "a push is still under way; the one that waited behind it is replaced"
             );
-            return;
-        };
-        if let Some(metrics) = self.collect() {
-            place.send(metrics);
         }
+    }
+
+    /// What has been accepted.
+    pub(super) fn shown(&self) -> &Shown {
+        &self.shared.shown
     }
 
     /// Pushes so far: exporter, outcome, count.
@@ -116,7 +163,7 @@ impl Push {
             success,
             failure,
             skipped,
-        } = &*self.counts;
+        } = &self.shared.counts;
         [
             ("success", success),
             ("failure", failure),
@@ -136,31 +183,20 @@ impl Push {
         }
     }
 
-    /// One last push, then the end; after `patience` it is given up.
-    pub(super) async fn finish(&self, patience: Duration) {
-        let queue = self
-            .queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+    /// One last push, of state `number`, then the end; after `patience` it is given up.
+    pub(super) async fn finish(&self, number: u64, patience: Duration) {
         let task = self
             .task
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let (Some(queue), Some(task)) = (queue, task) else {
+        let Some(task) = task else {
             return;
         };
         let abort = task.abort_handle();
-        let last = async move {
-            if let Some(metrics) = self.collect() {
-                // The task takes what is queued before it sees the queue's end.
-                _ = queue.send(metrics).await;
-            }
-            drop(queue);
-            _ = task.await;
-        };
-        if tokio::time::timeout(patience, last).await.is_err() {
+        let last = self.collect().map(|metrics| (number, metrics));
+        self.shared.put(last, true);
+        if tokio::time::timeout(patience, task).await.is_err() {
             abort.abort();
             tracing::warn!(exporter = self.name, "the last push was given up");
         }
@@ -172,28 +208,25 @@ struct Sender {
     name: &'static str,
     target: String,
     timeout: Duration,
-    counts: Arc<Counts>,
+    shared: Arc<Shared>,
 }
 
 impl Sender {
-    async fn run<E: PushMetricExporter>(
-        self,
-        exporter: E,
-        mut queue: mpsc::Receiver<ResourceMetrics>,
-    ) {
+    async fn run<E: PushMetricExporter>(self, exporter: E) {
         let mut failed: u64 = 0;
-        while let Some(metrics) = queue.recv().await {
+        while let Some((number, metrics)) = self.shared.take().await {
             let result = match tokio::time::timeout(self.timeout, exporter.export(&metrics)).await {
                 Ok(result) => result.map_err(|error| error.to_string()),
                 Err(_) => Err(format!("no answer within {} ms", self.timeout.as_millis())),
             };
             match result {
                 Ok(()) => {
-                    self.counts.success.fetch_add(1, Ordering::Relaxed);
+                    self.shared.counts.success.fetch_add(1, Ordering::Relaxed);
+                    self.shared.shown.note(number);
                     self.note_success(&mut failed);
                 }
                 Err(error) => {
-                    self.counts.failure.fetch_add(1, Ordering::Relaxed);
+                    self.shared.counts.failure.fetch_add(1, Ordering::Relaxed);
                     self.note_failure(&mut failed, &error);
                 }
             }

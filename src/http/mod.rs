@@ -83,7 +83,7 @@ pub fn router(page: Option<Page>, readiness: Readiness, requests: RequestMetrics
 }
 
 async fn metrics(State(page): State<Page>) -> Response {
-    ([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], page.text()).into_response()
+    ([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], page.scrape()).into_response()
 }
 
 async fn ready(State(readiness): State<Readiness>) -> Response {

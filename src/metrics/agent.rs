@@ -102,7 +102,7 @@ pub(super) const FAMILIES: &[Family] = &[
         &["outcome"],
         |view, points| {
             for outcome in Outcome::ALL {
-                let cycles = view.agent.cycles(outcome) as f64;
+                let cycles = view.agent.cycles.of(outcome) as f64;
                 points.set([Arc::from(outcome.as_str())], cycles);
             }
         },
@@ -184,10 +184,32 @@ fn of_sections(
     }
 }
 
+/// The agent's cycles by their outcome.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CycleCounts([u64; Outcome::ALL.len()]);
+
+impl CycleCounts {
+    /// Counts a cycle.
+    pub fn count(&mut self, outcome: Outcome) {
+        self.0[outcome as usize] += 1;
+    }
+
+    /// Cycles that went so.
+    pub fn of(&self, outcome: Outcome) -> u64 {
+        self.0[outcome as usize]
+    }
+
+    /// Whether there was a cycle at all.
+    pub fn any(&self) -> bool {
+        self.0.iter().any(|count| *count > 0)
+    }
+}
+
 /// What the agent knows of itself.
 #[derive(Debug, Clone)]
 pub struct Stats {
-    cycles: [u64; Outcome::ALL.len()],
+    /// Its cycles.
+    pub cycles: CycleCounts,
     /// When it started.
     pub started: Instant,
     /// What it uses, where the system tells.
@@ -205,33 +227,4 @@ pub struct Process {
     pub cpu_seconds: f64,
     /// Memory in RAM, in bytes.
     pub memory_bytes: u64,
-}
-
-impl Default for Stats {
-    fn default() -> Self {
-        Stats {
-            cycles: Default::default(),
-            started: Instant::now(),
-            process: None,
-            exports: Vec::new(),
-            active_requests: 0,
-        }
-    }
-}
-
-impl Stats {
-    /// Counts a cycle.
-    pub fn count_cycle(&mut self, outcome: Outcome) {
-        self.cycles[outcome as usize] += 1;
-    }
-
-    /// Cycles that went so.
-    pub fn cycles(&self, outcome: Outcome) -> u64 {
-        self.cycles[outcome as usize]
-    }
-
-    /// Whether there was a cycle at all.
-    pub fn has_cycled(&self) -> bool {
-        self.cycles.iter().any(|count| *count > 0)
-    }
 }

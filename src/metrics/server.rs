@@ -14,7 +14,7 @@ pub(super) const FAMILIES: &[Family] = &[
         &[],
         &[],
         |view, points| {
-            if view.agent.has_cycled() {
+            if view.agent.cycles.any() {
                 points.set([], if view.snapshot.up { 1.0 } else { 0.0 });
             }
         },

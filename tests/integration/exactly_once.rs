@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use prefect_otel_agent::agent::core_config;
+use prefect_otel_agent::cycles::core_config;
 use prefect_otel_agent::checkpoint::Keeper;
 use prefect_otel_agent::core::events::{Event, FinishedRun};
 use prefect_otel_agent::core::saved::SavedState;

@@ -18,6 +18,7 @@ mod honesty;
 mod lifecycle;
 mod native;
 mod otlp;
+mod push_path;
 mod soak;
 mod stack;
 mod support;

@@ -76,6 +76,6 @@ pub(crate) async fn cycle(agent: &mut Agent) -> page::Page {
 
 /// The page as it is.
 pub(crate) fn current(agent: &Agent) -> page::Page {
-    let text = agent.page().unwrap().text();
+    let text = agent.page().unwrap().scrape();
     page::Page::parse(std::str::from_utf8(&text).unwrap())
 }

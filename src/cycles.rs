@@ -1,0 +1,279 @@
+//! The cycles: sample, count, keep, and report what is known.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use opentelemetry::KeyValue;
+use tracing::Instrument as _;
+
+use crate::checkpoint::{self, Keeper};
+use crate::core::sections::{STALE_AFTER_INTERVALS, Section};
+use crate::core::{Config, Core, Cycle, Outcome};
+use crate::export::{Exporters, Recorder};
+use crate::http::Readiness;
+use crate::metrics::agent::{CYCLE_DURATION, CycleCounts, REQUEST_DURATION, SECTION_DURATION};
+use crate::metrics::{Options, Source, TagAttributes};
+use crate::prefect::{self, Client, RequestObserver, RequestRecord};
+use crate::publisher::Report;
+use crate::sampler::Sampler;
+use crate::settings::Settings;
+
+/// Why there can be no cycles.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The client cannot be built.
+    #[error(transparent)]
+    Prefect(#[from] prefect::Error),
+    /// `STATE_DIR` cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+}
+
+/// An exporter that has shown nothing for this long, or for four intervals, is not in use.
+const IN_USE: Duration = Duration::from_secs(120);
+
+/// Runs cycles, one after the other.
+pub struct Cycles {
+    sampler: Sampler,
+    keeper: Keeper,
+    exporters: Arc<Exporters>,
+    options: Arc<Options>,
+    counts: CycleCounts,
+    /// Whether a cycle could read Prefect of late.
+    pub readiness: Readiness,
+    condition: Condition,
+    in_use: Duration,
+    /// Whether the last cycle could read Prefect.
+    up: bool,
+}
+
+impl Cycles {
+    /// Cycles by `settings`, resumed from the checkpoint; nothing is asked of Prefect yet.
+    ///
+    /// # Errors
+    ///
+    /// When the client cannot be built, or `STATE_DIR` cannot be used.
+    pub fn new(
+        settings: &Settings,
+        options: Arc<Options>,
+        exporters: Arc<Exporters>,
+    ) -> Result<Self, Error> {
+        let observer = Arc::new(RequestDuration {
+            recorder: exporters.recorder(&REQUEST_DURATION),
+            common: options.common().to_vec(),
+        });
+        let client = Client::new(&settings.prefect, observer)?;
+        let (keeper, saved) = Keeper::open(settings)?;
+        let config = core_config(settings, &options);
+        let request_timeout = settings.prefect.request_timeout;
+        let deadline = Sampler::deadline(&config, request_timeout);
+        let interval = config.interval;
+        Ok(Cycles {
+            sampler: Sampler::new(Core::new(config, saved), client, deadline),
+            keeper,
+            exporters,
+            options,
+            counts: CycleCounts::default(),
+            readiness: Readiness::new(interval * STALE_AFTER_INTERVALS + request_timeout),
+            condition: Condition::default(),
+            in_use: IN_USE.max(interval * 4),
+            up: false,
+        })
+    }
+
+    /// What is known before the first cycle: what the checkpoint holds.
+    pub fn restored(&mut self) -> Report {
+        Report {
+            state: self.sampler.state(),
+            made: Instant::now(),
+            cycles: self.counts,
+        }
+    }
+
+    /// One cycle, and what is known then. What it counted is in the checkpoint by now.
+    pub async fn next(&mut self) -> Report {
+        let started = Instant::now();
+        let span = tracing::debug_span!("cycle", outcome = tracing::field::Empty);
+        self.sampler.mark_shown(self.exporters.shown(self.in_use));
+        let cycle = self.sampler.cycle(&mut self.keeper);
+        let cycle = cycle.instrument(span.clone()).await;
+        let outcome = cycle.outcome();
+        span.record("outcome", outcome.as_str());
+        self.counts.count(outcome);
+        self.record(&cycle, started.elapsed());
+        let snapshot = &cycle.state.snapshot;
+        self.up = snapshot.up;
+        if self.up {
+            self.readiness.good_cycle();
+        }
+        tracing::debug!(
+            outcome = outcome.as_str(),
+            duration_ms = started.elapsed().as_millis() as u64,
+            deployments = snapshot.inventory.deployments.len(),
+            unfinished = snapshot.unfinished.len(),
+            events = cycle.events.len(),
+            "cycle"
+        );
+        self.condition.note(&cycle);
+        self.report_of(cycle)
+    }
+
+    /// Ends the last cycle, which may have been cancelled: what came in until then counts.
+    pub async fn end(&mut self) -> Report {
+        let cycle = self.sampler.end(&mut self.keeper).await;
+        self.record_events(&cycle);
+        let mut report = self.report_of(cycle);
+        if self.up {
+            // A cycle that is cancelled says nothing about Prefect.
+            Arc::make_mut(&mut report.state).snapshot.up = true;
+        }
+        report
+    }
+
+    fn report_of(&self, cycle: Cycle) -> Report {
+        Report {
+            state: cycle.state,
+            made: Instant::now(),
+            cycles: self.counts,
+        }
+    }
+
+    /// Records what the cycle brought into the histograms.
+    fn record(&self, cycle: &Cycle, duration: Duration) {
+        let record = |family, value: &str, duration: Duration| {
+            let attributes =
+                self.options
+                    .series(family, &[Arc::from(value)], &TagAttributes::new());
+            let recorder = self.exporters.recorder(family);
+            recorder.record(duration.as_secs_f64(), &attributes);
+        };
+        record(&CYCLE_DURATION, cycle.outcome().as_str(), duration);
+        for (section, duration) in &cycle.durations {
+            record(&SECTION_DURATION, section.as_str(), *duration);
+        }
+        self.record_events(cycle);
+    }
+
+    fn record_events(&self, cycle: &Cycle) {
+        let tags = self.options.tag_attributes(&cycle.state.snapshot);
+        for family in self.options.families() {
+            let Source::Measured(measure) = family.source else {
+                continue;
+            };
+            let recorder = self.exporters.recorder(family);
+            for (values, seconds) in cycle.events.iter().filter_map(measure) {
+                let attributes = self.options.series(family, &values, &tags);
+                recorder.record(seconds, &attributes);
+            }
+        }
+    }
+}
+
+/// What the core has to know of the settings.
+pub fn core_config(settings: &Settings, options: &Options) -> Config {
+    let sampling = &settings.sampling;
+    Config {
+        interval: sampling.interval,
+        inventory_interval: sampling.inventory_interval,
+        scheduled_lookahead: sampling.scheduled_lookahead,
+        offset: sampling.offset,
+        failed_runs_offset: sampling.failed_runs_offset,
+        catch_up: sampling.catch_up,
+        task_runs: sampling.task_runs,
+        page_limit: settings.prefect.pagination_limit,
+        first_page_only: !settings.prefect.pagination_enabled,
+        cardinality_limit: settings.metrics.cardinality_limit,
+        unused: options.unused_sections(),
+    }
+}
+
+/// What was last said in the log: only changes are.
+#[derive(Default)]
+struct Condition {
+    down: Option<bool>,
+    failing: HashSet<Section>,
+}
+
+impl Condition {
+    /// Says at WARN what fails from this cycle on, and at INFO what works again.
+    fn note(&mut self, cycle: &Cycle) {
+        let down = cycle.outcome() == Outcome::Failure;
+        let was_down = self.down.replace(down);
+        if down {
+            if was_down != Some(true) {
+                note_down(cycle);
+            }
+            self.failing.clear();
+            return;
+        }
+        if was_down != Some(false) {
+            let version = cycle.state.snapshot.version.as_deref().unwrap_or("unknown");
+            tracing::info!(version, "Prefect can be read");
+        }
+        for (section, error) in &cycle.errors {
+            if !self.failing.contains(section) {
+                tracing::warn!(section = section.as_str(), %error, "a section cannot be read; the others are");
+            }
+        }
+        let failing = cycle.errors.iter().map(|(section, _)| *section).collect();
+        for section in self.failing.difference(&failing) {
+            tracing::info!(section = section.as_str(), "the section can be read again");
+        }
+        self.failing = failing;
+    }
+}
+
+/// One line, however many requests failed.
+fn note_down(cycle: &Cycle) {
+    let lists = cycle.errors.iter().filter(|(section, _)| section.matters());
+    let first = lists.chain(&cycle.errors).next();
+    let Some((_, error)) = first else {
+        tracing::warn!("Prefect cannot be read: it answers, but with no list");
+        return;
+    };
+    match error.is_not_prefect() {
+        true => tracing::warn!(
+            %error,
+            "PREFECT_API_URL does not lead to the API of Prefect 3; gauges will be withheld, and the agent keeps trying"
+        ),
+        false => tracing::warn!(
+            %error,
+            "Prefect cannot be read; its gauges will be withheld, and the agent keeps trying"
+        ),
+    }
+}
+
+/// Records each request to Prefect.
+struct RequestDuration {
+    recorder: Recorder,
+    common: Vec<KeyValue>,
+}
+
+impl RequestObserver for RequestDuration {
+    fn on_request(&self, record: &RequestRecord<'_>) {
+        let [method, status, template, error_type, address, port] = REQUEST_DURATION.attributes
+        else {
+            return;
+        };
+        let mut attributes = vec![
+            KeyValue::new(*method, record.method.to_owned()),
+            KeyValue::new(*template, record.url_template.to_owned()),
+            KeyValue::new(*address, record.server_address.to_owned()),
+            KeyValue::new(*port, i64::from(record.server_port)),
+        ];
+        attributes.extend(
+            record
+                .status
+                .map(|code| KeyValue::new(*status, i64::from(code))),
+        );
+        attributes.extend(
+            record
+                .error_type
+                .map(|kind| KeyValue::new(*error_type, kind.to_owned())),
+        );
+        attributes.extend_from_slice(&self.common);
+        self.recorder
+            .record(record.duration.as_secs_f64(), &attributes);
+    }
+}

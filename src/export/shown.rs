@@ -1,0 +1,81 @@
+//! What has been shown to whom: which state of the counters has left the process.
+//!
+//! A counter series is held at its baseline until whoever reads it has seen that baseline, or
+//! `increase()` would miss its first events. A push that was accepted and a page that was
+//! scraped tell. An outlet that nobody uses, a collector that is not there or a page that
+//! nobody scrapes, must not hold the others up: only those in use count.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The latest state that one outlet has shown.
+#[derive(Debug, Clone, Default)]
+pub struct Shown(Arc<Mutex<Option<Last>>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    number: u64,
+    at: Instant,
+}
+
+impl Shown {
+    /// State `number` has been shown.
+    pub fn note(&self, number: u64) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = last.map_or(number, |last| last.number.max(number));
+        *last = Some(Last {
+            number,
+            at: Instant::now(),
+        });
+    }
+
+    /// The latest state shown, if the outlet was used within `window`.
+    fn in_use(&self, window: Duration) -> Option<u64> {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.filter(|last| last.at.elapsed() <= window)
+            .map(|last| last.number)
+    }
+}
+
+/// The latest state that every outlet in use has shown; 0 while none is in use. Without any
+/// outlet there is nobody to show anything to.
+pub fn by_all<'a>(outlets: impl IntoIterator<Item = &'a Shown>, window: Duration) -> u64 {
+    let mut outlets = outlets.into_iter().peekable();
+    if outlets.peek().is_none() {
+        return u64::MAX;
+    }
+    let in_use = outlets.filter_map(|outlet| outlet.in_use(window));
+    in_use.min().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn every_outlet_in_use_has_to_have_shown_a_state() {
+        let (push, page) = (Shown::default(), Shown::default());
+        assert_eq!(by_all([&push, &page], WINDOW), 0);
+        push.note(3);
+        assert_eq!(by_all([&push, &page], WINDOW), 3);
+        page.note(2);
+        assert_eq!(by_all([&push, &page], WINDOW), 2);
+        page.note(4);
+        page.note(1);
+        assert_eq!(by_all([&push, &page], WINDOW), 3);
+    }
+
+    #[test]
+    fn an_outlet_that_is_no_longer_used_holds_nothing_up() {
+        let (push, page) = (Shown::default(), Shown::default());
+        page.note(1);
+        std::thread::sleep(Duration::from_millis(2));
+        push.note(7);
+        let at_page = page.0.lock().unwrap().unwrap().at;
+        let window = at_page.elapsed() - Duration::from_millis(1);
+        assert_eq!(by_all([&push, &page], window), 7);
+        assert_eq!(by_all(&[], WINDOW), u64::MAX);
+    }
+}

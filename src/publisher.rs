@@ -1,0 +1,112 @@
+//! The publisher: shows what is known at its own pace, whatever a cycle is stuck in.
+//!
+//! It publishes each new state at once and, while none comes, the last one again: freshness is
+//! computed at that moment, so what a stuck cycle leaves behind ages, and is withheld in the
+//! end, on the page and on the push path alike.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tracing::Instrument as _;
+
+use crate::core::State;
+use crate::export::Exporters;
+use crate::http::RequestMetrics;
+use crate::metrics::agent::{CycleCounts, Stats};
+use crate::metrics::{self, Options, Reading, View};
+use crate::resource_usage::ResourceUsage;
+
+/// What is to be published.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The workspace as it was known when the state was made.
+    pub state: Arc<State>,
+    /// When that was.
+    pub made: Instant,
+    /// The cycles so far.
+    pub cycles: CycleCounts,
+}
+
+/// Shows reports to every exporter.
+pub struct Publisher {
+    exporters: Arc<Exporters>,
+    options: Arc<Options>,
+    usage: ResourceUsage,
+    requests: RequestMetrics,
+    started: Instant,
+    /// After this long without a new state, the last one is published again.
+    patience: Duration,
+}
+
+impl Publisher {
+    /// A publisher of states that are expected every `interval`.
+    pub fn new(
+        exporters: Arc<Exporters>,
+        options: Arc<Options>,
+        requests: RequestMetrics,
+        interval: Duration,
+    ) -> Self {
+        Publisher {
+            exporters,
+            options,
+            usage: ResourceUsage::default(),
+            requests,
+            started: Instant::now(),
+            // Cycles do not all take equally long: a state that is a little late is waited for.
+            patience: interval + interval / 4,
+        }
+    }
+
+    /// Publishes what comes until nothing more can come.
+    pub async fn run(mut self, mut reports: watch::Receiver<Report>) -> Self {
+        loop {
+            match tokio::time::timeout(self.patience, reports.changed()).await {
+                Ok(Err(_)) => return self,
+                Ok(Ok(())) | Err(_) => {}
+            }
+            let report = reports.borrow_and_update().clone();
+            self.publish(&report).await;
+        }
+    }
+
+    /// Publishes a report.
+    pub async fn publish(&mut self, report: &Report) {
+        let (number, readings) = (report.state.number, self.readings(report));
+        let exporters = Arc::clone(&self.exporters);
+        // Rendering tens of thousands of series takes its time: not on the runtime's threads.
+        let published = tokio::task::spawn_blocking(move || exporters.publish(number, readings))
+            .instrument(tracing::debug_span!("publish"))
+            .await;
+        if let Err(error) = published {
+            tracing::error!(%error, "a state could not be published");
+        }
+    }
+
+    /// Publishes the last report and ends the exporters, within `patience`.
+    pub async fn finish(mut self, report: &Report, patience: Duration) {
+        let (number, readings) = (report.state.number, self.readings(report));
+        self.exporters.update(number, readings);
+        self.exporters.shutdown(number, patience).await;
+    }
+
+    fn readings(&mut self, report: &Report) -> Vec<Reading> {
+        let snapshot = report.state.snapshot.aged(report.made.elapsed());
+        let tags = self.options.tag_attributes(&snapshot);
+        let stats = Stats {
+            cycles: report.cycles,
+            started: self.started,
+            process: self.usage.read(),
+            exports: self.exporters.pushes(),
+            active_requests: self.requests.active(),
+        };
+        metrics::read(&View {
+            snapshot: &snapshot,
+            counters: &report.state.counters,
+            last_runs: &report.state.last_runs,
+            agent: &stats,
+            options: &self.options,
+            tags: &tags,
+        })
+    }
+}

@@ -1,0 +1,241 @@
+//! The push path beside the page: the same series with the same values, at the same moments,
+//! while runs change state; by the collector's Prometheus exporter, by Prometheus' own OTLP
+//! receiver, and by remote write.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::support::fleet;
+use crate::support::page::Labels;
+use crate::support::prefect::Server;
+use crate::support::process::{AgentProcess, Process, wait_for};
+use crate::support::programs::{Prometheus, programs};
+use crate::support::small_stub;
+use crate::support::stack::{Collector, project, prometheus, run};
+use crate::support::stub::Stub;
+
+/// Families whose series come and go with the runs.
+const FAMILIES: [&str; 4] = [
+    "prefect_flow_runs_active",
+    "prefect_flow_runs_late",
+    "prefect_info_flow_runs",
+    "prefect_flow_runs_ongoing_run_time",
+];
+
+/// How long after an answer of the page Prometheus may still show the one before: the
+/// collector is scraped every two seconds.
+const ON_THE_WAY: Duration = Duration::from_secs(3);
+
+type Series = BTreeMap<Labels, f64>;
+
+/// One way to push, with an agent of its own.
+struct Way {
+    name: &'static str,
+    agent: AgentProcess,
+    prometheus: Prometheus,
+    /// Keeps files and processes until the end.
+    _rest: (Option<Collector>, Option<tempfile::TempDir>),
+    /// The pages of the last intervals.
+    pages: VecDeque<(Instant, [Series; FAMILIES.len()])>,
+    samples: usize,
+    /// Samples that are not those of the page of the same interval.
+    late: Vec<String>,
+}
+
+fn ways(programs: &Path, api_url: &str, interval: Duration) -> Vec<Way> {
+    let seconds = interval.as_secs().to_string();
+    let agent = |endpoint: &str, url: &str| {
+        let settings = [
+            ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
+            (endpoint, url),
+            ("SAMPLE_INTERVAL_SECONDS", seconds.as_str()),
+        ];
+        AgentProcess::start(api_url, &settings)
+    };
+    let way = |name, agent, prometheus, collector, folder| Way {
+        name,
+        agent,
+        prometheus,
+        _rest: (collector, folder),
+        pages: VecDeque::new(),
+        samples: 0,
+        late: Vec::new(),
+    };
+    let general = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    let collector = Collector::start(programs);
+    let (scraping, folder) = prometheus(programs, &collector, None);
+    let scraped = agent(general, &collector.otlp);
+
+    let config = project("deploy/prometheus-otlp.yml");
+    let direct = Prometheus::start(programs, &config, &["--web.enable-otlp-receiver"]);
+    let url = format!("{}/api/v1/otlp/v1/metrics", direct.url);
+    let pushing = agent("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &url);
+
+    let flags = ["--web.enable-remote-write-receiver"];
+    let written = Prometheus::start(programs, &config, &flags);
+    let url = format!("{}/api/v1/write", written.url);
+    let file = "deploy/collector/remote-write.yaml";
+    let writer = Collector::start_with(programs, file, &[("REMOTE_WRITE_URL", &url)]);
+    let writing = agent(general, &writer.otlp);
+    vec![
+        way(
+            "collector",
+            scraped,
+            scraping,
+            Some(collector),
+            Some(folder),
+        ),
+        way("OTLP receiver", pushing, direct, None, None),
+        way("remote write", writing, written, Some(writer), None),
+    ]
+}
+
+impl Way {
+    fn on_page(&self) -> [Series; FAMILIES.len()] {
+        let page = self.agent.page();
+        FAMILIES.map(|family| page.family(family))
+    }
+
+    fn in_prometheus(&self, family: &str) -> Series {
+        let series = self.prometheus.query(family).unwrap().into_iter();
+        series
+            .map(|(mut labels, value)| {
+                // What says where a series comes from; the page does not have it.
+                labels.retain(|name, _| {
+                    !["__name__", "job", "instance"].contains(&name.as_str())
+                        && !name.starts_with("otel_scope_")
+                });
+                (labels, value)
+            })
+            .collect()
+    }
+
+    /// Compares what Prometheus shows now with what the page has shown.
+    fn sample(&mut self, interval: Duration) {
+        self.pages.push_back((Instant::now(), self.on_page()));
+        for (index, family) in FAMILIES.iter().enumerate() {
+            let asked = Instant::now();
+            let pushed = self.in_prometheus(family);
+            let within = |patience: Duration| {
+                let mut pages = self.pages.iter().rev();
+                // The page that was current when the time began counts too.
+                let mut complete = false;
+                pages.any(|(at, page)| {
+                    if complete {
+                        return false;
+                    }
+                    complete = asked.duration_since(*at) > patience;
+                    page[index] == pushed
+                })
+            };
+            self.samples += 1;
+            if !within(interval.max(ON_THE_WAY)) {
+                self.late.push(format!("{family}: {}", pushed.len()));
+            }
+            assert!(
+                within(interval * 2 + ON_THE_WAY),
+                "{}: {family} is more than an interval behind: {pushed:#?}\non the page {:#?}",
+                self.name,
+                self.pages.back().map(|(_, page)| &page[index])
+            );
+        }
+        let keep = interval * 3 + ON_THE_WAY;
+        while self
+            .pages
+            .front()
+            .is_some_and(|(at, _)| at.elapsed() > keep)
+        {
+            self.pages.pop_front();
+        }
+    }
+}
+
+/// Compares for `time`. `change` is called before each sample.
+fn compare(mut ways: Vec<Way>, interval: Duration, time: Duration, mut change: impl FnMut(usize)) {
+    for way in &ways {
+        wait_for(way.name, Duration::from_secs(120), || {
+            let family = FAMILIES[0];
+            let (page, pushed) = (way.agent.page().family(family), way.in_prometheus(family));
+            (!page.is_empty() && page == pushed).then_some(())
+        });
+        // What was shown until now is not compared: the first pages are not known.
+    }
+    let started = Instant::now();
+    let mut step = 0;
+    while started.elapsed() < time {
+        change(step);
+        step += 1;
+        let warm = started.elapsed() > interval * 3 + ON_THE_WAY;
+        for way in &mut ways {
+            match warm {
+                true => way.sample(interval),
+                false => way.pages.push_back((Instant::now(), way.on_page())),
+            }
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    for way in ways {
+        let equal = 1.0 - way.late.len() as f64 / way.samples as f64;
+        eprintln!(
+            "{}: {} samples, {:.2} % equal to the page of the same interval",
+            way.name,
+            way.samples,
+            equal * 100.0
+        );
+        assert!(way.samples > 20, "{}: {} samples", way.name, way.samples);
+        assert!(equal >= 0.99, "{}: {equal}: {:#?}", way.name, way.late);
+    }
+}
+
+/// Six runs that pass through their states, each at another one; then six new ones.
+fn advance(stub: &Stub, step: usize) {
+    const COURSE: [&str; 4] = ["PENDING", "RUNNING", "RUNNING", "COMPLETED"];
+    const STEPS: usize = 4;
+    if step % STEPS != 0 {
+        return;
+    }
+    let mut contents = stub.contents();
+    for lane in 0..6 {
+        let phase = step / STEPS + lane;
+        let (round, at) = (phase / COURSE.len(), phase % COURSE.len());
+        let run = fleet::run_at(1_000 + lane + 10 * round, COURSE[at], 1);
+        contents.flow_runs.retain(|other| other["id"] != run["id"]);
+        contents.flow_runs.push(run);
+    }
+}
+
+#[test]
+fn runs_that_change_state_read_alike_on_the_page_and_on_every_push_path() {
+    let Some(programs) = programs("runs_that_change_state_read_alike") else {
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stub = runtime.block_on(small_stub());
+    advance(&stub, 0);
+    let interval = Duration::from_secs(3);
+    let ways = ways(&programs, &stub.url, interval);
+    compare(ways, interval, Duration::from_secs(60), |step| {
+        advance(&stub, step)
+    });
+}
+
+/// `cargo test ten_minutes -- --ignored --nocapture` prints the share of equal samples.
+#[test]
+#[ignore = "takes ten minutes"]
+fn ten_minutes_of_the_demos_load_read_alike_on_the_page_and_on_every_push_path() {
+    let Some(programs) = programs("ten_minutes_of_the_demos_load") else {
+        return;
+    };
+    let server = Server::start(&[]);
+    run(server.program("python").arg(project("demo/flows.py")));
+    let mut worker: Command = server.program("prefect");
+    let arguments = [
+        "worker", "start", "--pool", "demo", "--type", "process", "--limit", "4",
+    ];
+    let _worker = Process::start(worker.args(arguments));
+    let interval = Duration::from_secs(5);
+    let ways = ways(&programs, &server.url, interval);
+    compare(ways, interval, Duration::from_secs(600), |_| {});
+}
