@@ -254,9 +254,7 @@ impl Core {
     pub fn begin(&mut self, moment: Moment) {
         self.sections.begin(moment.uptime);
         self.reader.begin(&self.sections);
-        self.runs
-            .unfinished
-            .begin(moment.uptime, self.config.first_page_only);
+        self.runs.begin(moment.uptime, self.config.first_page_only);
         self.finished.begin(moment.uptime + self.config.interval);
         if let Some(tasks) = &mut self.tasks {
             tasks.begin(moment.uptime);

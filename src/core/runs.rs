@@ -46,6 +46,8 @@ struct Waiting {
     tries: u32,
     /// Uptime before which they are not asked for again.
     not_before: Duration,
+    /// The cycle in which they were read with others after the current one.
+    had_later: Option<u64>,
     /// Whether the state that it is in is still to be counted.
     counts: bool,
 }
@@ -61,6 +63,8 @@ pub(super) struct Runs {
     /// Runs that ended in between ended before counting began, though the server's clock says
     /// otherwise now.
     pub(super) before_start: Option<Range>,
+    /// The number of the cycle.
+    cycle: u64,
     histories: HashMap<Id, History>,
     /// Runs that were counted by the last process, without their earlier states.
     unread: HashSet<Id>,
@@ -83,11 +87,18 @@ impl Runs {
             counted,
             start,
             before_start: None,
+            cycle: 0,
             histories: HashMap::new(),
             unread,
             waiting: HashMap::new(),
             unnamed: HashMap::new(),
         }
+    }
+
+    /// Begins a cycle.
+    pub(super) fn begin(&mut self, uptime: Duration, first_page_only: bool) {
+        self.cycle += 1;
+        self.unfinished.begin(uptime, first_page_only);
     }
 
     /// What ended before this time is counted already, or ended before counting began.
@@ -207,6 +218,7 @@ impl Runs {
             needs_history,
             tries: 0,
             not_before: Duration::ZERO,
+            had_later: None,
             counts,
         };
         self.waiting.insert(Arc::clone(&run.id), waiting);
@@ -214,7 +226,11 @@ impl Runs {
 
     /// The states to ask for.
     pub(super) fn plan(&self, uptime: Duration) -> Vec<Request> {
-        let ready = |waiting: &&Waiting| waiting.needs_history && waiting.not_before <= uptime;
+        let ready = |waiting: &&Waiting| {
+            // The next cycle lists it as it is by then.
+            let listed = waiting.had_later.is_none_or(|cycle| self.cycle > cycle + 1);
+            waiting.needs_history && waiting.not_before <= uptime && listed
+        };
         let waiting = self.waiting.values().filter(ready).take(SIDE_BY_SIDE);
         waiting
             .map(|waiting| Request::FlowRunStates(Arc::clone(&waiting.run.id)))
@@ -243,6 +259,13 @@ impl Runs {
             waiting.needs_history = waiting.tries < MOST_TRIES;
             return;
         };
+        if waiting.had_later.is_none() && terminal::has_later(&waiting.run, &states) {
+            // If it has moved on, the next cycle lists it in its new state; if it does not, the
+            // clocks differ.
+            waiting.had_later = Some(self.cycle);
+            waiting.tries += 1;
+            return;
+        }
         waiting.needs_history = false;
         let (mut earlier, history) = terminal::earlier(&waiting.run, states, now);
         let known = self.histories.get(id);

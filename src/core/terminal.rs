@@ -96,6 +96,15 @@ pub(super) fn needs_history(run: &FlowRun, read_at: Option<u64>) -> bool {
     restarted || starts > 0 && while_waiting.contains(&run.state_type)
 }
 
+/// Whether there are states after the one that `run` is in. Then it has most often moved on since
+/// it was listed; or clocks differ, and the order of its states is not that of their timestamps.
+pub(super) fn has_later(run: &FlowRun, states: &[RunState]) -> bool {
+    let is_current = |state: &&RunState| run.state_id.as_ref() == Some(&state.id);
+    let current = states.iter().find(is_current);
+    let current = current.and_then(|state| state.timestamp);
+    current.is_some_and(|time| states.iter().any(|state| state.timestamp > Some(time)))
+}
+
 /// The terminal states *before* the one that `run` is in now, and what is known of it then.
 ///
 /// The server orders states by their timestamps, which are set by whoever proposed them: if

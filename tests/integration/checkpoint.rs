@@ -42,7 +42,11 @@ async fn counters_go_on_and_what_ended_meanwhile_is_counted_once() {
     for counted in [1.0, 3.0] {
         let mut next = agent(&stub.url, &settings).await;
         let restored = failed(&current(&next));
-        assert_eq!(restored, Some(counted), "what was counted before is shown first");
+        assert_eq!(
+            restored,
+            Some(counted),
+            "what was counted before is shown first"
+        );
         assert_eq!(failed(&cycle(&mut next).await), Some(3.0));
         assert_eq!(failed(&cycle(&mut next).await), Some(3.0));
     }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use prefect_otel_agent::cycles::core_config;
 use prefect_otel_agent::checkpoint::Keeper;
 use prefect_otel_agent::core::events::{Event, FinishedRun};
 use prefect_otel_agent::core::saved::SavedState;
 use prefect_otel_agent::core::{Core, Cycle};
+use prefect_otel_agent::cycles::core_config;
 use prefect_otel_agent::metrics::Options;
 use prefect_otel_agent::prefect::{Client, RequestObserver, RequestRecord};
 use prefect_otel_agent::sampler::Sampler;
@@ -353,6 +353,23 @@ async fn a_failure_that_was_never_seen_as_the_end_is_counted_while_the_run_goes_
     with_history(&stub, 1, &ended);
     assert_eq!(counted(&mut sampler).await, [event(1, "COMPLETED", 1)]);
     assert_eq!(requests_for_states(&stub), 1, "states are read once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_ends_before_its_states_are_read_keeps_its_retries() {
+    let stub = small_stub().await;
+    let mut sampler = sampler(&stub);
+    assert!(counted(&mut sampler).await.is_empty());
+    let states = ["RUNNING", "FAILED", "SCHEDULED", "RUNNING", "COMPLETED"];
+    with_history(&stub, 1, &states[..4]);
+    // The list shows it running; when its states are read, it has ended.
+    let running = stub.contents().flow_runs.clone();
+    with_history(&stub, 1, &states);
+    stub.contents().flow_runs = running;
+    assert!(counted(&mut sampler).await.is_empty());
+    with_history(&stub, 1, &states);
+    let both = [event(1, "COMPLETED", 1), event(1, "FAILED", 0)];
+    assert_eq!(counted(&mut sampler).await, both);
 }
 
 #[tokio::test(flavor = "multi_thread")]
