@@ -194,7 +194,7 @@ impl Agent {
     /// Records what the cycle brought into the histograms.
     fn record(&self, cycle: &Cycle, duration: Duration) {
         let record = |family, value: &str, duration: Duration| {
-            let attributes = self.options.series(family, &[Arc::from(value)], &self.tags);
+            let attributes = self.options.counted(family, &[Arc::from(value)], &[]);
             let recorder = self.exporters.recorder(family);
             recorder.record(duration.as_secs_f64(), &attributes);
         };
@@ -211,9 +211,11 @@ impl Agent {
                 continue;
             };
             let recorder = self.exporters.recorder(family);
-            for (values, seconds) in events.iter().filter_map(measure) {
-                let attributes = self.options.series(family, &values, &self.tags);
-                recorder.record(seconds, &attributes);
+            for event in events {
+                if let Some((values, seconds)) = measure(event) {
+                    let attributes = self.options.counted(family, &values, event.tags());
+                    recorder.record(seconds, &attributes);
+                }
             }
         }
     }
@@ -257,6 +259,7 @@ pub fn core_config(settings: &Settings, options: &Options) -> Config {
         page_limit: settings.prefect.pagination_limit,
         first_page_only: !settings.prefect.pagination_enabled,
         cardinality_limit: settings.metrics.cardinality_limit,
+        tag_keys: options.tag_keys().clone(),
         unused: options.unused_sections(),
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::tags::TagKeys;
+
 /// A label's value.
 pub type Label = Arc<str>;
 
@@ -68,6 +70,9 @@ struct Hold {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Saved {
     series: Vec<SavedCount>,
+    /// The keys of the tags of every series.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tag_keys: Vec<Label>,
     /// The total alone, as older versions have it.
     #[serde(default, skip_serializing_if = "is_zero")]
     overflow: u64,
@@ -79,6 +84,9 @@ pub(super) struct Saved {
 struct SavedCount {
     #[serde(default, skip_serializing_if = "<[Label]>::is_empty")]
     labels: Series,
+    /// The values of its deployment's tags.
+    #[serde(default, skip_serializing_if = "<[Label]>::is_empty")]
+    tags: Series,
     total: u64,
     /// What is shown of it, where that is less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -127,10 +135,11 @@ impl Count {
         }
     }
 
-    fn save(&self, labels: Series, uptime: Duration) -> SavedCount {
+    fn save(&self, (labels, tags): (&[Label], &[Label]), uptime: Duration) -> SavedCount {
         let baseline = self.hold.map(|hold| hold.baseline);
         SavedCount {
-            labels,
+            labels: labels.into(),
+            tags: tags.into(),
             total: self.total,
             baseline: baseline.filter(|baseline| *baseline < self.total),
             is_new: false,
@@ -259,23 +268,31 @@ impl Tally {
         (Arc::clone(&self.shown), released)
     }
 
-    /// The tally as a checkpoint has it.
-    pub(super) fn save(&self, uptime: Duration) -> Saved {
-        let series = self.series.iter();
+    /// The tally as a checkpoint has it. A series has so many `labels`, and a value for each of
+    /// `tag_keys`.
+    pub(super) fn save(&self, uptime: Duration, labels: usize, tag_keys: &TagKeys) -> Saved {
+        let save = |(series, count): (&Series, &Count)| {
+            let split = series.split_at_checked(labels);
+            count.save(split.unwrap_or((series, &[])), uptime)
+        };
         Saved {
-            series: series
-                .map(|(labels, count)| count.save(Arc::clone(labels), uptime))
-                .collect(),
+            series: self.series.iter().map(save).collect(),
+            tag_keys: tag_keys.as_slice().to_vec(),
             overflow: 0,
-            beyond_limit: self
-                .overflow
-                .map(|count| count.save(Series::default(), uptime)),
+            beyond_limit: self.overflow.map(|count| count.save((&[], &[]), uptime)),
         }
     }
 
     /// Restores the counts of a checkpoint, up to the limit of series. Those without a start
     /// time began at `start`.
-    pub(super) fn restore(&mut self, saved: Saved, labels: usize, start: Timestamp) {
+    pub(super) fn restore(
+        &mut self,
+        saved: Saved,
+        labels: usize,
+        tag_keys: &TagKeys,
+        start: Timestamp,
+    ) {
+        let before = saved.tag_keys;
         let beyond = (saved.overflow > 0).then(|| SavedCount {
             total: saved.overflow,
             ..SavedCount::default()
@@ -289,7 +306,9 @@ impl Tally {
                 continue;
             }
             let count = Count::restore(&saved, start);
-            self.merge(saved.labels, count);
+            let tags = tag_keys.translate(&before, &saved.tags);
+            let series = saved.labels.iter().chain(&*tags);
+            self.merge(series.cloned().collect(), count);
         }
         self.changed = true;
     }
@@ -312,9 +331,13 @@ mod tests {
     }
 
     fn restored(tally: &Tally) -> Tally {
-        let saved = serde_json::to_string(&tally.save(Duration::ZERO)).unwrap();
+        with_keys(tally, &TagKeys::none(), &TagKeys::none())
+    }
+
+    fn with_keys(tally: &Tally, before: &TagKeys, now: &TagKeys) -> Tally {
+        let saved = serde_json::to_string(&tally.save(Duration::ZERO, 1, before)).unwrap();
         let mut tally = Tally::new(tally.limit);
-        tally.restore(serde_json::from_str(&saved).unwrap(), 1, NOW);
+        tally.restore(serde_json::from_str(&saved).unwrap(), 1, now, NOW);
         tally
     }
 
@@ -378,7 +401,12 @@ mod tests {
     fn a_checkpoint_of_an_older_version_is_read() {
         let saved = r#"{"series":[{"labels":["a"],"total":3,"is_new":true},{"labels":["b"],"total":4},{"labels":["a","b"],"total":9}],"overflow":5}"#;
         let mut tally = Tally::new(10);
-        tally.restore(serde_json::from_str(saved).unwrap(), 1, LATER);
+        tally.restore(
+            serde_json::from_str(saved).unwrap(),
+            1,
+            &TagKeys::none(),
+            LATER,
+        );
         let (first, _) = tally.show(1, 0);
         let mut values: Vec<_> = first.series.iter().map(|(_, total)| total.value).collect();
         values.sort_unstable();
@@ -426,13 +454,43 @@ mod tests {
         tally.show(1, 0);
         tally.show(2, 1);
         tally.prune(Duration::from_secs(10), keep, |_| false);
-        let saved = tally.save(Duration::from_secs(60));
+        let none = TagKeys::none();
+        let saved = tally.save(Duration::from_secs(60), 1, &none);
         let mut tally = Tally::new(3);
-        tally.restore(saved, 1, NOW);
+        tally.restore(saved, 1, &none, NOW);
         tally.prune(Duration::from_secs(40), keep, |_| false);
         assert_eq!(total(&mut tally, 1, 0), 1);
         tally.prune(Duration::from_secs(51), keep, |_| false);
         assert_eq!(total(&mut tally, 2, 0), 0);
+    }
+
+    #[test]
+    fn after_a_restart_with_other_tag_keys_a_count_keeps_what_the_new_keys_ask_for() {
+        let before = TagKeys::new(["team", "env"]);
+        let mut tally = Tally::new(10);
+        for (team, count) in [("x", 2), ("y", 3)] {
+            let series = ["a", team, "prod"].map(Label::from);
+            tally.add(&series, count, NOW);
+        }
+        tally.show(1, 0);
+        tally.show(2, 1);
+        let shown = |mut tally: Tally| {
+            let (totals, _) = tally.show(1, 0);
+            let text = |(series, total): &(Series, Total)| (series.join(" "), total.value);
+            let mut shown: Vec<_> = totals.series.iter().map(text).collect();
+            shown.sort_unstable();
+            shown
+        };
+        let same = shown(with_keys(&tally, &before, &before));
+        assert_eq!(
+            same,
+            [("a x prod".to_owned(), 2), ("a y prod".to_owned(), 3)]
+        );
+        let moved = TagKeys::new(["tier", "team"]);
+        let moved = shown(with_keys(&tally, &before, &moved));
+        assert_eq!(moved, [("a  x".to_owned(), 2), ("a  y".to_owned(), 3)]);
+        let fewer = shown(with_keys(&tally, &before, &TagKeys::new(["env"])));
+        assert_eq!(fewer, [("a prod".to_owned(), 5)]);
     }
 
     #[test]

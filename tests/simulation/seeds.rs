@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use prefect_otel_agent::core::Config;
+use prefect_otel_agent::core::tags::TagKeys;
 use prefect_otel_agent::prefect::runs::StateType;
 
 use crate::lab::{Calm, Death, Events, Lab, Weather};
@@ -54,6 +55,7 @@ fn config(lab: &mut fastrand::Rng) -> Config {
         page_limit: *lab.choice(&[3, 7, 20, 200]).unwrap(),
         first_page_only: false,
         cardinality_limit: 10_000,
+        tag_keys: TagKeys::default(),
         unused: Vec::new(),
     }
 }
