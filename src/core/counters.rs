@@ -193,15 +193,15 @@ impl Counters {
     }
 
     /// What the state with this number shows, if those up to `delivered` have been delivered;
-    /// and whether that is more than a checkpoint knows to be shown.
+    /// and whether that is more than the last one showed.
     pub(super) fn show(&mut self, number: u64, delivered: u64) -> (AllTotals, bool) {
-        let mut released = false;
+        let mut any = false;
         let totals = self.tallies.each_mut().map(|tally| {
-            let (totals, now) = tally.show(number, delivered);
-            released |= now;
+            let (totals, grows) = tally.show(number, delivered);
+            any |= grows;
             totals
         });
-        (AllTotals(totals), released)
+        (AllTotals(totals), any)
     }
 
     /// From the next state on, every series shows its total.
