@@ -8,12 +8,13 @@ use opentelemetry::KeyValue;
 use tracing::Instrument as _;
 
 use crate::checkpoint::{self, Keeper};
+use crate::core::events::Event;
 use crate::core::sections::{STALE_AFTER_INTERVALS, Section};
 use crate::core::{Config, Core, Cycle, Outcome};
 use crate::export::{Exporters, Recorder};
 use crate::http::Readiness;
 use crate::metrics::agent::{CYCLE_DURATION, CycleCounts, REQUEST_DURATION, SECTION_DURATION};
-use crate::metrics::{Options, Source, TagAttributes};
+use crate::metrics::{Options, Source};
 use crate::prefect::{self, Client, RequestObserver, RequestRecord};
 use crate::publisher::Report;
 use crate::sampler::Sampler;
@@ -122,7 +123,7 @@ impl Cycles {
     /// Ends the last cycle, which may have been cancelled: what came in until then counts.
     pub async fn end(&mut self) -> Report {
         let cycle = self.sampler.end(&mut self.keeper).await;
-        self.record_events(&cycle);
+        self.record_events(&cycle.events);
         let mut report = self.report_of(cycle);
         if self.up {
             // A cycle that is cancelled says nothing about Prefect.
@@ -142,9 +143,7 @@ impl Cycles {
     /// Records what the cycle brought into the histograms.
     fn record(&self, cycle: &Cycle, duration: Duration) {
         let record = |family, value: &str, duration: Duration| {
-            let attributes =
-                self.options
-                    .series(family, &[Arc::from(value)], &TagAttributes::new());
+            let attributes = self.options.counted(family, &[Arc::from(value)], &[]);
             let recorder = self.exporters.recorder(family);
             recorder.record(duration.as_secs_f64(), &attributes);
         };
@@ -152,19 +151,20 @@ impl Cycles {
         for (section, duration) in &cycle.durations {
             record(&SECTION_DURATION, section.as_str(), *duration);
         }
-        self.record_events(cycle);
+        self.record_events(&cycle.events);
     }
 
-    fn record_events(&self, cycle: &Cycle) {
-        let tags = self.options.tag_attributes(&cycle.state.snapshot);
+    fn record_events(&self, events: &[Event]) {
         for family in self.options.families() {
             let Source::Measured(measure) = family.source else {
                 continue;
             };
             let recorder = self.exporters.recorder(family);
-            for (values, seconds) in cycle.events.iter().filter_map(measure) {
-                let attributes = self.options.series(family, &values, &tags);
-                recorder.record(seconds, &attributes);
+            for event in events {
+                if let Some((values, seconds)) = measure(event) {
+                    let attributes = self.options.counted(family, &values, event.tags());
+                    recorder.record(seconds, &attributes);
+                }
             }
         }
     }
@@ -184,6 +184,7 @@ pub fn core_config(settings: &Settings, options: &Options) -> Config {
         page_limit: settings.prefect.pagination_limit,
         first_page_only: !settings.prefect.pagination_enabled,
         cardinality_limit: settings.metrics.cardinality_limit,
+        tag_keys: options.tag_keys().clone(),
         unused: options.unused_sections(),
     }
 }

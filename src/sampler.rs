@@ -15,6 +15,9 @@ use crate::prefect::Client;
 /// Requests handed to the client at one time; it lets `MAX_CONCURRENT_REQUESTS` through.
 const SIDE_BY_SIDE: usize = 64;
 
+/// A long cycle, which catches up, is kept about this often.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
+
 /// No cycle has more rounds: each page of a list that is read by key is one.
 const MOST_ROUNDS: usize = 10_000;
 
@@ -54,13 +57,13 @@ impl Sampler {
         self.core.mark_shown(number);
     }
 
-    /// Reads what is due. What was counted is in the checkpoint before this returns, and
-    /// during a long catch-up after each round that counted something.
+    /// Reads what is due. What is to be shown is in the checkpoint before this returns. During a
+    /// long catch-up, what was counted is kept from time to time.
     pub async fn cycle(&mut self, keeper: &mut Keeper) -> Cycle {
         let began = Instant::now();
         let end = tokio::time::Instant::now() + self.deadline;
         self.core.begin(self.now());
-        let mut in_time = true;
+        let (mut in_time, mut kept) = (true, began);
         for _ in 0..MOST_ROUNDS {
             let plan = self.core.plan(self.now());
             if plan.is_empty() {
@@ -72,7 +75,10 @@ impl Sampler {
             if !in_time {
                 break;
             }
-            self.keep(keeper).await;
+            if kept.elapsed() >= KEEP_EVERY {
+                self.keep(keeper).await;
+                kept = Instant::now();
+            }
         }
         let over = (!in_time).then(|| self.deadline.min(began.elapsed()));
         let cycle = self.core.finish(self.now(), over);

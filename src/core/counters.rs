@@ -1,5 +1,6 @@
 //! The counters: one row each. The catalogue names them and says what they mean.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::events::{Event, FinishedRun, FinishedTask};
-use super::tally::{Label, Saved, Tally, Totals};
+use super::tags::TagKeys;
+use super::tally::{Label, Saved, Series, Tally, Totals};
+use crate::prefect::objects::null;
 use crate::prefect::runs::StateType;
 
 /// A counter of events.
@@ -29,7 +32,7 @@ struct Row {
     /// Its name in a checkpoint.
     name: &'static str,
     /// Labels of a series. Where the series belong to deployments, the first two are the
-    /// names of deployment and flow.
+    /// names of deployment and flow, and the values of its tags follow the labels.
     labels: usize,
     of_deployments: bool,
     /// The series that an event adds to, and how much.
@@ -37,6 +40,18 @@ struct Row {
     /// The series that a deployment starts at zero, so that `increase()` sees its first event.
     zeros: fn(&Place) -> Vec<Vec<Label>>,
 }
+
+impl Row {
+    /// The keys of the values that follow a series' labels.
+    fn tag_keys<'a>(&self, keys: &'a TagKeys) -> &'a TagKeys {
+        match self.of_deployments {
+            true => keys,
+            false => &NO_KEYS,
+        }
+    }
+}
+
+static NO_KEYS: TagKeys = TagKeys::none();
 
 const ROWS: [Row; 3] = [
     Row {
@@ -73,6 +88,8 @@ pub(super) struct Place {
     pub(super) flow: Label,
     pub(super) work_pool: Label,
     pub(super) work_queue: Label,
+    /// The values of its tags.
+    pub(super) tags: Series,
 }
 
 impl Place {
@@ -133,6 +150,7 @@ impl AllTotals {
 #[derive(Debug)]
 pub(super) struct Counters {
     tallies: [Tally; ROWS.len()],
+    tag_keys: TagKeys,
 }
 
 /// The counters as a checkpoint has them, by name.
@@ -140,9 +158,10 @@ pub(super) struct Counters {
 pub(super) struct SavedCounters(std::collections::BTreeMap<String, Saved>);
 
 impl Counters {
-    /// Counters of at most `limit` series each.
-    pub(super) fn new(limit: usize) -> Self {
+    /// Counters of at most `limit` series each; those of deployments have values of `tag_keys`.
+    pub(super) fn new(limit: usize, tag_keys: TagKeys) -> Self {
         Counters {
+            tag_keys,
             tallies: std::array::from_fn(|_| Tally::new(limit)),
         }
     }
@@ -154,7 +173,8 @@ impl Counters {
     /// Counts an event; a series that it is the first of begins at `now`.
     pub(super) fn count(&mut self, event: &Event, now: Timestamp) {
         for (row, tally) in self.rows() {
-            if let Some((series, amount)) = (row.count)(event) {
+            if let Some((mut series, amount)) = (row.count)(event) {
+                series.extend_from_slice(event.tags());
                 tally.add(&series, amount, now);
             }
         }
@@ -164,7 +184,8 @@ impl Counters {
     pub(super) fn start_at_zero(&mut self, place: &Place, now: Timestamp) -> bool {
         let mut new = false;
         for (row, tally) in self.rows() {
-            for series in (row.zeros)(place) {
+            for mut series in (row.zeros)(place) {
+                series.extend_from_slice(&place.tags);
                 new |= tally.add(&series, 0, now);
             }
         }
@@ -172,15 +193,15 @@ impl Counters {
     }
 
     /// What the state with this number shows, if those up to `delivered` have been delivered;
-    /// and whether that is more than a checkpoint knows to be shown.
+    /// and whether that is more than the last one showed.
     pub(super) fn show(&mut self, number: u64, delivered: u64) -> (AllTotals, bool) {
-        let mut released = false;
+        let mut any = false;
         let totals = self.tallies.each_mut().map(|tally| {
-            let (totals, now) = tally.show(number, delivered);
-            released |= now;
+            let (totals, grows) = tally.show(number, delivered);
+            any |= grows;
             totals
         });
-        (AllTotals(totals), released)
+        (AllTotals(totals), any)
     }
 
     /// From the next state on, every series shows its total.
@@ -188,35 +209,38 @@ impl Counters {
         self.tallies.iter_mut().for_each(Tally::release);
     }
 
-    /// Drops the series of deployments that have not existed for `keep`.
-    pub(super) fn prune(
-        &mut self,
-        uptime: Duration,
-        keep: Duration,
-        exists: impl Fn(&Label, &Label) -> bool,
-    ) {
-        for (_, tally) in self.rows().filter(|(row, _)| row.of_deployments) {
+    /// Drops the series of deployments that have not been among `places`, with these tags, for
+    /// `keep`.
+    pub(super) fn prune(&mut self, uptime: Duration, keep: Duration, places: &HashSet<Place>) {
+        let null = null();
+        let known: HashSet<_> = places
+            .iter()
+            .map(|place| (&place.deployment, &place.flow, &*place.tags))
+            .collect();
+        for (row, tally) in self.rows().filter(|(row, _)| row.of_deployments) {
             tally.prune(uptime, keep, |series: &[Label]| match series {
-                [deployment, flow, ..] => exists(deployment, flow),
+                [deployment, flow, ..] => {
+                    let tags = series.get(row.labels..).unwrap_or_default();
+                    *deployment == null || known.contains(&(deployment, flow, tags))
+                }
                 _ => true,
             });
         }
     }
 
     pub(super) fn save(&self, uptime: Duration) -> SavedCounters {
-        let saved = ROWS.iter().zip(&self.tallies);
-        SavedCounters(
-            saved
-                .map(|(row, tally)| (row.name.to_owned(), tally.save(uptime)))
-                .collect(),
-        )
+        let save = |(row, tally): (&Row, &Tally)| {
+            let saved = tally.save(uptime, row.labels, row.tag_keys(&self.tag_keys));
+            (row.name.to_owned(), saved)
+        };
+        SavedCounters(ROWS.iter().zip(&self.tallies).map(save).collect())
     }
 
     /// The counters of a checkpoint; series that lack a start time began at `start`.
     pub(super) fn restore(&mut self, mut saved: SavedCounters, start: Timestamp) {
-        for (row, tally) in self.rows() {
+        for (row, tally) in ROWS.iter().zip(&mut self.tallies) {
             if let Some(saved) = saved.0.remove(row.name) {
-                tally.restore(saved, row.labels, start);
+                tally.restore(saved, row.labels, row.tag_keys(&self.tag_keys), start);
             }
         }
     }

@@ -114,30 +114,17 @@ impl Core {
             return;
         }
         let inventory = self.reader.inventory();
-        let places: HashSet<Place> = inventory
-            .deployments
-            .values()
-            .map(|deployment| Place {
-                deployment: deployment.name.label(),
-                flow: inventory.flow_name(deployment.flow_id.as_ref()),
-                work_pool: deployment.work_pool_name.label(),
-                work_queue: deployment.work_queue_name.label(),
-            })
+        let deployments = inventory.deployments.values();
+        let places: HashSet<Place> = deployments
+            .map(|deployment| self.reader.place(deployment))
             .collect();
         let since = self.counts_since(now);
         for place in &places {
             self.changed |= self.counters.start_at_zero(place, since);
         }
         self.begins = false;
-        let names: HashSet<_> = places
-            .iter()
-            .map(|place| (&place.deployment, &place.flow))
-            .collect();
-        let null = crate::prefect::objects::null();
         let keep = KEEP_AFTER_DELETION;
-        self.counters.prune(uptime, keep, |deployment, flow| {
-            *deployment == null || names.contains(&(deployment, flow))
-        });
+        self.counters.prune(uptime, keep, &places);
         self.last_runs.prune(&inventory.deployments, uptime, keep);
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::tally::Label;
+use super::tally::{Label, Series};
 use crate::prefect::Id;
 use crate::prefect::runs::{FlowRun, StateType};
 
@@ -17,6 +17,16 @@ pub enum Event {
     TaskRun(FinishedTask),
 }
 
+impl Event {
+    /// The values of its deployment's tags, one for each key; none if it has no deployment.
+    pub fn tags(&self) -> &[Label] {
+        match self {
+            Event::FlowRun(run) => &run.tags,
+            Event::TaskRun(_) => &[],
+        }
+    }
+}
+
 /// A flow run that reached a terminal state.
 #[derive(Debug, Clone)]
 pub struct FinishedRun {
@@ -26,6 +36,8 @@ pub struct FinishedRun {
     pub deployment: Label,
     /// The name of its flow, as a label.
     pub flow: Label,
+    /// What the tags of its deployment said when it was counted: one value for each key.
+    pub tags: Series,
     /// The terminal state.
     pub state_id: Id,
     /// The type of that state.

@@ -10,9 +10,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::clock::before;
+use super::counters::Place;
 use super::listing::Listing;
 use super::sections::{Section, Sections};
-use super::tally::Label;
+use super::tags::TagKeys;
+use super::tally::{Label, Series};
 use crate::prefect::objects::{
     Automation, Deployment, Flow, GlobalLimit, Object, TagLimit, WorkPool, WorkQueue, Worker, null,
 };
@@ -351,9 +353,27 @@ pub(super) struct Reader {
     gone: HashSet<Id>,
     /// Whether a look-up of names failed in this cycle.
     names_failed: bool,
+    tag_keys: TagKeys,
+}
+
+/// What a run's deployment and flow are called when it is counted, as labels.
+#[derive(Debug, Clone)]
+pub(super) struct Names {
+    pub(super) deployment: Label,
+    pub(super) flow: Label,
+    /// The values of the deployment's tags.
+    pub(super) tags: Series,
 }
 
 impl Reader {
+    /// Nothing has been read yet.
+    pub(super) fn new(tag_keys: TagKeys) -> Self {
+        Reader {
+            tag_keys,
+            ..Reader::default()
+        }
+    }
+
     /// What has been read.
     pub(super) fn inventory(&self) -> &Inventory {
         &self.inventory
@@ -428,9 +448,19 @@ impl Reader {
         std::mem::take(&mut self.not_found)
     }
 
-    /// The names of a run's deployment and flow, as labels; `None` while one of them has not
-    /// been looked up.
-    pub(super) fn names(&self, run: &FlowRun, first_page_only: bool) -> Option<(Label, Label)> {
+    /// The labels of a deployment.
+    pub(super) fn place(&self, deployment: &Deployment) -> Place {
+        Place {
+            deployment: deployment.name.label(),
+            flow: self.inventory.flow_name(deployment.flow_id.as_ref()),
+            work_pool: deployment.work_pool_name.label(),
+            work_queue: deployment.work_queue_name.label(),
+            tags: self.tag_keys.values(Some(deployment)),
+        }
+    }
+
+    /// What a run is counted under; `None` while one of its names has not been looked up.
+    pub(super) fn names(&self, run: &FlowRun, first_page_only: bool) -> Option<Names> {
         let name = |id: Option<&Id>, known: Option<Label>| match (id, known) {
             (_, Some(name)) => Some(name),
             (None, None) => Some(null()),
@@ -438,12 +468,13 @@ impl Reader {
             (Some(id), None) => (self.gone.contains(id) || first_page_only).then(null),
         };
         let (deployment, flow) = (run.deployment_id.as_ref(), run.flow_id.as_ref());
-        let deployment_name = deployment.and_then(|id| self.inventory.deployments.get(id));
+        let found = deployment.and_then(|id| self.inventory.deployments.get(id));
         let flow_name = flow.and_then(|id| self.inventory.flows.get(id));
-        Some((
-            name(deployment, deployment_name.map(|found| found.name.label()))?,
-            name(flow, flow_name.map(|found| found.name.label()))?,
-        ))
+        Some(Names {
+            deployment: name(deployment, found.map(|found| found.name.label()))?,
+            flow: name(flow, flow_name.map(|found| found.name.label()))?,
+            tags: self.tag_keys.values(found),
+        })
     }
 
     /// Asks by id for the deployments and flows that `runs` name and the inventory lacks.

@@ -9,7 +9,7 @@
 //! - [`sections`]: the registry of what is read, how old it is and how it failed;
 //! - `inventory`, `unfinished`, `finished`, `task_runs`: how each part is asked for;
 //! - `runs`, `terminal`, `counted`: terminal states, each counted once;
-//! - [`counters`], [`tally`]: what is counted; [`events`]: what happened;
+//! - [`counters`], [`tally`], [`tags`]: what is counted; [`events`]: what happened;
 //! - `cursor`, `keyed`, `listing`: how lists are read page by page;
 //! - [`clock`]: the server's time; [`snapshot`], [`state`]: what the catalogue reads;
 //!   [`saved`]: what a checkpoint holds.
@@ -32,6 +32,7 @@ pub mod saved;
 pub mod sections;
 pub mod snapshot;
 pub mod state;
+pub mod tags;
 pub mod tally;
 mod task_runs;
 mod terminal;
@@ -61,6 +62,7 @@ use saved::SavedState;
 use sections::{Section, Sections};
 pub use snapshot::Snapshot;
 pub use state::State;
+use tags::TagKeys;
 use task_runs::TaskRuns;
 use unfinished::Unfinished;
 use windows::Windows;
@@ -91,6 +93,8 @@ pub struct Config {
     pub first_page_only: bool,
     /// Series per counter.
     pub cardinality_limit: usize,
+    /// Tags of deployments that are attributes of their runs' counts.
+    pub tag_keys: TagKeys,
     /// Sections that no exported family is read from. Those that the core itself needs are read
     /// all the same.
     pub unused: Vec<Section>,
@@ -179,8 +183,9 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(600);
 /// In the first minutes of a process, the estimate of the server's time may still be wrong.
 const CLOCK_SETTLES: Duration = Duration::from_secs(900);
 
-/// How long the series of a deleted deployment are kept: it may come back.
-const KEEP_AFTER_DELETION: Duration = Duration::from_secs(7 * 86_400);
+/// How long the series of a deleted deployment are kept: every scrape and push is to see their
+/// last counts.
+const KEEP_AFTER_DELETION: Duration = Duration::from_secs(3_600);
 
 fn context<'a>(
     config: &Config,
@@ -208,7 +213,7 @@ impl Core {
         };
         let sections = Sections::new(config.interval, config.inventory_interval, enabled);
         let windows = Windows::new(config.offset, config.failed_runs_offset);
-        let mut counters = Counters::new(config.cardinality_limit);
+        let mut counters = Counters::new(config.cardinality_limit, config.tag_keys.clone());
         let (mut start, mut flow_runs, mut task_runs) = (None, None, None);
         let (mut awaited, mut last_runs) = (HashMap::new(), HashMap::new());
         let mut unread = HashSet::new();
@@ -231,7 +236,7 @@ impl Core {
             clock: ServerClock::default(),
             sections,
             version: None,
-            reader: Reader::default(),
+            reader: Reader::new(config.tag_keys.clone()),
             runs: Runs::new(unfinished, windows, counted, start, unread),
             finished: Finished::new(cursor, compared.unwrap_or_default()),
             tasks: config.task_runs.then(|| TaskRuns::new(task_runs)),

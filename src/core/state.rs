@@ -12,9 +12,9 @@ use crate::prefect::Id;
 
 /// All that is published: plain data that no longer changes.
 ///
-/// A counter series that appears, or comes from a checkpoint, is shown at its baseline until a
-/// state that showed it has been delivered ([`Core::mark_shown`]): whoever has not seen it
-/// before then sees it grow, and `increase()` is exact.
+/// A counter series that appears is shown at zero, and one of a checkpoint at what was shown
+/// last, until a state that showed it has been delivered ([`Core::mark_shown`]): whoever has not
+/// seen it before then sees it grow, and `increase()` is exact.
 #[derive(Debug, Clone, Default)]
 pub struct State {
     /// Grows with each state that is made; the first is 1.
@@ -32,9 +32,9 @@ impl Core {
     /// that nothing is shown that a restart does not know of.
     pub fn state(&mut self, moment: Moment) -> Arc<State> {
         self.number += 1;
-        let (counters, released) = self.counters.show(self.number, self.shown);
-        // After a restart, they must not fall back to their baselines.
-        self.changed |= released;
+        let (counters, grows) = self.counters.show(self.number, self.shown);
+        // A restart must not show less.
+        self.changed |= grows;
         Arc::new(State {
             number: self.number,
             snapshot: self.snapshot(moment),

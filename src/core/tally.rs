@@ -7,6 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::tags::TagKeys;
+
 /// A label's value.
 pub type Label = Arc<str>;
 
@@ -41,33 +43,41 @@ pub(super) struct Tally {
     /// What was counted beyond the limit: one series more.
     overflow: Option<Count>,
     shown: Arc<Totals>,
-    /// Whether `shown` is to be made anew.
+    /// Whether there are other series than in `shown`.
     changed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Count {
     total: u64,
+    /// What the last state showed.
+    shown: u64,
+    hold: Hold,
     since: Timestamp,
-    hold: Option<Hold>,
     /// Since when, as uptime, its deployment is known to be gone; negative from before a
     /// restart.
     gone_since: Option<f64>,
 }
 
-/// A series stays at its baseline until a state that showed it has been delivered: whoever sees
-/// it for the first time then sees it grow.
+/// Until a state that showed a series has been delivered, what is shown does not grow: whoever
+/// sees it for the first time sees it grow after that.
 #[derive(Debug, Clone, Copy)]
-struct Hold {
-    baseline: u64,
-    /// The number of the first state that showed it.
-    shown_in: Option<u64>,
+enum Hold {
+    /// No state has shown it.
+    New,
+    /// The state with this number was the first to show it.
+    ShownIn(u64),
+    /// Such a state has been delivered.
+    Released,
 }
 
 /// A tally as a checkpoint has it.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Saved {
     series: Vec<SavedCount>,
+    /// The keys of the tags of every series.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tag_keys: Vec<Label>,
     /// The total alone, as older versions have it.
     #[serde(default, skip_serializing_if = "is_zero")]
     overflow: u64,
@@ -79,11 +89,14 @@ pub(super) struct Saved {
 struct SavedCount {
     #[serde(default, skip_serializing_if = "<[Label]>::is_empty")]
     labels: Series,
+    /// The values of its deployment's tags.
+    #[serde(default, skip_serializing_if = "<[Label]>::is_empty")]
+    tags: Series,
     total: u64,
-    /// What is shown of it, where that is less.
+    /// What the last state showed, where that is less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    baseline: Option<u64>,
-    /// The baseline is zero, as older versions say it.
+    shown: Option<u64>,
+    /// That is zero, as older versions say it.
     #[serde(default, skip_serializing)]
     is_new: bool,
     /// Older versions lack it.
@@ -98,70 +111,67 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl Count {
-    fn new(since: Timestamp) -> Self {
-        let hold = Hold {
-            baseline: 0,
-            shown_in: None,
-        };
+    fn new(total: u64, since: Timestamp) -> Self {
         Count {
-            total: 0,
+            total,
+            shown: 0,
+            hold: Hold::New,
             since,
-            hold: Some(hold),
             gone_since: None,
         }
     }
 
-    /// A count of a checkpoint. What was caught up is shown once somebody has seen what the
-    /// checkpoint holds. Without a start time of its own it began at `start`.
+    /// A count of a checkpoint: what was shown last comes first, for those who see the series as
+    /// a new one. Without a start time of its own it began at `start`.
     fn restore(saved: &SavedCount, start: Timestamp) -> Self {
-        let before = if saved.is_new { 0 } else { saved.total };
-        let hold = Hold {
-            baseline: saved.baseline.unwrap_or(before).min(saved.total),
-            shown_in: None,
-        };
+        let shown = if saved.is_new { 0 } else { saved.total };
         Count {
             total: saved.total,
+            shown: saved.shown.unwrap_or(shown),
+            hold: Hold::New,
             since: saved.since.unwrap_or(start),
-            hold: Some(hold),
             gone_since: saved.gone_for.map(|seconds| -seconds),
         }
     }
 
-    fn save(&self, labels: Series, uptime: Duration) -> SavedCount {
-        let baseline = self.hold.map(|hold| hold.baseline);
+    fn save(&self, (labels, tags): (&[Label], &[Label]), uptime: Duration) -> SavedCount {
         SavedCount {
-            labels,
+            labels: labels.into(),
+            tags: tags.into(),
             total: self.total,
-            baseline: baseline.filter(|baseline| *baseline < self.total),
+            shown: (self.shown != self.total).then_some(self.shown),
             is_new: false,
             since: Some(self.since),
             gone_for: self.gone_since.map(|since| uptime.as_secs_f64() - since),
         }
     }
 
-    /// Adds what another one has counted.
+    /// Two series have become one.
     fn merge(&mut self, other: Count) {
         self.total = self.total.saturating_add(other.total);
+        self.shown = self.shown.saturating_add(other.shown);
         self.since = self.since.min(other.since);
         self.gone_since = other.gone_since.and(self.gone_since);
-        if let (Some(hold), Some(other)) = (&mut self.hold, other.hold) {
-            hold.baseline = hold.baseline.saturating_add(other.baseline);
+    }
+
+    /// Goes on to the state with this number; `true` if more is shown than before.
+    fn advance(&mut self, number: u64, delivered: u64) -> bool {
+        match self.hold {
+            Hold::New => self.hold = Hold::ShownIn(number),
+            Hold::ShownIn(first) if first <= delivered => self.hold = Hold::Released,
+            Hold::ShownIn(_) | Hold::Released => {}
         }
+        let is_released = matches!(self.hold, Hold::Released);
+        let grows = is_released && self.shown != self.total;
+        if grows {
+            self.shown = self.total;
+        }
+        grows
     }
 
-    fn is_due(&self, delivered: u64) -> bool {
-        let first = self.hold.and_then(|hold| hold.shown_in);
-        first.is_some_and(|first| first <= delivered)
-    }
-
-    /// What the state with this number shows.
-    fn show(&mut self, number: u64) -> Total {
-        let value = self.hold.as_mut().map_or(self.total, |hold| {
-            hold.shown_in.get_or_insert(number);
-            hold.baseline
-        });
+    fn shown(&self) -> Total {
         Total {
-            value,
+            value: self.shown,
             since: self.since,
         }
     }
@@ -185,24 +195,28 @@ impl Tally {
         if count == 0 && (is_known || self.series.len() >= self.limit) {
             return false;
         }
-        let mut new = Count::new(now);
-        new.total = count;
-        self.merge(series.into(), new);
+        match self.find(series) {
+            Some(known) => known.total = known.total.saturating_add(count),
+            None => self.insert(series.into(), Count::new(count, now)),
+        }
         true
     }
 
-    /// Adds a count to that of its series, or to that of all beyond the limit.
-    fn merge(&mut self, series: Series, count: Count) {
-        self.changed = true;
+    /// The count that a series adds to, if there is one: its own, or that of all beyond the
+    /// limit.
+    fn find(&mut self, series: &[Label]) -> Option<&mut Count> {
         let is_full = self.series.len() >= self.limit;
-        let known = match self.series.get_mut(&series) {
+        match self.series.get_mut(series) {
             None if is_full => self.overflow.as_mut(),
             known => known,
-        };
-        match known {
-            Some(known) => known.merge(count),
-            None if is_full => self.overflow = Some(count),
-            None => _ = self.series.insert(series, count),
+        }
+    }
+
+    fn insert(&mut self, series: Series, count: Count) {
+        self.changed = true;
+        match self.series.len() >= self.limit {
+            true => self.overflow = Some(count),
+            false => _ = self.series.insert(series, count),
         }
     }
 
@@ -212,8 +226,7 @@ impl Tally {
 
     /// From the next state on, every series shows its total.
     pub(super) fn release(&mut self) {
-        self.counts().for_each(|count| count.hold = None);
-        self.changed = true;
+        self.counts().for_each(|count| count.hold = Hold::Released);
     }
 
     /// Drops the series that have been gone for `keep`.
@@ -237,45 +250,50 @@ impl Tally {
     }
 
     /// What the state with this number shows, if those up to `delivered` have been delivered;
-    /// and whether series were released whose total is another than their baseline.
+    /// and whether that is more than the last one showed.
     pub(super) fn show(&mut self, number: u64, delivered: u64) -> (Arc<Totals>, bool) {
-        let due = |count: &&mut Count| count.is_due(delivered);
-        let mut released = false;
-        for count in self.counts().filter(due) {
-            let hold = count.hold.take();
-            released |= hold.is_some_and(|hold| hold.baseline != count.total);
+        let mut grows = false;
+        for count in self.counts() {
+            grows |= count.advance(number, delivered);
         }
-        if self.changed || released {
-            let series = self.series.iter_mut();
-            let totals = Totals {
+        if self.changed || grows {
+            let series = self.series.iter();
+            self.shown = Arc::new(Totals {
                 series: series
-                    .map(|(series, count)| (Arc::clone(series), count.show(number)))
+                    .map(|(series, count)| (Arc::clone(series), count.shown()))
                     .collect(),
-                overflow: self.overflow.as_mut().map(|count| count.show(number)),
-            };
-            self.shown = Arc::new(totals);
+                overflow: self.overflow.as_ref().map(Count::shown),
+            });
             self.changed = false;
         }
-        (Arc::clone(&self.shown), released)
+        (Arc::clone(&self.shown), grows)
     }
 
-    /// The tally as a checkpoint has it.
-    pub(super) fn save(&self, uptime: Duration) -> Saved {
-        let series = self.series.iter();
+    /// The tally as a checkpoint has it. A series has so many `labels`, and a value for each of
+    /// `tag_keys`.
+    pub(super) fn save(&self, uptime: Duration, labels: usize, tag_keys: &TagKeys) -> Saved {
+        let save = |(series, count): (&Series, &Count)| {
+            let split = series.split_at_checked(labels);
+            count.save(split.unwrap_or((series, &[])), uptime)
+        };
         Saved {
-            series: series
-                .map(|(labels, count)| count.save(Arc::clone(labels), uptime))
-                .collect(),
+            series: self.series.iter().map(save).collect(),
+            tag_keys: tag_keys.as_slice().to_vec(),
             overflow: 0,
-            beyond_limit: self
-                .overflow
-                .map(|count| count.save(Series::default(), uptime)),
+            beyond_limit: self.overflow.map(|count| count.save((&[], &[]), uptime)),
         }
     }
 
     /// Restores the counts of a checkpoint, up to the limit of series. Those without a start
     /// time began at `start`.
-    pub(super) fn restore(&mut self, saved: Saved, labels: usize, start: Timestamp) {
+    pub(super) fn restore(
+        &mut self,
+        saved: Saved,
+        labels: usize,
+        tag_keys: &TagKeys,
+        start: Timestamp,
+    ) {
+        let before = saved.tag_keys;
         let beyond = (saved.overflow > 0).then(|| SavedCount {
             total: saved.overflow,
             ..SavedCount::default()
@@ -289,7 +307,12 @@ impl Tally {
                 continue;
             }
             let count = Count::restore(&saved, start);
-            self.merge(saved.labels, count);
+            let tags = tag_keys.translate(&before, &saved.tags);
+            let series: Series = saved.labels.iter().chain(&*tags).cloned().collect();
+            match self.find(&series) {
+                Some(known) => known.merge(count),
+                None => self.insert(series, count),
+            }
         }
         self.changed = true;
     }
@@ -312,9 +335,13 @@ mod tests {
     }
 
     fn restored(tally: &Tally) -> Tally {
-        let saved = serde_json::to_string(&tally.save(Duration::ZERO)).unwrap();
+        with_keys(tally, &TagKeys::none(), &TagKeys::none())
+    }
+
+    fn with_keys(tally: &Tally, before: &TagKeys, now: &TagKeys) -> Tally {
+        let saved = serde_json::to_string(&tally.save(Duration::ZERO, 1, before)).unwrap();
         let mut tally = Tally::new(tally.limit);
-        tally.restore(serde_json::from_str(&saved).unwrap(), 1, NOW);
+        tally.restore(serde_json::from_str(&saved).unwrap(), 1, now, NOW);
         tally
     }
 
@@ -356,6 +383,18 @@ mod tests {
     }
 
     #[test]
+    fn what_no_state_has_shown_is_shown_after_what_the_last_one_did() {
+        let mut tally = Tally::new(10);
+        tally.add(&series("a"), 3, NOW);
+        total(&mut tally, 1, 0);
+        total(&mut tally, 2, 1);
+        tally.add(&series("a"), 2, LATER);
+        let mut tally = restored(&tally);
+        assert_eq!(total(&mut tally, 1, 0), 3);
+        assert_eq!(total(&mut tally, 2, 1), 5);
+    }
+
+    #[test]
     fn a_series_that_was_never_delivered_is_new_after_a_restart() {
         let mut tally = Tally::new(1);
         tally.add(&series("a"), 3, NOW);
@@ -378,7 +417,12 @@ mod tests {
     fn a_checkpoint_of_an_older_version_is_read() {
         let saved = r#"{"series":[{"labels":["a"],"total":3,"is_new":true},{"labels":["b"],"total":4},{"labels":["a","b"],"total":9}],"overflow":5}"#;
         let mut tally = Tally::new(10);
-        tally.restore(serde_json::from_str(saved).unwrap(), 1, LATER);
+        tally.restore(
+            serde_json::from_str(saved).unwrap(),
+            1,
+            &TagKeys::none(),
+            LATER,
+        );
         let (first, _) = tally.show(1, 0);
         let mut values: Vec<_> = first.series.iter().map(|(_, total)| total.value).collect();
         values.sort_unstable();
@@ -393,10 +437,10 @@ mod tests {
         let mut tally = Tally::new(10);
         tally.add(&series("a"), 1, NOW);
         tally.show(1, 0);
-        let (before, released) = tally.show(2, 1);
-        assert!(released);
-        let (after, released) = tally.show(3, 2);
-        assert!(Arc::ptr_eq(&before, &after) && !released);
+        let (before, grows) = tally.show(2, 1);
+        assert!(grows);
+        let (after, grows) = tally.show(3, 2);
+        assert!(Arc::ptr_eq(&before, &after) && !grows);
         tally.add(&series("a"), 0, LATER);
         tally.prune(Duration::ZERO, Duration::ZERO, |_| true);
         assert!(Arc::ptr_eq(&after, &tally.show(4, 3).0));
@@ -426,13 +470,43 @@ mod tests {
         tally.show(1, 0);
         tally.show(2, 1);
         tally.prune(Duration::from_secs(10), keep, |_| false);
-        let saved = tally.save(Duration::from_secs(60));
+        let none = TagKeys::none();
+        let saved = tally.save(Duration::from_secs(60), 1, &none);
         let mut tally = Tally::new(3);
-        tally.restore(saved, 1, NOW);
+        tally.restore(saved, 1, &none, NOW);
         tally.prune(Duration::from_secs(40), keep, |_| false);
         assert_eq!(total(&mut tally, 1, 0), 1);
         tally.prune(Duration::from_secs(51), keep, |_| false);
         assert_eq!(total(&mut tally, 2, 0), 0);
+    }
+
+    #[test]
+    fn after_a_restart_with_other_tag_keys_a_count_keeps_what_the_new_keys_ask_for() {
+        let before = TagKeys::new(["team", "env"]);
+        let mut tally = Tally::new(10);
+        for (team, count) in [("x", 2), ("y", 3)] {
+            let series = ["a", team, "prod"].map(Label::from);
+            tally.add(&series, count, NOW);
+        }
+        tally.show(1, 0);
+        tally.show(2, 1);
+        let shown = |mut tally: Tally| {
+            let (totals, _) = tally.show(1, 0);
+            let text = |(series, total): &(Series, Total)| (series.join(" "), total.value);
+            let mut shown: Vec<_> = totals.series.iter().map(text).collect();
+            shown.sort_unstable();
+            shown
+        };
+        let same = shown(with_keys(&tally, &before, &before));
+        assert_eq!(
+            same,
+            [("a x prod".to_owned(), 2), ("a y prod".to_owned(), 3)]
+        );
+        let moved = TagKeys::new(["tier", "team"]);
+        let moved = shown(with_keys(&tally, &before, &moved));
+        assert_eq!(moved, [("a  x".to_owned(), 2), ("a  y".to_owned(), 3)]);
+        let fewer = shown(with_keys(&tally, &before, &TagKeys::new(["env"])));
+        assert_eq!(fewer, [("a prod".to_owned(), 5)]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::Run;
 use super::events::FinishedRun;
+use super::inventory::Names;
 use super::tally::Label;
 use crate::prefect::Id;
 use crate::prefect::runs::{FlowRun, RunState, StateType};
@@ -70,11 +71,12 @@ impl Terminal {
     }
 
     /// With the names of its deployment and flow.
-    pub(super) fn named(self, (deployment, flow): (Label, Label)) -> FinishedRun {
+    pub(super) fn named(self, names: Names) -> FinishedRun {
         FinishedRun {
             run: self.run,
-            deployment,
-            flow,
+            deployment: names.deployment,
+            flow: names.flow,
+            tags: names.tags,
             state_id: self.state_id,
             state_type: self.state_type,
             state_name: self.state_name,

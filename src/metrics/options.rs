@@ -11,6 +11,8 @@ use super::compatible::{DEPLOYMENT_NAME, FLOW_NAME, FLOW_RUN_NAME};
 use super::{Buckets, Family, Source, catalogue};
 use crate::core::sections::Section;
 use crate::core::snapshot::Snapshot;
+use crate::core::tags::TagKeys;
+use crate::core::tally::Series;
 use crate::settings::{self, Settings};
 
 /// What is chosen about the families.
@@ -28,11 +30,13 @@ pub struct Options {
     start_delay_buckets: Vec<f64>,
     chosen: HashSet<&'static str>,
     attributes: Vec<KeyValue>,
+    tag_keys: TagKeys,
+    /// The same as attributes.
     tag_labels: Vec<Key>,
 }
 
-/// Attributes that come from a deployment's tags, by its name and that of its flow.
-pub type TagAttributes = HashMap<[Arc<str>; 2], Vec<KeyValue>>;
+/// What the tags of deployments say, a value for each key, by the names of deployment and flow.
+pub type TagAttributes = HashMap<[Arc<str>; 2], Series>;
 
 impl Options {
     /// What `settings` choose.
@@ -65,6 +69,7 @@ impl Options {
             attributes: attributes
                 .map(|(key, value)| KeyValue::new(key.clone(), value.clone()))
                 .collect(),
+            tag_keys: TagKeys::new(tag_labels.clone().map(String::as_str)),
             tag_labels: tag_labels.map(|key| Key::from(key.clone())).collect(),
         })
     }
@@ -103,33 +108,46 @@ impl Options {
         attribute == FLOW_RUN_NAME && !self.flow_run_name_label
     }
 
-    /// The attributes of one series of `family`, given the values of those that it declares.
+    /// The attributes of one series of `family`, given the values of those that it declares. If
+    /// it is one of a deployment, the deployment's `tags` are among them.
     pub fn series(
         &self,
         family: &Family,
         values: &[Arc<str>],
         tags: &TagAttributes,
     ) -> Vec<KeyValue> {
+        let value = |wanted| {
+            let mut own = family.attributes.iter().zip(values);
+            let found = own.find(|(name, _)| **name == wanted);
+            found.map(|(_, value)| Arc::clone(value))
+        };
+        let names = match tags.is_empty() {
+            true => None,
+            false => value(DEPLOYMENT_NAME).zip(value(FLOW_NAME)),
+        };
+        let tags = names.and_then(|(deployment, flow)| tags.get(&[deployment, flow]));
+        self.counted(family, values, tags.map_or(&[], |tags| tags))
+    }
+
+    /// The same for what was counted when a deployment's tags had these values.
+    pub fn counted(
+        &self,
+        family: &Family,
+        values: &[Arc<str>],
+        tags: &[Arc<str>],
+    ) -> Vec<KeyValue> {
+        let attribute = |key: Key, value: &Arc<str>| {
+            KeyValue::new(key, opentelemetry::StringValue::from(Arc::clone(value)))
+        };
         let own = family.attributes.iter().zip(values);
-        let kept = own.clone().filter(|(name, _)| !self.leaves_out(name));
-        let mut attributes: Vec<_> = kept
-            .map(|(name, value)| {
-                let value = opentelemetry::StringValue::from(Arc::clone(value));
-                KeyValue::new(*name, value)
-            })
-            .collect();
-        if !tags.is_empty()
-            && let [Some(deployment), Some(flow)] = [DEPLOYMENT_NAME, FLOW_NAME].map(|wanted| {
-                let mut own = own.clone();
-                own.find(|(name, _)| **name == wanted)
-                    .map(|(_, value)| value)
-            })
-            && let Some(tags) = tags.get(&[Arc::clone(deployment), Arc::clone(flow)])
-        {
-            attributes.extend_from_slice(tags);
-        }
-        attributes.extend_from_slice(&self.attributes);
-        attributes
+        let own = own.filter(|(name, _)| !self.leaves_out(name));
+        let own = own.map(|(name, value)| attribute(Key::from(*name), value));
+        let tags = self.tag_labels.iter().zip(tags);
+        let tags = tags.filter(|(_, value)| !value.is_empty());
+        let tags = tags.map(|(key, value)| attribute(key.clone(), value));
+        own.chain(tags)
+            .chain(self.attributes.iter().cloned())
+            .collect()
     }
 
     /// The attributes of every series.
@@ -137,38 +155,23 @@ impl Options {
         &self.attributes
     }
 
-    /// What the tags of each deployment say: `team:data` is the value `data` of `team`. Of
-    /// several tags with one key, the values are sorted and joined by commas.
+    /// The keys of the tags of deployments that are attributes.
+    pub fn tag_keys(&self) -> &TagKeys {
+        &self.tag_keys
+    }
+
+    /// What the tags of each deployment say.
     pub fn tag_attributes(&self, snapshot: &Snapshot) -> TagAttributes {
-        let mut all = TagAttributes::new();
-        if self.tag_labels.is_empty() {
-            return all;
+        if self.tag_keys.is_empty() {
+            return TagAttributes::new();
         }
-        for deployment in snapshot.inventory.deployments.values() {
-            let tags = deployment
-                .tags
-                .value()
-                .map(Vec::as_slice)
-                .unwrap_or_default();
-            let attributes: Vec<_> = self
-                .tag_labels
-                .iter()
-                .filter_map(|key| {
-                    let value = |tag: &Arc<str>| {
-                        let (name, value) = tag.split_once(':')?;
-                        (name.trim() == key.as_str()).then(|| value.trim().to_owned())
-                    };
-                    let mut values: Vec<String> = tags.iter().filter_map(value).collect();
-                    values.sort_unstable();
-                    (!values.is_empty()).then(|| KeyValue::new(key.clone(), values.join(",")))
-                })
-                .collect();
-            if !attributes.is_empty() {
-                let flow = snapshot.flow_name(deployment.flow_id.as_ref());
-                all.insert([deployment.name.label(), flow], attributes);
-            }
-        }
-        all
+        let deployments = snapshot.inventory.deployments.values();
+        let tags = deployments.map(|deployment| {
+            let flow = snapshot.flow_name(deployment.flow_id.as_ref());
+            let values = self.tag_keys.values(Some(deployment));
+            ([deployment.name.label(), flow], values)
+        });
+        tags.collect()
     }
 }
 

@@ -69,18 +69,20 @@ impl<'a> Points<'a> {
 
     /// Sets the value of a series: of two objects with equal attributes, the last one counts.
     pub fn set<const N: usize>(&mut self, values: [Arc<str>; N], value: f64) {
-        self.point(&values).value = value;
+        self.point(&values, None).value = value;
     }
 
     /// Adds to the value of a series.
     pub fn add<const N: usize>(&mut self, values: [Arc<str>; N], value: f64) {
-        self.point(&values).value += value;
+        self.point(&values, None).value += value;
     }
 
     /// Adds what a counter shows.
     pub(super) fn add_totals(&mut self, totals: &Totals) {
         for (series, total) in &totals.series {
-            self.point(series).count(total);
+            let split = series.split_at_checked(self.family.attributes.len());
+            let (values, tags) = split.unwrap_or((series, &[]));
+            self.point(values, Some(tags)).count(total);
         }
         if let Some(total) = &totals.overflow {
             // Nobody knows how many series they would be: one at least.
@@ -89,7 +91,9 @@ impl<'a> Points<'a> {
         }
     }
 
-    fn point(&mut self, values: &[Label]) -> &mut Point {
+    /// The point with these values. Its deployment's tags are those of now, or `tags`, as they
+    /// were when it was counted.
+    fn point(&mut self, values: &[Label], tags: Option<&[Label]>) -> &mut Point {
         debug_assert_eq!(
             values.len(),
             self.family.attributes.len(),
@@ -97,7 +101,8 @@ impl<'a> Points<'a> {
         );
         let kept = values.iter().zip(self.family.attributes);
         let kept = kept.filter(|(_, name)| !self.options.leaves_out(name));
-        let key: Vec<_> = kept.map(|(value, _)| Arc::clone(value)).collect();
+        let kept = kept.map(|(value, _)| value);
+        let key: Vec<_> = kept.chain(tags.unwrap_or_default()).cloned().collect();
         if let Some(index) = self.index.get(&key) {
             return &mut self.points[*index];
         }
@@ -107,7 +112,10 @@ impl<'a> Points<'a> {
         }
         let index = self.points.len();
         self.index.insert(key, index);
-        let attributes = self.options.series(self.family, values, self.tags);
+        let attributes = match tags {
+            Some(tags) => self.options.counted(self.family, values, tags),
+            None => self.options.series(self.family, values, self.tags),
+        };
         self.points.push(Point {
             value: 0.0,
             attributes,

@@ -4,20 +4,20 @@
 //! way, answers that are lost or wrong, clocks that step, processes that die. It knows the
 //! truth and holds the core against it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use jiff::{SignedDuration, Timestamp};
 use prefect_otel_agent::core::clock::Moment;
-use prefect_otel_agent::core::counters::{FLOW_RUNS_FINISHED, TASK_RUNS_FINISHED};
 use prefect_otel_agent::core::events::Event;
 use prefect_otel_agent::core::saved::SavedState;
 use prefect_otel_agent::core::{Answered, Config, Core, Cycle, State};
 use prefect_otel_agent::prefect::runs::{FlowRun, StateType};
 use prefect_otel_agent::prefect::{Error, Id, Reply, Request};
 
+use crate::observer::Observer;
 use crate::prefect::{World, status};
 
 /// A run and one of its terminal states.
@@ -46,8 +46,13 @@ pub(crate) struct Weather {
     pub(crate) ahead: f64,
     /// Chance that a cycle is cut off in each of its rounds.
     pub(crate) cut_off: f64,
-    /// Chance that the process dies between taking a checkpoint and showing what it holds.
+    /// Chance that the process dies, at each point from the first answer of a cycle to what
+    /// follows its push.
     pub(crate) dies: f64,
+    /// Chance that a push does not arrive.
+    pub(crate) no_push: f64,
+    /// Chance that the process is not told that a push arrived, or too late.
+    pub(crate) no_answer: f64,
     /// The longest that one request takes, in milliseconds.
     pub(crate) slow: u64,
 }
@@ -82,8 +87,19 @@ pub(crate) struct Lab {
     log: Vec<Pair>,
     tasks: Vec<Pair>,
     saved: Option<(SavedState, usize, usize)>,
-    /// The last value of each series, and what `increase()` makes of all values so far.
-    series: HashMap<Vec<Arc<str>>, (u64, u64)>,
+    /// The number of the last state that was made, and of that before the checkpoint.
+    made: u64,
+    saved_at: u64,
+    /// Whether what the checkpoint says was shown has arrived.
+    saved_arrived: bool,
+    /// The number of a state that arrived, which the process is told later.
+    told_later: Option<u64>,
+    /// To whom the process is the same one whenever it restarts with its memory, and to whom
+    /// it is another one then.
+    same: Observer,
+    other: Observer,
+    /// What went wrong first in what they see.
+    seen_wrong: Option<String>,
     /// Whether anything changed or failed since the last cycle began, and in the one before.
     disturbed: [bool; 2],
     /// What the server's clock said when counting began.
@@ -126,7 +142,13 @@ impl Lab {
             log: Vec::new(),
             tasks: Vec::new(),
             saved: None,
-            series: HashMap::new(),
+            made: 0,
+            saved_at: 0,
+            saved_arrived: false,
+            told_later: None,
+            same: Observer::default(),
+            other: Observer::default(),
+            seen_wrong: None,
             disturbed: [true; 2],
             counting_since: None,
             requests: 0,
@@ -229,7 +251,7 @@ impl Lab {
         }
     }
 
-    /// One cycle; `None` if the process died at its end.
+    /// One cycle; `None` if the process died in it.
     pub(crate) fn cycle(&mut self, events: &mut dyn Events) -> Option<Cycle> {
         self.disturbed = [false, self.disturbed[0]];
         self.core.begin(self.moment());
@@ -267,16 +289,35 @@ impl Lab {
                 self.disturbed[0] = true;
                 break;
             }
+            if self.dies() {
+                // What was counted in this cycle may be in the checkpoint, but in no state.
+                let memory = self.core.checkpoint(self.moment());
+                let memory = memory.filter(|_| self.rng.bool());
+                let cycle = self.core.finish(self.moment(), None);
+                self.note(&cycle);
+                memory.into_iter().for_each(|memory| self.save(memory));
+                return None;
+            }
         }
         let deadline = (!in_time).then_some(Duration::from_secs(60));
         let cycle = self.core.finish(self.moment(), deadline);
+        self.made = cycle.state.number;
         self.note(&cycle);
-        self.keep();
-        if self.rng.f64() < self.weather.dies {
+        if let Some(number) = self.told_later.take() {
+            self.core.mark_shown(number);
+        }
+        if self.dies() {
             return None;
         }
-        self.publish(&cycle.state);
+        self.keep();
+        if self.dies() || !self.push(&cycle.state) {
+            return None;
+        }
         Some(cycle)
+    }
+
+    fn dies(&mut self) -> bool {
+        self.rng.f64() < self.weather.dies
     }
 
     fn answer(&mut self, request: &Request) -> Result<Reply, Error> {
@@ -346,26 +387,45 @@ impl Lab {
     /// Takes the checkpoint.
     fn keep(&mut self) {
         if let Some(memory) = self.core.checkpoint(self.moment()) {
-            self.saved = Some((memory, self.log.len(), self.tasks.len()));
+            self.save(memory);
         }
     }
 
-    /// Shows the counters, as Prometheus scrapes them.
-    fn publish(&mut self, state: &State) {
-        for counter in [FLOW_RUNS_FINISHED, TASK_RUNS_FINISHED] {
-            for (labels, total) in &state.counters.of(counter).series {
-                let value = total.value;
-                let new = (value, 0);
-                let entry = self.series.entry(labels.to_vec()).or_insert(new);
-                let (last, increase) = *entry;
-                if self.trace && value < last {
-                    eprintln!("{:?} RESET {labels:?} {last} {value}", self.now);
-                }
-                let added = if value < last { value } else { value - last };
-                *entry = (value, increase + added);
-            }
+    fn save(&mut self, memory: SavedState) {
+        self.saved = Some((memory, self.log.len(), self.tasks.len()));
+        self.saved_arrived &= self.saved_at >= self.made;
+        self.saved_at = self.made;
+    }
+
+    /// Pushes a state. It may not arrive, and that it did may not become known; `false` if the
+    /// process died before it did.
+    fn push(&mut self, state: &State) -> bool {
+        if self.rng.f64() < self.weather.no_push {
+            return true;
         }
-        self.core.mark_shown(state.number);
+        self.arrives(state);
+        if self.dies() {
+            return false;
+        }
+        match self.rng.f64() < self.weather.no_answer {
+            true => self.told_later = self.rng.bool().then_some(state.number),
+            false => self.core.mark_shown(state.number),
+        }
+        true
+    }
+
+    fn arrives(&mut self, state: &State) {
+        let seen = self.same.see(state).and(self.other.see(state));
+        self.wrong(seen);
+        self.saved_arrived |= state.number >= self.saved_at;
+    }
+
+    fn wrong(&mut self, seen: Result<(), String>) {
+        if let Err(problem) = seen {
+            let now = self.now;
+            self.seen_wrong
+                .get_or_insert_with(|| format!("at {now:?}: {problem}"));
+        }
     }
 
     /// The process dies and another one starts.
@@ -389,7 +449,8 @@ impl Lab {
             self.truth.optional_tasks += tasks.values().sum::<usize>();
             self.log.clear();
             self.tasks.clear();
-            self.series.clear();
+            self.same.forget();
+            self.other.forget();
             self.counting_since = None;
             self.saved = None;
         }
@@ -402,8 +463,17 @@ impl Lab {
         }
         self.pass(down, events);
         self.started = self.now;
+        let resumes = memory.is_some();
         self.core = Core::new(self.config.clone(), memory);
         self.disturbed = [true; 2];
+        // What was saved is shown first.
+        let first = self.core.state(self.moment());
+        (self.made, self.saved_at, self.told_later) = (first.number, 0, None);
+        if resumes {
+            let seen = self.other.meet(&first, self.saved_arrived);
+            self.wrong(seen);
+        }
+        self.push(&first);
     }
 
     /// How many terminal states of flow runs were counted.
@@ -468,16 +538,26 @@ impl Lab {
 
     /// `increase()` over everything against what was counted.
     fn check_increase(&mut self) -> Result<(), String> {
+        if let Some(problem) = self.seen_wrong.take() {
+            return Err(problem);
+        }
         // Twice: a series that appeared last is shown at zero first.
         for _ in 0..2 {
             let state = self.core.state(self.moment());
-            self.publish(&state);
+            self.arrives(&state);
+            self.core.mark_shown(state.number);
         }
-        let increase: u64 = self.series.values().map(|(_, increase)| increase).sum();
-        let counted = self.log.len() + self.tasks.len();
-        match increase == counted as u64 {
-            true => Ok(()),
-            false => Err(format!("increase() is {increase}, counted were {counted}")),
+        let counted = (self.log.len() + self.tasks.len()) as u64;
+        let observers = [("the same", &self.same), ("another", &self.other)];
+        match observers
+            .iter()
+            .find(|(_, observer)| observer.increase() != counted)
+        {
+            None => Ok(()),
+            Some((instance, observer)) => Err(format!(
+                "to whom a restart is {instance} instance: increase() is {}, counted were {counted}",
+                observer.increase()
+            )),
         }
     }
 

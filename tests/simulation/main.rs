@@ -7,6 +7,7 @@ mod contract;
 // A scenario uses what it needs of it.
 #[allow(dead_code)]
 mod lab;
+mod observer;
 #[allow(dead_code)]
 mod prefect;
 mod schedule;

@@ -344,6 +344,21 @@ impl World {
         deployment.unwrap().name = Field::Value(Arc::from(name));
     }
 
+    /// The name of a deployment, as a label.
+    pub(crate) fn deployment_name(&self, id: &Id) -> Arc<str> {
+        let mut deployments = self.deployments.iter();
+        let found = deployments.find(|deployment| deployment.id == *id);
+        found.unwrap().name.label()
+    }
+
+    /// Gives a deployment other tags.
+    pub(crate) fn tag_deployment(&mut self, id: &Id, tags: &[&str]) {
+        let mut deployments = self.deployments.iter_mut();
+        if let Some(deployment) = deployments.find(|deployment| deployment.id == *id) {
+            deployment.tags = Field::Value(tags.iter().map(|tag| Arc::from(*tag)).collect());
+        }
+    }
+
     /// Gives a flow run another name.
     pub(crate) fn rename_run(&mut self, id: &Id, name: &str) {
         let place = self.places[id];

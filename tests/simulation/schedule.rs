@@ -35,6 +35,10 @@ enum Step {
     MarkLate,
     RenameDeployment,
     ReplaceDeployment,
+    TagDeployment,
+    /// A deployment is deleted, and made again by the same name when it is forgotten.
+    DeleteDeployment,
+    ReturnDeployment(Arc<str>),
 }
 
 /// The steps to come, by time.
@@ -90,6 +94,9 @@ impl Schedule {
         for (chance, step) in [
             (0.3, Step::RenameDeployment),
             (0.2, Step::ReplaceDeployment),
+            (0.3, Step::TagDeployment),
+            (0.3, Step::TagDeployment),
+            (0.2, Step::DeleteDeployment),
         ] {
             if schedule.rng.f64() < chance {
                 let at = schedule.within(length);
@@ -129,26 +136,25 @@ impl Schedule {
                 let deployment = self.rng.choice(&self.deployments).unwrap();
                 lab.world.rename_deployment(deployment, "renamed");
             }
-            Step::ReplaceDeployment => {
-                let index = self.rng.usize(..self.deployments.len());
-                let gone = &self.deployments[index];
-                let scheduled: Vec<Id> = lab
-                    .world
-                    .runs()
-                    .filter(|run| run.deployment_id.as_ref() == Some(gone))
-                    .map(|run| run.id.clone())
-                    .collect();
-                lab.world.delete_deployment(gone);
-                for run in scheduled {
-                    if lab.world.run(&run).is_none() {
-                        lab.forget_truth(&run);
-                        lab.forget_tasks(&run);
-                    }
+            Step::ReplaceDeployment => _ = self.replace("made-again", lab),
+            Step::TagDeployment => {
+                let deployment = self.rng.choice(&self.deployments).unwrap();
+                let tags: [&[&str]; 4] = [&[], &["team:a"], &["team:b"], &["team:b", "team:a"]];
+                lab.world
+                    .tag_deployment(deployment, self.rng.choice(tags).unwrap());
+            }
+            Step::DeleteDeployment => {
+                let gone = self.replace("instead", lab);
+                let away = Duration::from_secs(self.rng.u64(3_000..5_000));
+                self.add(now + away, Step::ReturnDeployment(gone));
+            }
+            Step::ReturnDeployment(name) => {
+                let (flow, queue) = (&self.flow, Some(&self.queue));
+                let back = lab.world.create_deployment(flow, &name, queue);
+                self.deployments.push(back);
+                for _ in 0..5 {
+                    self.soon(now, Step::Schedule);
                 }
-                let made = lab
-                    .world
-                    .create_deployment(&self.flow, "made-again", Some(&self.queue));
-                self.deployments[index] = made;
             }
             Step::Pending(run) => {
                 if self.is(lab, &run, &[StateType::Scheduled]) {
@@ -250,6 +256,29 @@ impl Schedule {
                 lab.world.delete_run(&run);
             }
         }
+    }
+
+    /// Deletes a deployment and makes another one. Returns the name of the one that is gone.
+    fn replace(&mut self, name: &str, lab: &mut Lab) -> Arc<str> {
+        let index = self.rng.usize(..self.deployments.len());
+        let gone = &self.deployments[index];
+        let called = lab.world.deployment_name(gone);
+        let scheduled: Vec<Id> = lab
+            .world
+            .runs()
+            .filter(|run| run.deployment_id.as_ref() == Some(gone))
+            .map(|run| run.id.clone())
+            .collect();
+        lab.world.delete_deployment(gone);
+        for run in scheduled {
+            if lab.world.run(&run).is_none() {
+                lab.forget_truth(&run);
+                lab.forget_tasks(&run);
+            }
+        }
+        let (flow, queue) = (&self.flow, Some(&self.queue));
+        self.deployments[index] = lab.world.create_deployment(flow, name, queue);
+        called
     }
 
     fn is(&self, lab: &Lab, run: &Id, kinds: &[StateType]) -> bool {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use prefect_otel_agent::core::Config;
+use prefect_otel_agent::core::tags::TagKeys;
 use prefect_otel_agent::prefect::runs::StateType;
 
 use crate::lab::{Calm, Death, Events, Lab, Weather};
@@ -25,6 +26,7 @@ struct Parts {
     cut_off: bool,
     clock: bool,
     deaths: bool,
+    pushes: bool,
 }
 
 const ALL: Parts = Parts {
@@ -34,6 +36,7 @@ const ALL: Parts = Parts {
     cut_off: true,
     clock: true,
     deaths: true,
+    pushes: true,
 };
 
 fn config(lab: &mut fastrand::Rng) -> Config {
@@ -53,7 +56,8 @@ fn config(lab: &mut fastrand::Rng) -> Config {
         task_runs: lab.f64() < 0.3,
         page_limit: *lab.choice(&[3, 7, 20, 200]).unwrap(),
         first_page_only: false,
-        cardinality_limit: 10_000,
+        cardinality_limit: *lab.choice(&[10_000, 10_000, 10]).unwrap(),
+        tag_keys: TagKeys::new(lab.bool().then_some("team")),
         unused: Vec::new(),
     }
 }
@@ -69,7 +73,9 @@ fn play(seed: u64, parts: Parts) -> Result<(), String> {
         Nulls::Largest
     };
     lab.world.ties = rng.u128(..);
-    let length = INTERVAL * rng.u32(20..60);
+    // Some are long enough for a deployment to be forgotten.
+    let intervals = if rng.f64() < 0.05 { 200..400 } else { 20..60 };
+    let length = INTERVAL * rng.u32(intervals);
     let mut schedule = Schedule::new(&mut lab, length);
     let checkpoint = rng.f64() < 0.8;
     lab.weather.slow = *rng.choice(&[0, 50, 1_000]).unwrap();
@@ -103,7 +109,9 @@ fn turn(
             stale: or(parts.stale, *rng.choice(&[0.0, 0.0, 0.3, 1.0]).unwrap()),
             ahead: or(parts.ahead, *rng.choice(&[0.0, 0.0, 0.2, 0.5]).unwrap()),
             cut_off: or(parts.cut_off, *rng.choice(&[0.0, 0.0, 0.2, 0.6]).unwrap()),
-            dies: or(parts.deaths, *rng.choice(&[0.0, 0.0, 0.1]).unwrap()),
+            dies: or(parts.deaths, *rng.choice(&[0.0, 0.0, 0.05]).unwrap()),
+            no_push: or(parts.pushes, *rng.choice(&[0.0, 0.0, 0.3, 1.0]).unwrap()),
+            no_answer: or(parts.pushes, *rng.choice(&[0.0, 0.0, 0.3, 1.0]).unwrap()),
             slow: lab.weather.slow,
         };
         if lab.weather.stale > 0.0 {
@@ -164,13 +172,14 @@ fn settle(lab: &mut Lab, schedule: &mut Schedule) -> Result<(), String> {
 /// Leaves out what the failure does not need.
 fn shrunk(seed: u64) -> Parts {
     let mut parts = ALL;
-    let without: [fn(&mut Parts); 6] = [
+    let without: [fn(&mut Parts); 7] = [
         |parts| parts.errors = false,
         |parts| parts.stale = false,
         |parts| parts.ahead = false,
         |parts| parts.cut_off = false,
         |parts| parts.clock = false,
         |parts| parts.deaths = false,
+        |parts| parts.pushes = false,
     ];
     for leave_out in without {
         let mut fewer = parts;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prefect_otel_agent::core::clock::Moment;
 use prefect_otel_agent::core::counters::FLOW_RUNS_FINISHED;
+use prefect_otel_agent::core::tags::TagKeys;
 use prefect_otel_agent::core::{Answered, Config, Core};
 use prefect_otel_agent::prefect::runs::StateType;
 
@@ -24,6 +25,7 @@ fn config() -> Config {
         page_limit: 200,
         first_page_only: false,
         cardinality_limit: 10_000,
+        tag_keys: TagKeys::default(),
         unused: Vec::new(),
     }
 }

@@ -1,0 +1,102 @@
+//! What Prometheus makes of the counters that arrive: `increase()` over everything.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use prefect_otel_agent::core::State;
+use prefect_otel_agent::core::counters::{Counter, FLOW_RUNS_FINISHED, TASK_RUNS_FINISHED};
+use prefect_otel_agent::core::tally::Total;
+
+/// A series: the counter, and its labels; none are those of what is beyond the limit.
+type Series = (usize, Vec<Arc<str>>);
+
+const COUNTERS: [Counter; 2] = [FLOW_RUNS_FINISHED, TASK_RUNS_FINISHED];
+
+/// What every series of a state shows.
+fn shown(state: &State) -> impl Iterator<Item = (Series, Total)> {
+    COUNTERS
+        .into_iter()
+        .enumerate()
+        .flat_map(|(number, counter)| {
+            let totals = Arc::clone(state.counters.of(counter));
+            let overflow = totals.overflow.map(|total| ((number, Vec::new()), total));
+            let series = totals.series.clone().into_iter();
+            let series = series.map(move |(labels, total)| ((number, labels.to_vec()), total));
+            series.chain(overflow).collect::<Vec<_>>()
+        })
+}
+
+/// The samples of each series, as far as `increase()` goes by them.
+#[derive(Debug, Default)]
+pub(crate) struct Observer {
+    series: HashMap<Series, Total>,
+    increase: u64,
+    /// What nobody can have seen: it was kept and shown, and the process died before the state
+    /// that showed it arrived.
+    lost: u64,
+    /// What arrived last, whatever instance it came from.
+    arrived: HashMap<Series, u64>,
+}
+
+impl Observer {
+    /// A state arrives.
+    pub(crate) fn see(&mut self, state: &State) -> Result<(), String> {
+        let now: HashMap<Series, Total> = shown(state).collect();
+        for (series, total) in &now {
+            let Some(before) = self.series.get(series) else {
+                continue;
+            };
+            let is_reset = total.value < before.value;
+            if is_reset && total.since == before.since {
+                return Err(format!("{series:?} falls from {before:?} to {total:?}"));
+            }
+            if total.since != before.since && total.value > 0 {
+                return Err(format!(
+                    "{series:?} begins anew, but not at zero: from {before:?} to {total:?}"
+                ));
+            }
+            self.increase += match is_reset {
+                true => total.value,
+                false => total.value - before.value,
+            };
+        }
+        self.arrived = now
+            .iter()
+            .map(|(series, total)| (series.clone(), total.value))
+            .collect();
+        // A series that is away for a while is the same one when it returns.
+        self.series.extend(now);
+        Ok(())
+    }
+
+    /// A restored process is a new instance: its series are others. Its `first` state shows what
+    /// was shown last; if that did not `arrive`, what it showed is lost.
+    pub(crate) fn meet(&mut self, first: &State, arrived: bool) -> Result<(), String> {
+        self.series.clear();
+        let mut lost = 0;
+        for (series, total) in shown(first) {
+            let before = self.arrived.get(&series).copied().unwrap_or_default();
+            lost += total.value.saturating_sub(before);
+        }
+        self.arrived = shown(first)
+            .map(|(series, total)| (series, total.value))
+            .collect();
+        if arrived && lost > 0 {
+            return Err(format!(
+                "{lost} events are in the first samples of an instance"
+            ));
+        }
+        self.lost += lost;
+        Ok(())
+    }
+
+    /// Everything before does not matter any more.
+    pub(crate) fn forget(&mut self) {
+        *self = Observer::default();
+    }
+
+    /// `increase()` over everything, and what cannot be in it.
+    pub(crate) fn increase(&self) -> u64 {
+        self.increase + self.lost
+    }
+}
