@@ -321,3 +321,25 @@ async fn a_server_that_knows_no_csrf_tokens_is_read_without() {
         .filter(|request| request.path == "/csrf-token");
     assert_eq!(tokens.count(), 1);
 }
+
+#[test]
+fn while_a_cycle_hangs_ages_grow_and_gauges_are_withheld_all_the_same() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stub = runtime.block_on(small_stub());
+    // The cycle that hangs may take four minutes.
+    let settings = [
+        ("REQUEST_TIMEOUT_SECONDS", "120"),
+        ("INVENTORY_INTERVAL_SECONDS", "1"),
+    ];
+    let agent = AgentProcess::start(&stub.url, &settings);
+    let flows = |page: &Page| page.value("prefect_flows_total", &[]);
+    agent.wait_for_page("a cycle", flows);
+    stub.contents().delay = Duration::from_secs(600);
+    agent.wait_for_page("gauges to be withheld", |page| {
+        let age = page.value(AGE, &[("section", "flows")]);
+        let withheld = flows(page).is_none() && page.value(UP, &[]) == Some(0.0);
+        (withheld && age > Some(3.0)).then_some(())
+    });
+    // What was counted is still true.
+    assert!(!agent.page().family(FINISHED).is_empty());
+}
