@@ -6,7 +6,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prefect_otel_agent::core::State;
 use prefect_otel_agent::core::counters::FLOW_RUNS_FINISHED;
-use prefect_otel_agent::core::saved::SavedState;
 use prefect_otel_agent::core::tags::TagKeys;
 use prefect_otel_agent::prefect::Id;
 use prefect_otel_agent::prefect::runs::StateType;
