@@ -15,9 +15,10 @@ attributes within a major version. [recipes.md](recipes.md) has queries in PromQ
   flows, work pools, work queues or flow runs was answered in the last cycle. Gauges of a list that the server does not
   have are not exported.
 - **Counters** of runs count each terminal state once. Every deployment's series exist at zero before its first run
-  ends; a series that appears later is published at zero for one cycle first, so that `increase()` sees its first
-  event. Scrape at least as often as `SAMPLE_INTERVAL_SECONDS`. With `STATE_DIR` counters resume after a restart; without
-  it they start at zero with the process. Over OTLP with delta temporality they always do.
+  ends; a series that appears later stays at zero until a push or a scrape has shown it there, so that `increase()` sees
+  its first event. With `STATE_DIR` counters resume after a restart: what was shown last comes first, then what was
+  caught up; without it they start at zero with the process. Over OTLP with delta temporality they always do. The series
+  of a deployment that is deleted, or has other tags now, leave after an hour.
 - **Histograms** start at zero with the process. `RUN_DURATION_BUCKETS_SECONDS` and `START_DELAY_BUCKETS_SECONDS` set
   their buckets.
 - **Slots in use** need Prefect 3.6.23. Before 3.6.14, a run that never started has no end time and is counted only if it

@@ -113,6 +113,45 @@ async fn tags_of_deployments_become_attributes_of_their_series() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_count_keeps_the_tags_that_its_deployment_had() {
+    let stub = small_stub().await;
+    stub.contents().deployments[0]["tags"] = json!(["team:data"]);
+    let settings = [
+        ("DEPLOYMENT_TAG_LABELS", "team"),
+        ("INVENTORY_INTERVAL_SECONDS", "1"),
+    ];
+    let mut agent = agent(&stub.url, &settings).await;
+    cycle(&mut agent).await;
+    for number in 1..4 {
+        stub.contents()
+            .flow_runs
+            .push(fleet::run_at(number, "FAILED", 0));
+    }
+    cycle(&mut agent).await;
+    stub.contents().deployments[0]["tags"] = json!(["team:core"]);
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    cycle(&mut agent).await;
+    stub.contents()
+        .flow_runs
+        .push(fleet::run_at(4, "FAILED", 0));
+    cycle(&mut agent).await;
+    let page = cycle(&mut agent).await;
+    for name in [
+        "prefect_flow_runs_finished_total",
+        "prefect_flow_run_duration_seconds_count",
+    ] {
+        let failed = |team| page.value(name, &[("team", team), ("state_type", "FAILED")]);
+        let of_teams = (failed("data"), failed("core"));
+        assert_eq!(of_teams, (Some(3.0), Some(1.0)), "{name}");
+    }
+    assert!(
+        page.family("prefect_info_deployment")
+            .keys()
+            .all(|labels| labels["team"] == "core")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn beyond_the_limit_one_series_stands_for_the_rest_and_the_agent_says_how_many() {
     let stub = small_stub().await;
     for number in 0..10 {

@@ -476,6 +476,12 @@ impl Lab {
         self.push(&first);
     }
 
+    /// `increase()` over everything, for those to whom a restarted process is the same one, and
+    /// for those to whom it is another.
+    pub(crate) fn increase(&self) -> [u64; 2] {
+        [&self.same, &self.other].map(Observer::increase)
+    }
+
     /// How many terminal states of flow runs were counted.
     pub(crate) fn counted(&self) -> usize {
         self.log.len()
@@ -548,15 +554,11 @@ impl Lab {
             self.core.mark_shown(state.number);
         }
         let counted = (self.log.len() + self.tasks.len()) as u64;
-        let observers = [("the same", &self.same), ("another", &self.other)];
-        match observers
-            .iter()
-            .find(|(_, observer)| observer.increase() != counted)
-        {
-            None => Ok(()),
-            Some((instance, observer)) => Err(format!(
-                "to whom a restart is {instance} instance: increase() is {}, counted were {counted}",
-                observer.increase()
+        match self.increase() == [counted; 2] {
+            true => Ok(()),
+            false => Err(format!(
+                "increase() is {:?}, counted were {counted}",
+                self.increase()
             )),
         }
     }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod contract;
+mod counts;
 // A scenario uses what it needs of it.
 #[allow(dead_code)]
 mod lab;

@@ -15,7 +15,7 @@ use crate::lab::{Calm, Death, Events, Lab, Weather};
 use crate::prefect::Nulls;
 use crate::schedule::Schedule;
 
-const INTERVAL: Duration = Duration::from_secs(30);
+pub(crate) const INTERVAL: Duration = Duration::from_secs(30);
 
 /// What a seed plays: each part can be left out, to find out which one matters.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +39,7 @@ const ALL: Parts = Parts {
     pushes: true,
 };
 
-fn config(lab: &mut fastrand::Rng) -> Config {
+pub(crate) fn config(lab: &mut fastrand::Rng) -> Config {
     Config {
         interval: INTERVAL,
         inventory_interval: Duration::from_secs(60),
