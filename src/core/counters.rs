@@ -228,9 +228,10 @@ impl Counters {
         }
     }
 
-    pub(super) fn save(&self, uptime: Duration) -> SavedCounters {
+    /// The counters as a checkpoint has them, if all counting began at `start`.
+    pub(super) fn save(&self, uptime: Duration, start: Timestamp) -> SavedCounters {
         let save = |(row, tally): (&Row, &Tally)| {
-            let saved = tally.save(uptime, row.labels, row.tag_keys(&self.tag_keys));
+            let saved = tally.save(uptime, row.labels, row.tag_keys(&self.tag_keys), start);
             (row.name.to_owned(), saved)
         };
         SavedCounters(ROWS.iter().zip(&self.tallies).map(save).collect())

@@ -233,7 +233,7 @@ impl Core {
             task_runs: tasks,
             awaited: self.runs.awaited(now),
             unread: self.runs.unread(),
-            counters: self.counters.save(uptime),
+            counters: self.counters.save(uptime, start),
             last_runs: HashMap::clone(self.last_runs.by_deployment()),
         })
     }

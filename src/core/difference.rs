@@ -247,11 +247,7 @@ fn ranges(known: impl Iterator<Item = Option<Timestamp>>) -> Vec<Range> {
 }
 
 fn is_within(time: Option<Timestamp>, range: &Range) -> bool {
-    let Some(time) = time else {
-        return true;
-    };
-    range.after.is_none_or(|after| time >= after)
-        && range.before.is_none_or(|before| time <= before)
+    time.is_none_or(|time| range.contains(time))
 }
 
 #[cfg(test)]

@@ -290,7 +290,8 @@ impl Core {
             });
         };
         let now = self.clock.now(moment);
-        for (section, request) in self.reader.plan(&self.context(now)) {
+        let first = context(&self.config, self.page_limit, &self.sections, now);
+        for (section, request) in self.reader.plan(&first) {
             add(section, Purpose::Inventory, request);
         }
         if let Some(times) = now.and_then(|now| self.times(moment, now)) {
@@ -320,10 +321,6 @@ impl Core {
             add(Section::Deployments, Purpose::Names, request);
         }
         plan
-    }
-
-    fn context(&self, now: Option<Timestamp>) -> Context<'_> {
-        context(&self.config, self.page_limit, &self.sections, now)
     }
 
     /// The times that readings begin at. Counting begins with the process.

@@ -133,8 +133,8 @@ impl Runs {
         if known_since.is_none() && end < self.floor() {
             return;
         }
-        let within = |range: &Range| range.after < Some(end) && Some(end) < range.before;
-        if known_since.is_none() && self.before_start.as_ref().is_some_and(within) {
+        let ended_before = self.before_start.is_some_and(|range| range.contains(end));
+        if known_since.is_none() && ended_before {
             self.counted.insert(&run.id, state, end, uptime);
             return;
         }

@@ -99,7 +99,7 @@ struct SavedCount {
     /// That is zero, as older versions say it.
     #[serde(default, skip_serializing)]
     is_new: bool,
-    /// Older versions lack it.
+    /// Where it did not begin with all counting; older versions lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     since: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -134,14 +134,19 @@ impl Count {
         }
     }
 
-    fn save(&self, (labels, tags): (&[Label], &[Label]), uptime: Duration) -> SavedCount {
+    fn save(
+        &self,
+        (labels, tags): (&[Label], &[Label]),
+        start: Timestamp,
+        uptime: Duration,
+    ) -> SavedCount {
         SavedCount {
             labels: labels.into(),
             tags: tags.into(),
             total: self.total,
             shown: (self.shown != self.total).then_some(self.shown),
             is_new: false,
-            since: Some(self.since),
+            since: (self.since != start).then_some(self.since),
             gone_for: self.gone_since.map(|since| uptime.as_secs_f64() - since),
         }
     }
@@ -269,18 +274,26 @@ impl Tally {
         (Arc::clone(&self.shown), grows)
     }
 
-    /// The tally as a checkpoint has it. A series has so many `labels`, and a value for each of
-    /// `tag_keys`.
-    pub(super) fn save(&self, uptime: Duration, labels: usize, tag_keys: &TagKeys) -> Saved {
+    /// The tally as a checkpoint has it, if all counting began at `start`. A series has so many
+    /// `labels`, and a value for each of `tag_keys`.
+    pub(super) fn save(
+        &self,
+        uptime: Duration,
+        labels: usize,
+        tag_keys: &TagKeys,
+        start: Timestamp,
+    ) -> Saved {
         let save = |(series, count): (&Series, &Count)| {
             let split = series.split_at_checked(labels);
-            count.save(split.unwrap_or((series, &[])), uptime)
+            count.save(split.unwrap_or((series, &[])), start, uptime)
         };
         Saved {
             series: self.series.iter().map(save).collect(),
             tag_keys: tag_keys.as_slice().to_vec(),
             overflow: 0,
-            beyond_limit: self.overflow.map(|count| count.save((&[], &[]), uptime)),
+            beyond_limit: self
+                .overflow
+                .map(|count| count.save((&[], &[]), start, uptime)),
         }
     }
 

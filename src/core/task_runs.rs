@@ -184,8 +184,7 @@ impl TaskRuns {
             return None;
         }
         self.counted.insert(&task.id, state, end, uptime);
-        let within = |range: &Range| range.after < Some(end) && Some(end) < range.before;
-        if self.before_start.as_ref().is_some_and(within) {
+        if self.before_start.is_some_and(|range| range.contains(end)) {
             return None;
         }
         Some(Event::TaskRun(FinishedTask {

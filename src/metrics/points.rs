@@ -166,3 +166,48 @@ pub(super) fn slots(
     let active = active.map(|active| (Arc::from("active"), active as f64));
     limited.into_iter().chain(active)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{Settings, Sources};
+
+    #[test]
+    fn a_count_has_the_start_time_and_the_tags_of_its_own() {
+        let environment = [("DEPLOYMENT_TAG_LABELS", "team,tier")];
+        let settings = Settings::load(&Sources {
+            environment: environment
+                .map(|(name, value)| (name.into(), value.into()))
+                .into(),
+            ..Sources::default()
+        });
+        let options = Options::new(&settings.unwrap()).unwrap();
+        let family =
+            super::super::catalogue().find(|family| family.name == "prefect.flow_runs.retries");
+        let tags = TagAttributes::new();
+        let mut points = Points::new(family.unwrap(), &options, &tags);
+        let total = |value, second| Total {
+            value,
+            since: jiff::Timestamp::constant(second, 0),
+        };
+        let series = |team: &str| ["it", "flow", team, ""].map(Label::from).as_slice().into();
+        points.add_totals(&Totals {
+            series: vec![(series("a"), total(3, 60)), (series("b"), total(4, 90))],
+            overflow: Some(total(5, 30)),
+        });
+        let start = |second| Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(second));
+        let told: Vec<_> = points
+            .into_vec()
+            .into_iter()
+            .map(|point| (point.value, point.start, point.attributes.len()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (3.0, start(60), 3),
+                (4.0, start(90), 3),
+                (5.0, start(30), 1)
+            ]
+        );
+    }
+}

@@ -245,6 +245,12 @@ impl Range {
             before: None,
         }
     }
+
+    /// Whether `time` is in it.
+    pub fn contains(&self, time: Timestamp) -> bool {
+        self.after.is_none_or(|after| time >= after)
+            && self.before.is_none_or(|before| time <= before)
+    }
 }
 
 /// Whether a field is null; `None` is no condition.

@@ -19,7 +19,7 @@ fn restored(tally: &Tally) -> Tally {
 }
 
 fn with_keys(tally: &Tally, before: &TagKeys, now: &TagKeys) -> Tally {
-    let saved = serde_json::to_string(&tally.save(Duration::ZERO, 1, before)).unwrap();
+    let saved = serde_json::to_string(&tally.save(Duration::ZERO, 1, before, NOW)).unwrap();
     let mut tally = Tally::new(tally.limit);
     tally.restore(serde_json::from_str(&saved).unwrap(), 1, now, NOW);
     tally
@@ -151,7 +151,7 @@ fn what_is_gone_stays_for_a_while_across_restarts() {
     tally.show(2, 1);
     tally.prune(Duration::from_secs(10), keep, |_| false);
     let none = TagKeys::none();
-    let saved = tally.save(Duration::from_secs(60), 1, &none);
+    let saved = tally.save(Duration::from_secs(60), 1, &none, NOW);
     let mut tally = Tally::new(3);
     tally.restore(saved, 1, &none, NOW);
     tally.prune(Duration::from_secs(40), keep, |_| false);
@@ -205,4 +205,16 @@ fn a_series_that_returns_begins_anew() {
     };
     assert_eq!(totals.series[0].1, begins);
     assert_eq!(total(&mut tally, 5, 4), 1);
+}
+
+#[test]
+fn start_times_survive_a_restart() {
+    let mut tally = Tally::new(3);
+    tally.add(&series("a"), 1, NOW);
+    tally.add(&series("b"), 1, LATER);
+    let (totals, _) = restored(&tally).show(1, 0);
+    for (series, total) in &totals.series {
+        let since = if &*series[0] == "a" { NOW } else { LATER };
+        assert_eq!(total.since, since, "{series:?}");
+    }
 }
