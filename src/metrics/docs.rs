@@ -14,6 +14,9 @@ attributes within a major version. [recipes.md](recipes.md) has queries in PromQ
   `prefect_agent_section_age_seconds` tells how old each part is. `prefect_up` is 1 if at least one list of deployments,
   flows, work pools, work queues or flow runs was answered in the last cycle. Gauges of a list that the server does not
   have are not exported.
+- **Gauges that are summed up** (active, late, by state) show a combination of attributes at 0 for ten minutes after the
+  last run left it, since what receives metrics keeps the last value of a series that is no longer sent. Ask for `> 0`
+  where a row for each series is shown. At METRICS_CARDINALITY_LIMIT, zeros make room for counts.
 - **Counters** of runs count each terminal state once. Every deployment's series exist at zero before its first run
   ends; a series that appears later is published at zero for one cycle first, so that `increase()` sees its first
   event. Scrape at least as often as `SAMPLE_INTERVAL_SECONDS`. With `STATE_DIR` counters resume after a restart; without
@@ -47,6 +50,13 @@ fn row(family: &super::Family) -> Row {
     };
     let attributes = family.attributes.iter().map(|name| (*name).to_owned());
     let unit = (!family.unit.is_empty()).then(|| family.unit.to_owned());
+    let meaning = match family.lingers {
+        true => format!(
+            "{} 0 for ten minutes before a series goes away.",
+            family.help
+        ),
+        false => family.help.to_owned(),
+    };
     vec![
         ("prometheus", Field::Name(Some(family.prometheus_name()))),
         ("opentelemetry", Field::Name(Some(family.name.to_owned()))),
@@ -54,6 +64,6 @@ fn row(family: &super::Family) -> Row {
         ("unit", Field::Name(unit)),
         ("attributes", Field::Names(attributes.collect())),
         ("stability", Field::Text(stability.to_owned())),
-        ("meaning", Field::Text(family.help.to_owned())),
+        ("meaning", Field::Text(meaning)),
     ]
 }

@@ -244,3 +244,26 @@ async fn histograms_have_the_buckets_of_their_declaration() {
     }
     assert!(!buckets.keys().any(|labels| labels["le"] == "10000"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_is_zero_before_its_series_goes_away() {
+    let stub = small_stub().await;
+    let running = fleet::run_at(1, "RUNNING", 20);
+    stub.contents().flow_runs.push(running);
+    let mut agent = agent(&stub.url, &[]).await;
+    let before = cycle(&mut agent).await;
+    {
+        let run = &mut stub.contents().flow_runs[0];
+        run["state_type"] = json!("PENDING");
+        run["state_name"] = json!("Submitting");
+        run["state_id"] = json!(uuid::Uuid::new_v4().to_string());
+    }
+    let after = cycle(&mut agent).await;
+    for family in ["prefect_flow_runs_active", "prefect_info_flow_runs"] {
+        let state = |name| [("state_name", name)];
+        assert_eq!(before.value(family, &state("Running")), Some(1.0));
+        assert_eq!(before.value(family, &state("Submitting")), None);
+        assert_eq!(after.value(family, &state("Running")), Some(0.0));
+        assert_eq!(after.value(family, &state("Submitting")), Some(1.0));
+    }
+}
