@@ -227,6 +227,8 @@ fn check_inventory(server: &Server, agent: &AgentProcess) {
     let worker = [("work_pool_name", "pool"), ("worker_name", "worker-a")];
     let online = [&worker[..], &[("worker_status", "ONLINE")]].concat();
     expect(agent, "prefect_worker_status", &online, 1.0);
+    let offline = [&worker[..], &[("worker_status", "OFFLINE")]].concat();
+    expect(agent, "prefect_worker_status", &offline, 0.0);
     let workers = server.post("/work_pools/pool/workers/filter", json!({}));
     expect(
         agent,
