@@ -62,7 +62,8 @@ impl Exporters {
             bridge: None,
             pushes: Vec::new(),
         };
-        let builder = || SdkMeterProvider::builder().with_resource(resource(settings));
+        let resource = resource(settings);
+        let builder = || SdkMeterProvider::builder().with_resource(resource.clone());
         if let Some(otlp) = &settings.otel.otlp_metrics {
             let exporter = otlp::metrics(otlp, settings.otel.temporality)?;
             let (push, reader) =
