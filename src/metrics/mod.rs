@@ -8,7 +8,7 @@
 
 pub mod agent;
 mod automations;
-mod compatible;
+pub(crate) mod compatible;
 mod deployments;
 pub mod docs;
 mod flow_runs;
