@@ -16,13 +16,14 @@ attributes within a major version. [recipes.md](recipes.md) has queries in PromQ
   have are not exported.
 - **Gauges that are summed up** (active, late, by state) show a combination of attributes at 0 for ten minutes after the
   last run left it, since what receives metrics keeps the last value of a series that is no longer sent. Ask for `> 0`
-  where a row for each series is shown. At METRICS_CARDINALITY_LIMIT, zeros make room for counts.
+  where a row for each series is shown. At `METRICS_CARDINALITY_LIMIT`, zeros make room for counts.
 - **Counters** of runs count each terminal state once. Every deployment's series exist at zero before its first run
   ends; a series that appears later is published at zero for one cycle first, so that `increase()` sees its first
   event. Scrape at least as often as `SAMPLE_INTERVAL_SECONDS`. With `STATE_DIR` counters resume after a restart; without
   it they start at zero with the process. Over OTLP with delta temporality they always do.
-- **Histograms** start at zero with the process. `RUN_DURATION_BUCKETS_SECONDS` and `START_DELAY_BUCKETS_SECONDS` set
-  their buckets.
+- **Histograms** start at zero with the process. Those of runs start over, as after a restart, once more than 1,000 of
+  their series, and more than half, are of deployments that were deleted, or when these take the places of new ones at
+  `METRICS_CARDINALITY_LIMIT`. `RUN_DURATION_BUCKETS_SECONDS` and `START_DELAY_BUCKETS_SECONDS` set their buckets.
 - **Slots in use** need Prefect 3.6.23. Before 3.6.14, a run that never started has no end time and is counted only if it
   was seen unfinished.
 - `METRICS_INCLUDE` and `METRICS_EXCLUDE` choose among the families, `METRICS_ATTRIBUTES` adds attributes to all of
