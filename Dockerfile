@@ -38,10 +38,9 @@ ENTRYPOINT ["/usr/local/bin/numbers"]
 
 FROM gcr.io/distroless/cc-debian12:nonroot AS agent
 COPY --from=build /src/target/release/prefect-otel-agent /usr/local/bin/prefect-otel-agent
-# A volume mounted here takes its owner from this folder.
+# A volume mounted here takes its owner from this folder. STATE_DIR is not set: what is kept in a
+# folder that goes with the container would make each container another agent.
 COPY --from=build --chown=65532:65532 /state /state
-ENV STATE_DIR=/state
-VOLUME /state
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
     CMD ["/usr/local/bin/prefect-otel-agent", "health"]

@@ -68,9 +68,9 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// The checkpoint of the API at `prefect_api_url`, in `folder`, which need not be there.
     pub fn new(folder: &Path, prefect_api_url: &str) -> Self {
-        let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, prefect_api_url.as_bytes());
+        let id = api_id(prefect_api_url);
         Checkpoint {
-            path: folder.join(format!("checkpoint-{}-v{VERSION}.json", id.simple())),
+            path: folder.join(format!("checkpoint-{id}-v{VERSION}.json")),
             prefect_api_url: prefect_api_url.to_owned(),
             lock: None,
             owned: false,
@@ -203,9 +203,21 @@ fn lock(path: &Path, patience: Duration) -> Result<File, Error> {
     }
 }
 
+/// What stands for the API at `prefect_api_url` in the names of files.
+pub fn api_id(prefect_api_url: &str) -> String {
+    let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, prefect_api_url.as_bytes());
+    id.simple().to_string()
+}
+
 /// Replaces the file at `path`: all of it or nothing, even if the machine goes down.
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("json.new");
+///
+/// # Errors
+///
+/// When the disk is full or the folder cannot be written; the old file is still there then.
+pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
     let mut file = File::create(&new)?;
     file.write_all(text)?;
     file.sync_all()?;

@@ -10,11 +10,12 @@ use tracing::Instrument as _;
 use crate::checkpoint::{self, Keeper};
 use crate::core::events::Event;
 use crate::core::sections::{STALE_AFTER_INTERVALS, Section};
-use crate::core::{Config, Core, Cycle, Outcome};
-use crate::export::{Exporters, Recorder};
+use crate::core::{Config, Core, Cycle, Outcome, Snapshot};
+use crate::export::{Exporters, Histograms, Recorder};
 use crate::http::Readiness;
 use crate::metrics::agent::{CYCLE_DURATION, CycleCounts, REQUEST_DURATION, SECTION_DURATION};
 use crate::metrics::{Options, Source};
+use crate::prefect::objects::null;
 use crate::prefect::{self, Client, RequestObserver, RequestRecord};
 use crate::publisher::Report;
 use crate::sampler::Sampler;
@@ -47,6 +48,8 @@ pub struct Cycles {
     in_use: Duration,
     /// Whether the last cycle could read Prefect.
     up: bool,
+    /// The last state with events that histograms measure.
+    measured: u64,
 }
 
 impl Cycles {
@@ -80,6 +83,7 @@ impl Cycles {
             condition: Condition::default(),
             in_use: IN_USE.max(interval * 4),
             up: false,
+            measured: 0,
         })
     }
 
@@ -96,12 +100,19 @@ impl Cycles {
     pub async fn next(&mut self) -> Report {
         let started = Instant::now();
         let span = tracing::debug_span!("cycle", outcome = tracing::field::Empty);
-        self.sampler.mark_shown(self.exporters.shown(self.in_use));
+        let shown = self.exporters.shown(self.in_use);
+        self.sampler.mark_shown(shown);
         let cycle = self.sampler.cycle(&mut self.keeper);
         let cycle = cycle.instrument(span.clone()).await;
         let outcome = cycle.outcome();
         span.record("outcome", outcome.as_str());
         self.counts.count(outcome);
+        if self.measured <= shown {
+            forget_deleted(self.exporters.histograms(), &cycle.state.snapshot);
+        }
+        if !cycle.events.is_empty() {
+            self.measured = cycle.state.number;
+        }
         self.record(&cycle, started.elapsed());
         let snapshot = &cycle.state.snapshot;
         self.up = snapshot.up;
@@ -159,15 +170,40 @@ impl Cycles {
             let Source::Measured(measure) = family.source else {
                 continue;
             };
-            let recorder = self.exporters.recorder(family);
+            let histograms = self.exporters.histograms();
             for event in events {
                 if let Some((values, seconds)) = measure(event) {
                     let attributes = self.options.counted(family, &values, event.tags());
-                    recorder.record(seconds, &attributes);
+                    histograms.record(family, &values, seconds, &attributes);
                 }
             }
         }
     }
+}
+
+/// Lets `histograms` forget deployments and flows that are gone, if the lists of them are fresh.
+fn forget_deleted(histograms: &Histograms, snapshot: &Snapshot) {
+    if !snapshot.is_fresh(&[Section::Deployments, Section::Flows]) {
+        return;
+    }
+    let inventory = &snapshot.inventory;
+    let deployments = inventory.deployments.values();
+    let deployments: HashSet<_> = deployments
+        .map(|deployment| {
+            let flow = inventory.flow_name(deployment.flow_id.as_ref());
+            (deployment.name.label(), flow)
+        })
+        .collect();
+    let flows = inventory.flows.values();
+    let flows: HashSet<_> = flows.map(|flow| flow.name.label()).collect();
+    let null = null();
+    histograms.forget(|deployment, flow| {
+        // A run need not have a deployment.
+        match *deployment == null {
+            true => *flow == null || flows.contains(flow),
+            false => deployments.contains(&(deployment.clone(), flow.clone())),
+        }
+    });
 }
 
 /// What the core has to know of the settings.

@@ -14,7 +14,7 @@ use crate::core::State;
 use crate::export::Exporters;
 use crate::http::RequestMetrics;
 use crate::metrics::agent::{CycleCounts, Stats};
-use crate::metrics::{self, Options, Reading, View};
+use crate::metrics::{self, Lingering, Options, Reading, View};
 use crate::resource_usage::ResourceUsage;
 
 /// What is to be published.
@@ -35,6 +35,7 @@ pub struct Publisher {
     usage: ResourceUsage,
     requests: RequestMetrics,
     started: Instant,
+    lingering: Lingering,
     /// After this long without a new state, the last one is published again.
     patience: Duration,
 }
@@ -53,6 +54,7 @@ impl Publisher {
             usage: ResourceUsage::default(),
             requests,
             started: Instant::now(),
+            lingering: Lingering::default(),
             // Cycles do not all take equally long: a state that is a little late is waited for.
             patience: interval + interval / 4,
         }
@@ -100,13 +102,14 @@ impl Publisher {
             exports: self.exporters.pushes(),
             active_requests: self.requests.active(),
         };
-        metrics::read(&View {
+        let view = View {
             snapshot: &snapshot,
             counters: &report.state.counters,
             last_runs: &report.state.last_runs,
             agent: &stats,
             options: &self.options,
             tags: &tags,
-        })
+        };
+        metrics::read(&view, &mut self.lingering, self.started.elapsed())
     }
 }

@@ -10,7 +10,7 @@ use opentelemetry_sdk::metrics::{
 };
 
 use super::SCOPE;
-use crate::metrics::{Kind, Options, Point};
+use crate::metrics::{Family, Kind, Options, Point};
 
 /// The SDK's own limit of series.
 const FEW: usize = 2_000;
@@ -71,10 +71,12 @@ impl Recorder {
     }
 }
 
-/// A provider by `builder` whose instruments read `slots`, and its histograms by name.
+/// A provider by `builder` with the instruments of `families`, which read `slots`, and its
+/// histograms by name.
 pub(super) fn provider(
     builder: MeterProviderBuilder,
     options: &Options,
+    families: impl Iterator<Item = &'static Family>,
     slots: &Slots,
     exponential: bool,
 ) -> (SdkMeterProvider, Vec<(&'static str, Histogram<f64>)>) {
@@ -84,7 +86,7 @@ pub(super) fn provider(
         .build();
     let meter = provider.meter(SCOPE);
     let mut histograms = Vec::new();
-    for family in options.families() {
+    for family in families {
         let slots = slots.clone();
         let observe =
             move |observer: &dyn AsyncInstrument<f64>| slots.observe(family.name, observer);

@@ -4,6 +4,8 @@
 //! callbacks find them, the text of `/metrics` is rendered, and a push is handed over. Every
 //! exporter sees the same readings; `shown` keeps track of which of them has been seen.
 
+mod collected;
+mod histograms;
 mod instruments;
 pub mod otlp;
 pub mod prometheus;
@@ -18,6 +20,8 @@ use opentelemetry_sdk::metrics::{MeterProviderBuilder, SdkMeterProvider};
 
 use crate::metrics::{Family, Options, Reading};
 use crate::settings::Settings;
+use collected::Exporter as _;
+pub use histograms::Histograms;
 pub use instruments::Recorder;
 use instruments::Slots;
 use prometheus::Bridge;
@@ -44,6 +48,7 @@ pub struct Exporters {
     providers: Vec<SdkMeterProvider>,
     slots: Slots,
     recorders: HashMap<&'static str, Recorder>,
+    histograms: Histograms,
     bridge: Option<Bridge>,
     pushes: Vec<Push>,
 }
@@ -55,31 +60,36 @@ impl Exporters {
     ///
     /// When one of them cannot be built.
     pub fn new(settings: &Settings, options: &Options) -> Result<Self, Error> {
+        let resource = resource(settings);
         let mut exporters = Exporters {
+            histograms: Histograms::new(options, &resource),
             providers: Vec::new(),
             slots: Slots::new(options),
             recorders: HashMap::new(),
             bridge: None,
             pushes: Vec::new(),
         };
-        let builder = || SdkMeterProvider::builder().with_resource(resource(settings));
+        let builder = || SdkMeterProvider::builder().with_resource(resource.clone());
         if let Some(otlp) = &settings.otel.otlp_metrics {
             let exporter = otlp::metrics(otlp, settings.otel.temporality)?;
-            let (push, reader) =
-                Push::start("otlp", otlp.endpoint.as_str(), exporter, otlp.timeout);
             let exponential = settings.otel.exponential_histograms;
+            let own = &mut exporters.histograms;
+            let own = own.pushed(exporter.temporality(), exponential)?;
+            let target = otlp.endpoint.as_str();
+            let (push, reader) = Push::start("otlp", target, exporter, own, otlp.timeout);
             exporters.add(builder().with_reader(reader), options, exponential);
             exporters.pushes.push(push);
         }
         if settings.otel.metrics.console {
             let exporter = opentelemetry_stdout::MetricExporter::default();
-            let (push, reader) =
-                Push::start("console", "stdout", exporter, Duration::from_secs(10));
+            let own = exporters.histograms.pushed(exporter.temporality(), false)?;
+            let patience = Duration::from_secs(10);
+            let (push, reader) = Push::start("console", "stdout", exporter, own, patience);
             exporters.add(builder().with_reader(reader), options, false);
             exporters.pushes.push(push);
         }
         if settings.otel.metrics.prometheus {
-            let (bridge, reader) = Bridge::new()?;
+            let (bridge, reader) = Bridge::new(exporters.histograms.scraped()?)?;
             exporters.add(builder().with_reader(reader), options, false);
             exporters.bridge = Some(bridge);
         }
@@ -87,8 +97,10 @@ impl Exporters {
     }
 
     fn add(&mut self, builder: MeterProviderBuilder, options: &Options, exponential: bool) {
+        let families = options.families();
+        let families = families.filter(|family| !histograms::is_measured(family));
         let (provider, histograms) =
-            instruments::provider(builder, options, &self.slots, exponential);
+            instruments::provider(builder, options, families, &self.slots, exponential);
         self.providers.push(provider);
         for (name, histogram) in histograms {
             self.recorders.entry(name).or_default().add(histogram);
@@ -98,6 +110,11 @@ impl Exporters {
     /// Records into a family whose points are recorded as they happen.
     pub fn recorder(&self, family: &Family) -> Recorder {
         self.recorders.get(family.name).cloned().unwrap_or_default()
+    }
+
+    /// The families that are measured from events.
+    pub fn histograms(&self) -> &Histograms {
+        &self.histograms
     }
 
     /// Pushes so far, by exporter and outcome.

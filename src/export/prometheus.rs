@@ -7,6 +7,7 @@ use opentelemetry_prometheus::PrometheusExporter;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use super::Error;
+use super::histograms::Outlet;
 use super::shown::Shown;
 
 /// The content type of the text format.
@@ -57,21 +58,32 @@ impl Page {
 
 pub(super) struct Bridge {
     registry: Registry,
+    histograms: Arc<Outlet>,
     page: Page,
 }
 
+/// The bridge's reader, which `registry` gathers from.
+pub(super) fn reader(registry: &Registry, target_info: bool) -> Result<PrometheusExporter, Error> {
+    let builder = opentelemetry_prometheus::exporter()
+        .with_registry(registry.clone())
+        // There is one scope: its labels would be on every series and tell nothing.
+        .scope_info_enabled(false);
+    let builder = match target_info {
+        true => builder,
+        false => builder.without_target_info(),
+    };
+    let built = builder.build();
+    built.map_err(|error| Error::Prometheus(error.to_string()))
+}
+
 impl Bridge {
-    pub(super) fn new() -> Result<(Self, PrometheusExporter), Error> {
+    pub(super) fn new(histograms: Arc<Outlet>) -> Result<(Self, PrometheusExporter), Error> {
         let registry = Registry::new();
-        let reader = opentelemetry_prometheus::exporter()
-            .with_registry(registry.clone())
-            // There is one scope: its labels would be on every series and tell nothing.
-            .scope_info_enabled(false)
-            .build()
-            .map_err(|error| Error::Prometheus(error.to_string()))?;
+        let reader = reader(&registry, true)?;
         Ok((
             Bridge {
                 registry,
+                histograms,
                 page: Page::default(),
             },
             reader,
@@ -90,7 +102,10 @@ impl Bridge {
     /// Renders what the instruments show now, which is state `number`.
     pub(super) fn render(&self, number: u64) {
         let mut text = Vec::with_capacity(self.page.len());
-        match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+        let mut families = self.registry.gather();
+        families.extend(self.histograms.gather());
+        families.sort_by(|one, other| one.name().cmp(other.name()));
+        match TextEncoder::new().encode(&families, &mut text) {
             Ok(()) => self.page.set(text, number),
             Err(error) => {
                 tracing::error!(%error, "the page of /metrics cannot be rendered; it stays as it was")

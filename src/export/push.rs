@@ -6,17 +6,25 @@ use std::time::Duration;
 
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
-use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, Temporality};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::collected::{Collected, Exporter};
+use super::histograms::Outlet;
 use super::shown::Shown;
 
 /// The reader that the provider owns, shared with the [`Push`] that collects it.
 #[derive(Debug, Clone)]
-pub struct Reader(Arc<ManualReader>);
+pub(super) struct Reader(Arc<ManualReader>);
+
+impl Reader {
+    pub(super) fn new(temporality: Temporality) -> Self {
+        let reader = ManualReader::builder().with_temporality(temporality);
+        Reader(Arc::new(reader.build()))
+    }
+}
 
 impl MetricReader for Reader {
     fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
@@ -52,7 +60,7 @@ struct Counts {
 #[derive(Default)]
 struct Waiting {
     /// The latest metrics, and the number of the state that they show.
-    next: Option<(u64, ResourceMetrics)>,
+    next: Option<(u64, Collected)>,
     /// Nothing comes after it.
     closed: bool,
 }
@@ -68,7 +76,7 @@ struct Shared {
 
 impl Shared {
     /// Puts metrics where the task finds them; `false` if older ones were still waiting.
-    fn put(&self, next: Option<(u64, ResourceMetrics)>, close: bool) -> bool {
+    fn put(&self, next: Option<(u64, Collected)>, close: bool) -> bool {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let empty = waiting.next.is_none();
         if next.is_some() {
@@ -81,7 +89,7 @@ impl Shared {
     }
 
     /// The next metrics to send; `None` at the end.
-    async fn take(&self) -> Option<(u64, ResourceMetrics)> {
+    async fn take(&self) -> Option<(u64, Collected)> {
         loop {
             {
                 let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,22 +110,21 @@ pub struct Push {
     name: &'static str,
     shared: Arc<Shared>,
     reader: Reader,
+    histograms: Arc<Outlet>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Push {
     /// Starts the task of `exporter`; the reader goes to the meter provider. A push is given
     /// up after `timeout`.
-    pub fn start<E: PushMetricExporter>(
+    pub(super) fn start<E: Exporter>(
         name: &'static str,
         target: &str,
         exporter: E,
+        histograms: Arc<Outlet>,
         timeout: Duration,
     ) -> (Self, Reader) {
-        let reader = ManualReader::builder()
-            .with_temporality(exporter.temporality())
-            .build();
-        let reader = Reader(Arc::new(reader));
+        let reader = Reader::new(exporter.temporality());
         let shared = Arc::new(Shared::default());
         let sender = Sender {
             name,
@@ -131,6 +138,7 @@ impl Push {
                 name,
                 shared,
                 reader: reader.clone(),
+                histograms,
                 task,
             },
             reader,
@@ -172,10 +180,9 @@ impl Push {
         .map(|(outcome, count)| (self.name, outcome, count.load(Ordering::Relaxed)))
     }
 
-    fn collect(&self) -> Option<ResourceMetrics> {
-        let mut metrics = ResourceMetrics::default();
-        match self.reader.collect(&mut metrics) {
-            Ok(()) => Some(metrics),
+    fn collect(&self) -> Option<Collected> {
+        match Collected::from(&self.reader, &self.histograms) {
+            Ok(metrics) => Some(metrics),
             Err(error) => {
                 tracing::error!(exporter = self.name, %error, "metrics cannot be collected");
                 None
@@ -212,7 +219,7 @@ struct Sender {
 }
 
 impl Sender {
-    async fn run<E: PushMetricExporter>(self, exporter: E) {
+    async fn run<E: Exporter>(self, exporter: E) {
         let mut failed: u64 = 0;
         while let Some((number, metrics)) = self.shared.take().await {
             let result = match tokio::time::timeout(self.timeout, exporter.export(&metrics)).await {

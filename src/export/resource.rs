@@ -1,43 +1,275 @@
 //! The resource: who reports.
 
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::resource::TelemetryResourceDetector;
 use uuid::Uuid;
 
+use crate::checkpoint;
 use crate::settings::Settings;
 
+const SERVICE_NAME: &str = "service.name";
+const INSTANCE_ID: &str = "service.instance.id";
+
+/// Attributes that tell agents apart which have the same URL for their Prefect. All of them
+/// outlive a process; the names of pods, containers and hosts do not.
+const TELL_APART: [&str; 6] = [
+    SERVICE_NAME,
+    "service.namespace",
+    "deployment.environment.name",
+    "deployment.environment",
+    "k8s.cluster.name",
+    "k8s.namespace.name",
+];
+
 /// `service.name`, `service.version`, `service.instance.id`, and what the settings say,
-/// which wins.
+/// which wins. With `STATE_DIR`, the id is kept there.
 pub fn resource(settings: &Settings) -> Resource {
     let own = [
-        KeyValue::new("service.name", env!("CARGO_PKG_NAME")),
-        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-        KeyValue::new("service.instance.id", instance_id(settings)),
+        (SERVICE_NAME, env!("CARGO_PKG_NAME").to_owned()),
+        ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
     ];
+    let own = own.map(|(key, value)| KeyValue::new(key, value));
     let given = settings.otel.resource.iter().cloned();
     let named = settings
         .otel
         .service_name
         .iter()
-        .map(|name| KeyValue::new("service.name", name.clone()));
-    Resource::builder_empty()
+        .map(|name| KeyValue::new(SERVICE_NAME, name.clone()));
+    let resource = Resource::builder_empty()
         .with_detector(Box::new(TelemetryResourceDetector))
         .with_attributes(own)
         .with_attributes(given.map(|(key, value)| KeyValue::new(key, value)))
         .with_attributes(named)
+        .build();
+    if resource.get(&INSTANCE_ID.into()).is_some() {
+        return resource;
+    }
+    let id = instance_id(settings, &resource).to_string();
+    Resource::builder_empty()
+        .with_attributes(
+            resource
+                .iter()
+                .map(|(key, value)| KeyValue::new(key.clone(), value.clone())),
+        )
+        .with_attribute(KeyValue::new(INSTANCE_ID, id))
         .build()
 }
 
-/// The same after a restart, so that its series go on and do not start anew: a name-based
-/// UUID, as the semantic conventions allow, of what tells one agent from another.
-fn instance_id(settings: &Settings) -> String {
-    let host = gethostname::gethostname();
-    let name = format!(
-        "{} {} {}",
-        host.to_string_lossy(),
-        settings.prefect.api_url,
-        settings.metrics_address
-    );
-    Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes()).to_string()
+/// The same after a restart and in another container, so that series go on and do not start
+/// anew beside the old ones.
+/// <https://opentelemetry.io/docs/specs/semconv/registry/attributes/service/#service-instance-id>
+fn instance_id(settings: &Settings, resource: &Resource) -> Uuid {
+    let made = || {
+        name_based(
+            settings,
+            resource,
+            &gethostname::gethostname().to_string_lossy(),
+        )
+    };
+    let Some(folder) = &settings.state_dir else {
+        return made();
+    };
+    let api = checkpoint::api_id(settings.prefect.api_url.as_str());
+    let path = folder.join(format!("instance-{api}"));
+    kept(&path).unwrap_or_else(|error| {
+        let (exists, path) = (path.exists(), path.display());
+        match exists {
+            true => tracing::warn!(%path, %error, "STATE_DIR: the file has no service.instance.id that can be used; delete it and restart. Until then, the id is made from PREFECT_API_URL and the resource"),
+            // Whoever keeps the checkpoint says that the folder cannot be used.
+            false => tracing::debug!(%path, %error, "service.instance.id cannot be kept"),
+        }
+        made()
+    })
+}
+
+/// The id in the file at `path`; if there is none, a new one, which is there from now on.
+fn kept(path: &Path) -> io::Result<Uuid> {
+    match fs::read_to_string(path) {
+        Ok(text) => Uuid::try_parse(text.trim())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            let id = Uuid::new_v4();
+            checkpoint::replace(path, format!("{id}\n").as_bytes())?;
+            Ok(id)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// An id made from the URL of the API and what tells apart two agents that have it. A loopback
+/// address means another Prefect on each host: only then does the host's name count.
+fn name_based(settings: &Settings, resource: &Resource, host: &str) -> Uuid {
+    let url = &settings.prefect.api_url;
+    let mut name = format!("{url} {}", settings.metrics_address.port());
+    for key in TELL_APART {
+        if let Some(value) = resource.get(&key.into()) {
+            name += &format!(" {key}={value}");
+        }
+    }
+    if url.host_str().is_some_and(is_loopback) {
+        name += &format!(" {host}");
+    }
+    Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())
+}
+
+/// Whether a URL's host is the machine that asks.
+fn is_loopback(host: &str) -> bool {
+    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(address) => address.is_loopback() || address.is_unspecified(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Sources;
+
+    fn settings(environment: &[(&str, &str)]) -> Settings {
+        let environment = environment.iter();
+        let environment = environment.map(|(name, value)| (name.into(), value.into()));
+        Settings::load(&Sources {
+            environment: environment.collect(),
+            ..Sources::default()
+        })
+        .unwrap()
+    }
+
+    fn id(environment: &[(&str, &str)]) -> String {
+        let resource = resource(&settings(environment));
+        resource.get(&INSTANCE_ID.into()).unwrap().to_string()
+    }
+
+    /// The name-based id on a host.
+    fn id_on(host: &str, environment: &[(&str, &str)]) -> Uuid {
+        let settings = settings(environment);
+        name_based(&settings, &resource(&settings), host)
+    }
+
+    const URL: &str = "PREFECT_API_URL";
+    const PREFECT: (&str, &str) = (URL, "http://prefect:4200/api");
+    const ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
+
+    #[test]
+    fn agents_with_the_same_settings_are_one_agent() {
+        for same in [
+            &[PREFECT][..],
+            &[PREFECT, ("METRICS_PORT", "8000")],
+            // An address of the pod, and its name.
+            &[PREFECT, ("METRICS_ADDR", "10.1.2.3")],
+            &[PREFECT, (ATTRIBUTES, "k8s.pod.name=agent-x7f,host.name=a")],
+            &[PREFECT, ("SAMPLE_INTERVAL_SECONDS", "15")],
+            &[PREFECT, ("OTEL_METRICS_EXPORTER", "prometheus")],
+            &[PREFECT, ("PREFECT_API_KEY", "key")],
+            &[(URL, "http://PREFECT:4200/api/")],
+        ] {
+            assert_eq!(id_on("here", &[PREFECT]), id_on("there", same), "{same:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_user_set_tells_agents_apart() {
+        let all = [
+            &[PREFECT][..],
+            &[(URL, "http://other:4200/api")],
+            &[PREFECT, ("METRICS_PORT", "8001")],
+            &[PREFECT, ("OTEL_SERVICE_NAME", "other")],
+            &[PREFECT, (ATTRIBUTES, "service.namespace=eu")],
+            &[PREFECT, (ATTRIBUTES, "deployment.environment.name=prod")],
+            &[PREFECT, (ATTRIBUTES, "k8s.cluster.name=prod")],
+            &[PREFECT, (ATTRIBUTES, "k8s.namespace.name=prod")],
+        ];
+        let ids: std::collections::HashSet<_> = all.iter().map(|of| id_on("here", of)).collect();
+        assert_eq!(ids.len(), all.len());
+    }
+
+    #[test]
+    fn the_host_counts_where_the_api_is_on_it() {
+        for (url, counts) in [
+            ("http://localhost:4200/api", true),
+            ("http://LOCALHOST:4200/api", true),
+            ("http://prefect.localhost/api", true),
+            ("http://127.0.0.1:4200/api", true),
+            ("http://127.1.2.3:4200/api", true),
+            ("http://[::1]:4200/api", true),
+            ("http://0.0.0.0:4200/api", true),
+            ("http://prefect:4200/api", false),
+            ("http://10.0.0.1:4200/api", false),
+            ("http://[fd00::1]:4200/api", false),
+            ("http://localhost.example/api", false),
+            (
+                "https://api.prefect.cloud/api/accounts/a/workspaces/b",
+                false,
+            ),
+        ] {
+            let differ = id_on("here", &[(URL, url)]) != id_on("there", &[(URL, url)]);
+            assert_eq!(differ, counts, "{url}");
+        }
+    }
+
+    #[test]
+    fn with_a_state_dir_the_id_is_made_once_for_each_api() {
+        let folder = tempfile::tempdir().unwrap();
+        let new = folder.path().join("new");
+        let state = ("STATE_DIR", new.to_str().unwrap());
+        let first = id(&[PREFECT, state]);
+        assert_eq!(Uuid::try_parse(&first).unwrap().get_version_num(), 4);
+        let changed = [
+            PREFECT,
+            state,
+            ("METRICS_PORT", "1"),
+            ("OTEL_SERVICE_NAME", "x"),
+        ];
+        assert_eq!(id(&changed), first);
+        assert_ne!(id(&[(URL, "http://other/api"), state]), first);
+        let other = folder.path().join("other");
+        assert_ne!(
+            id(&[PREFECT, ("STATE_DIR", other.to_str().unwrap())]),
+            first
+        );
+    }
+
+    #[test]
+    fn what_the_user_says_wins_and_nothing_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = ("STATE_DIR", folder.path().to_str().unwrap());
+        let given = (ATTRIBUTES, "service.instance.id=prefect-prod");
+        assert_eq!(id(&[PREFECT, state, given]), "prefect-prod");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_id_that_cannot_be_kept_or_read_is_the_name_based_one_and_the_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let by_name = id(&[PREFECT]);
+        let no_folder = folder.path().join("file");
+        fs::write(&no_folder, "").unwrap();
+        assert_eq!(
+            id(&[PREFECT, ("STATE_DIR", no_folder.to_str().unwrap())]),
+            by_name
+        );
+        let state = ("STATE_DIR", folder.path().to_str().unwrap());
+        id(&[PREFECT, state]);
+        let instance = |entry: &fs::DirEntry| entry.file_name() != "file";
+        let entries = fs::read_dir(folder.path()).unwrap().map(Result::unwrap);
+        let path = entries
+            .filter(instance)
+            .map(|entry| entry.path())
+            .next()
+            .unwrap();
+        for damaged in [&b""[..], b"\xff\xfe", b"not an id"] {
+            fs::write(&path, damaged).unwrap();
+            assert_eq!(id(&[PREFECT, state]), by_name);
+            assert_eq!(fs::read(&path).unwrap(), damaged);
+        }
+    }
 }

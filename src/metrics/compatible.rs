@@ -10,8 +10,8 @@ use super::{Family, Points, Stability, View};
 use crate::core::sections::Section;
 use crate::prefect::objects::Field;
 
-pub(super) const DEPLOYMENT_NAME: &str = "deployment.name";
-pub(super) const FLOW_NAME: &str = "flow.name";
+pub(crate) const DEPLOYMENT_NAME: &str = "deployment.name";
+pub(crate) const FLOW_NAME: &str = "flow.name";
 pub(super) const FLOW_RUN_NAME: &str = "flow_run.name";
 pub(super) const STATE_NAME: &str = "state.name";
 pub(super) const SLOT_KIND: &str = "slot.kind";

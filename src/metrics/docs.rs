@@ -14,13 +14,17 @@ attributes within a major version. [recipes.md](recipes.md) has queries in PromQ
   `prefect_agent_section_age_seconds` tells how old each part is. `prefect_up` is 1 if at least one list of deployments,
   flows, work pools, work queues or flow runs was answered in the last cycle. Gauges of a list that the server does not
   have are not exported.
+- **Gauges that are summed up** (active, late, by state) show a combination of attributes at 0 for ten minutes after the
+  last run left it, since what receives metrics keeps the last value of a series that is no longer sent. Ask for `> 0`
+  where a row for each series is shown. At `METRICS_CARDINALITY_LIMIT`, zeros make room for counts.
 - **Counters** of runs count each terminal state once. Every deployment's series exist at zero before its first run
   ends; a series that appears later stays at zero until a push or a scrape has shown it there, so that `increase()` sees
   its first event. With `STATE_DIR` counters resume after a restart: what was shown last comes first, then what was
   caught up; without it they start at zero with the process. Over OTLP with delta temporality they always do. The series
   of a deployment that is deleted, or has other tags now, leave after an hour.
-- **Histograms** start at zero with the process. `RUN_DURATION_BUCKETS_SECONDS` and `START_DELAY_BUCKETS_SECONDS` set
-  their buckets.
+- **Histograms** start at zero with the process. Those of runs start over, as after a restart, once more than 1,000 of
+  their series, and more than half, are of deployments that were deleted, or when these take the places of new ones at
+  `METRICS_CARDINALITY_LIMIT`. `RUN_DURATION_BUCKETS_SECONDS` and `START_DELAY_BUCKETS_SECONDS` set their buckets.
 - **Slots in use** need Prefect 3.6.23. Before 3.6.14, a run that never started has no end time and is counted only if it
   was seen unfinished.
 - `METRICS_INCLUDE` and `METRICS_EXCLUDE` choose among the families, `METRICS_ATTRIBUTES` adds attributes to all of
@@ -48,6 +52,13 @@ fn row(family: &super::Family) -> Row {
     };
     let attributes = family.attributes.iter().map(|name| (*name).to_owned());
     let unit = (!family.unit.is_empty()).then(|| family.unit.to_owned());
+    let meaning = match family.lingers {
+        true => format!(
+            "{} 0 for ten minutes before a series goes away.",
+            family.help
+        ),
+        false => family.help.to_owned(),
+    };
     vec![
         ("prometheus", Field::Name(Some(family.prometheus_name()))),
         ("opentelemetry", Field::Name(Some(family.name.to_owned()))),
@@ -55,6 +66,6 @@ fn row(family: &super::Family) -> Row {
         ("unit", Field::Name(unit)),
         ("attributes", Field::Names(attributes.collect())),
         ("stability", Field::Text(stability.to_owned())),
-        ("meaning", Field::Text(family.help.to_owned())),
+        ("meaning", Field::Text(meaning)),
     ]
 }

@@ -82,7 +82,8 @@ pub(super) const FAMILIES: &[Family] = &[
         ],
         ALL,
         info,
-    ),
+    )
+    .lingering(),
     family(
         "prefect.deployment.failed_flow_runs",
         FAILED_HELP,
@@ -104,7 +105,8 @@ pub(super) const FAMILIES: &[Family] = &[
         PLACE_AND_STATE,
         UNFINISHED,
         active,
-    ),
+    )
+    .lingering(),
     Family::gauge(
         "prefect.flow_runs.late",
         "{run}",
@@ -112,7 +114,8 @@ pub(super) const FAMILIES: &[Family] = &[
         &[DEPLOYMENT_NAME, FLOW_NAME, WORK_POOL_NAME, WORK_QUEUE_NAME],
         UNFINISHED,
         late,
-    ),
+    )
+    .lingering(),
     Family::gauge(
         "prefect.flow_runs.by_state",
         "{run}",
@@ -120,7 +123,8 @@ pub(super) const FAMILIES: &[Family] = &[
         &[STATE_TYPE, STATE_NAME],
         &[Section::RunHistory],
         by_state,
-    ),
+    )
+    .lingering(),
     Family::counted(
         "prefect.flow_runs.finished",
         "{run}",

@@ -8,12 +8,13 @@
 
 pub mod agent;
 mod automations;
-mod compatible;
+pub(crate) mod compatible;
 mod deployments;
 pub mod docs;
 mod flow_runs;
 mod flows;
 mod limits;
+mod lingering;
 mod options;
 mod points;
 mod process;
@@ -25,6 +26,7 @@ mod workers;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::core::counters::{AllTotals, Counter};
 use crate::core::events::Event;
@@ -32,6 +34,7 @@ use crate::core::sections::Section;
 use crate::core::snapshot::{LastRuns, Snapshot};
 use crate::core::tally::Label;
 use crate::prefect::Id;
+pub use lingering::Lingering;
 pub use options::{Options, TagAttributes};
 pub use points::{Point, Points};
 
@@ -101,6 +104,8 @@ pub struct Family {
     pub stability: Stability,
     /// How its points come about.
     pub source: Source,
+    /// Whether a series that nothing is counted for any more is shown at zero for ten minutes.
+    pub lingers: bool,
 }
 
 impl Family {
@@ -121,6 +126,15 @@ impl Family {
             attributes,
             stability: Stability::Stable,
             source: Source::Read(sections, read),
+            lingers: false,
+        }
+    }
+
+    /// The same, with zeros before a series goes away: for gauges that are summed up.
+    const fn lingering(self) -> Self {
+        Family {
+            lingers: true,
+            ..self
         }
     }
 
@@ -140,6 +154,7 @@ impl Family {
             attributes,
             stability: Stability::Stable,
             source: Source::Counted(counter),
+            lingers: false,
         }
     }
 
@@ -186,6 +201,7 @@ impl Family {
             attributes,
             stability: Stability::Stable,
             source: Source::Recorded,
+            lingers: false,
         }
     }
 
@@ -261,8 +277,9 @@ pub struct Reading {
     pub points: Arc<Vec<Point>>,
 }
 
-/// Reads every exported family off `view`.
-pub fn read(view: &View<'_>) -> Vec<Reading> {
+/// Reads every exported family off `view`. `uptime` is the time of the reading; `lingering` is
+/// what the readings before it have shown.
+pub fn read(view: &View<'_>, lingering: &mut Lingering, uptime: Duration) -> Vec<Reading> {
     let mut sizes = HashMap::new();
     let mut readings: Vec<Reading> = view
         .options
@@ -273,9 +290,12 @@ pub fn read(view: &View<'_>) -> Vec<Reading> {
                 Source::Recorded | Source::Measured(_) => return None,
                 Source::Read(sections, read) if view.snapshot.is_fresh(sections) => {
                     read(view, &mut points);
+                    if family.lingers {
+                        points.add_zeros(lingering, uptime);
+                    }
                 }
                 Source::Counted(counter) => points.add_totals(view.counters.of(counter)),
-                Source::Read(..) => {}
+                Source::Read(..) => lingering.withhold(family, uptime),
             }
             sizes.insert(family.name, points.size());
             Some(Reading {

@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use opentelemetry::KeyValue;
 
-use super::{Family, Options, TagAttributes};
+use super::{Family, Lingering, Options, TagAttributes};
 use crate::core::tally::{Label, Total, Totals};
 
 /// The attribute of the one series that stands for all beyond the limit.
@@ -136,6 +136,12 @@ impl<'a> Points<'a> {
             });
         }
         &mut self.points[index]
+    }
+
+    /// Adds the zeros of series that have gone away. They take no other series' place.
+    pub(super) fn add_zeros(&mut self, lingering: &mut Lingering, uptime: Duration) {
+        let limit = self.options.cardinality_limit;
+        lingering.add_zeros(self.family, &mut self.points, limit, uptime);
     }
 
     pub(super) fn size(&self) -> Size {

@@ -1,23 +1,23 @@
 //! Families of workers.
 
+use std::sync::Arc;
+
 use super::compatible::{WORK_POOL_NAME, WORKER_NAME};
 use super::points::unix_seconds;
 use super::{Family, Points, View};
 use crate::core::sections::Section;
 
+/// The statuses that Prefect knows: `WorkerStatus` in its `server/schemas/statuses.py`.
+const STATUSES: [&str; 2] = ["ONLINE", "OFFLINE"];
+
 pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.worker.status",
         "",
-        "1 for each worker, with its status: ONLINE or OFFLINE. Workers silent for more than a day are left out.",
+        "1 for the status of each worker (ONLINE or OFFLINE), 0 for the one that it does not have. Workers silent for more than a day are left out.",
         &[WORK_POOL_NAME, WORKER_NAME, "worker.status"],
         &[Section::Workers],
-        |view, points| {
-            for worker in view.snapshot.inventory.workers.iter() {
-                let (pool, name) = (worker.work_pool_name.label(), worker.name.label());
-                points.set([pool, name, worker.status.label()], 1.0);
-            }
-        },
+        status,
     ),
     Family::gauge(
         "prefect.worker.last_heartbeat.time",
@@ -28,6 +28,23 @@ pub(super) const FAMILIES: &[Family] = &[
         last_heartbeat,
     ),
 ];
+
+/// A state set, as OpenMetrics defines it: no two statuses of a worker can be 1 at a time, even
+/// where a series that is gone is still remembered.
+/// <https://github.com/prometheus/OpenMetrics/blob/main/specification/OpenMetrics.md#stateset>
+fn status(view: &View<'_>, points: &mut Points<'_>) {
+    for worker in view.snapshot.inventory.workers.iter() {
+        let status = worker.status.label();
+        let mut set = |status: Arc<str>, value| {
+            let (pool, name) = (worker.work_pool_name.label(), worker.name.label());
+            points.set([pool, name, status], value);
+        };
+        for known in STATUSES.into_iter().filter(|known| **known != *status) {
+            set(Arc::from(known), 0.0);
+        }
+        set(status, 1.0);
+    }
+}
 
 fn last_heartbeat(view: &View<'_>, points: &mut Points<'_>) {
     for worker in view.snapshot.inventory.workers.iter() {

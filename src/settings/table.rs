@@ -211,7 +211,7 @@ pub static SETTINGS: &[Setting] = &[
         "STATE_DIR",
         None,
         "a folder that can be written to",
-        "Where the checkpoint is kept: one file per API, locked. Counters resume after a restart, and runs that ended in the meantime are counted, once. Without it, counters start at zero with the process.",
+        "Where the checkpoint and `service.instance.id` are kept: files for each API, locked. Counters resume after a restart, and runs that ended in the meantime are counted, once. Without it, counters start at zero with the process.",
     ),
     plain(
         "CATCH_UP_HOURS",
@@ -319,7 +319,7 @@ pub static SETTINGS: &[Setting] = &[
         "OTEL_RESOURCE_ATTRIBUTES",
         None,
         "key=value pairs, comma-separated, percent-encoded",
-        "More resource attributes.",
+        "More resource attributes. `service.instance.id`, Prometheus' `instance`, can be one of them.",
     ),
     plain(
         "OTEL_METRIC_EXPORT_INTERVAL",

@@ -228,7 +228,7 @@ fn check_runs(world: &World, agent: &AgentProcess, features: &Features) {
             1.0,
         );
     }
-    assert_eq!(agent.page().family("prefect_flow_runs_active").len(), 2);
+    assert_eq!(sum(&agent.page(), "prefect_flow_runs_active", &[]), 2.0);
     wait_for("the late run", Duration::from_secs(60), || {
         (server.flow_run(&late)["state_name"] == "Late").then_some(())
     });

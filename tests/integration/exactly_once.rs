@@ -198,7 +198,7 @@ async fn a_late_report_shows_once_on_the_page() {
         assert_eq!(page.value("prefect_flow_runs_total", &[]), Some(1.0));
         assert_eq!(
             page.value("prefect_info_flow_runs", &[("state_name", "Running")]),
-            None
+            Some(0.0)
         );
         assert_eq!(
             page.value("prefect_info_flow_runs", &[("state_name", "Crashed")]),

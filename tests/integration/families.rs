@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::support::stub::recorded;
 use crate::support::{agent, cycle, fleet, small_stub};
 
 const FAILED: [&str; 2] = [
@@ -243,4 +244,54 @@ async fn histograms_have_the_buckets_of_their_declaration() {
         );
     }
     assert!(!buckets.keys().any(|labels| labels["le"] == "10000"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_is_zero_before_its_series_goes_away() {
+    let stub = small_stub().await;
+    let running = fleet::run_at(1, "RUNNING", 20);
+    stub.contents().flow_runs.push(running);
+    let mut agent = agent(&stub.url, &[]).await;
+    let before = cycle(&mut agent).await;
+    {
+        let run = &mut stub.contents().flow_runs[0];
+        run["state_type"] = json!("PENDING");
+        run["state_name"] = json!("Submitting");
+        run["state_id"] = json!(uuid::Uuid::new_v4().to_string());
+    }
+    let after = cycle(&mut agent).await;
+    for family in ["prefect_flow_runs_active", "prefect_info_flow_runs"] {
+        let state = |name| [("state_name", name)];
+        assert_eq!(before.value(family, &state("Running")), Some(1.0));
+        assert_eq!(before.value(family, &state("Submitting")), None);
+        assert_eq!(after.value(family, &state("Running")), Some(0.0));
+        assert_eq!(after.value(family, &state("Submitting")), Some(1.0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_has_one_status_at_a_time() {
+    let stub = small_stub().await;
+    let mut worker = recorded("worker");
+    worker["work_pool"] = json!("pool-0");
+    worker["last_heartbeat_time"] = json!(jiff::Timestamp::now().to_string());
+    stub.contents().workers.push(worker);
+    for (status, shown) in [
+        ("ONLINE", vec![("OFFLINE", 0.0), ("ONLINE", 1.0)]),
+        ("OFFLINE", vec![("OFFLINE", 1.0), ("ONLINE", 0.0)]),
+        // One that a later version of Prefect may have.
+        (
+            "DRAINING",
+            vec![("DRAINING", 1.0), ("OFFLINE", 0.0), ("ONLINE", 0.0)],
+        ),
+    ] {
+        stub.contents().workers[0]["status"] = json!(status);
+        let page = cycle(&mut agent(&stub.url, &[]).await).await;
+        let family = page.family("prefect_worker_status");
+        let all: Vec<_> = family
+            .iter()
+            .map(|(labels, value)| (labels["worker_status"].as_str(), *value))
+            .collect();
+        assert_eq!(all, shown);
+    }
 }

@@ -155,7 +155,7 @@ async fn not_found_for_everything_is_an_outage_and_not_an_empty_workspace() {
     let before = cycle(&mut agent).await;
     let automations = before.family("prefect_automations");
     assert!(automations.values().sum::<f64>() > 0.0);
-    assert_eq!(before.family("prefect_worker_status").len(), 1);
+    assert_eq!(before.family("prefect_worker_status").len(), 2);
     stub.fault(|_| Some(garbage(StatusCode::NOT_FOUND, "default backend - 404")));
     for seconds in [1.0, 2.0] {
         tokio::time::sleep(Duration::from_millis(1_100)).await;

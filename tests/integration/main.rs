@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod choice;
+mod churn;
 mod cli;
 mod compatibility;
 mod dashboards;

@@ -135,6 +135,32 @@ fn the_compose_file_is_fit_for_production() {
     assert!(image.ends_with(version), "{image}, {version}");
 }
 
+/// What is pushed gets `job` and `instance` from the resource, what is scraped from
+/// prometheus.yml: with the same ones, a change of profile goes on with the same series.
+#[test]
+fn the_two_profiles_are_one_instance() {
+    let Some(programs) = programs("the_two_profiles_are_one_instance") else {
+        return;
+    };
+    let compose = compose(&programs, "push,pull");
+    let prometheus = project_text("prometheus.yml");
+    let (_, job) = prometheus
+        .split_once("job_name: prefect-otel-agent\n")
+        .unwrap();
+    let job = job.split("\n\n").next().unwrap();
+    let (_, pulled) = job.split_once("target_label: instance\n").unwrap();
+    let pulled = pulled.trim().strip_prefix("replacement: ").unwrap();
+    for agent in ["agent", "agent-pull"] {
+        let attributes = &compose["services"][agent]["environment"]["OTEL_RESOURCE_ATTRIBUTES"];
+        let attributes = attributes.as_str().unwrap();
+        let mut attributes = attributes.split(',');
+        assert!(
+            attributes.any(|attribute| attribute == format!("service.instance.id={pulled}")),
+            "{agent}: not {pulled:?}"
+        );
+    }
+}
+
 /// Series by name and labels, without what a scrape adds.
 fn series(prometheus: &Prometheus, selector: &str) -> BTreeMap<Labels, f64> {
     let of_scrape = ["up", "target_info"];
@@ -177,6 +203,7 @@ fn one_cycle_pushed_and_scraped_is_the_same_series_and_values() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp.as_str()),
         ("METRICS_ATTRIBUTES", "env=test"),
         ("TASK_RUNS_ENABLED", "True"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=prefect"),
         // One cycle, and no other.
         ("SAMPLE_INTERVAL_SECONDS", "3600"),
     ];
@@ -185,7 +212,7 @@ fn one_cycle_pushed_and_scraped_is_the_same_series_and_values() {
     let address = agent.address.to_string();
     let (prometheus, _folder) = prometheus(&programs, &collector, Some(&address));
     let pulled = format!("{{job=\"prefect-otel-agent\",instance=\"{address}\"}}");
-    let pushed = format!("{{job=\"prefect-otel-agent\",instance!=\"{address}\"}}");
+    let pushed = "{job=\"prefect-otel-agent\",instance=\"prefect\"}";
     let mut both = (BTreeMap::new(), BTreeMap::new());
     let deadline = Instant::now() + Duration::from_secs(90);
     while both.0.is_empty() || both.0 != both.1 {
@@ -205,7 +232,7 @@ fn one_cycle_pushed_and_scraped_is_the_same_series_and_values() {
             );
         }
         std::thread::sleep(Duration::from_secs(1));
-        both = (series(&prometheus, &pulled), series(&prometheus, &pushed));
+        both = (series(&prometheus, &pulled), series(&prometheus, pushed));
     }
     assert!(both.0.len() > 100, "{}", both.0.len());
     // And the collector shows its own metrics where prometheus.yml looks for them.

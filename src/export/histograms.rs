@@ -1,0 +1,430 @@
+//! The histograms of Prefect's objects, which can forget.
+//!
+//! The SDK keeps every series of a histogram for as long as its provider lives. So these have
+//! meter providers of their own, one for each exporter, and these are replaced once most of
+//! their series are of deployments that are gone. What is alive starts over with its next
+//! value: a reset, with a new start time, as Prometheus and OTLP know it from a restart.
+//! <https://opentelemetry.io/docs/specs/otel/metrics/data-model/#resets-and-gaps>
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Histogram;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::data::ResourceMetrics;
+use opentelemetry_sdk::metrics::reader::MetricReader as _;
+use opentelemetry_sdk::metrics::{SdkMeterProvider, Temporality};
+use prometheus::Registry;
+use prometheus::proto::MetricFamily;
+
+use super::instruments::{self, Slots};
+use super::push::Reader;
+use super::{Error, prometheus as bridge};
+use crate::core::tally::Label;
+use crate::metrics::compatible::{DEPLOYMENT_NAME, FLOW_NAME};
+use crate::metrics::{Family, Options, Source};
+
+/// So many dead series do no harm.
+const FEW: usize = 1_000;
+
+/// The families whose values are measured from events, in every exporter.
+pub struct Histograms {
+    options: Options,
+    resource: Resource,
+    outlets: Vec<Arc<Outlet>>,
+    recorded: Mutex<HashMap<&'static str, Recorded>>,
+}
+
+/// The series of one family since the providers were last replaced.
+#[derive(Debug, Default)]
+struct Recorded {
+    /// The hashes of their attributes, by deployment and flow.
+    places: HashMap<[Label; 2], HashSet<u64>>,
+    count: usize,
+    /// Whether there were more than the limit allows.
+    is_full: bool,
+}
+
+impl Histograms {
+    pub(super) fn new(options: &Options, resource: &Resource) -> Self {
+        Histograms {
+            options: options.clone(),
+            resource: resource.clone(),
+            outlets: Vec::new(),
+            recorded: Mutex::default(),
+        }
+    }
+
+    /// Those of an exporter that pushes.
+    pub(super) fn pushed(
+        &mut self,
+        temporality: Temporality,
+        exponential: bool,
+    ) -> Result<Arc<Outlet>, Error> {
+        self.outlet(How::Pushed(temporality), exponential)
+    }
+
+    /// Those of the page.
+    pub(super) fn scraped(&mut self) -> Result<Arc<Outlet>, Error> {
+        self.outlet(How::Scraped, false)
+    }
+
+    fn outlet(&mut self, how: How, exponential: bool) -> Result<Arc<Outlet>, Error> {
+        let generation = Generation::new(how, exponential, &self.options, &self.resource)?;
+        let outlet = Arc::new(Outlet {
+            how,
+            exponential,
+            current: RwLock::new(generation),
+        });
+        self.outlets.push(Arc::clone(&outlet));
+        Ok(outlet)
+    }
+
+    /// Records a value of a series: the values of the attributes that `family` declares, and all
+    /// of its attributes.
+    pub fn record(&self, family: &Family, values: &[Label], seconds: f64, attributes: &[KeyValue]) {
+        let value = |wanted| {
+            let index = family.attributes.iter().position(|name| *name == wanted)?;
+            values.get(index).cloned()
+        };
+        if let (Some(deployment), Some(flow)) = (value(DEPLOYMENT_NAME), value(FLOW_NAME)) {
+            let limit = self.options.cardinality_limit;
+            let mut recorded = self.recorded();
+            let family = recorded.entry(family.name).or_default();
+            family.note([deployment, flow], attributes, limit);
+        }
+        for outlet in &self.outlets {
+            outlet.record(family.name, seconds, attributes);
+        }
+    }
+
+    /// Forgets the series of deployments that are gone, if they are so many that it is worth a
+    /// reset of the others, or take the places of new ones; `true` then. `is_alive` is asked with
+    /// the labels of deployment and flow. A family without both is never dead.
+    ///
+    /// What was recorded before should have been shown to whoever collects: it is lost to those
+    /// who have not seen it.
+    pub fn forget(&self, is_alive: impl Fn(&Label, &Label) -> bool) -> bool {
+        let mut recorded = self.recorded();
+        let (mut live, mut dead, mut in_the_way) = (0, 0, false);
+        for family in recorded.values() {
+            let gone = family.places.iter();
+            let gone = gone.filter(|([deployment, flow], _)| !is_alive(deployment, flow));
+            let gone: usize = gone.map(|(_, series)| series.len()).sum();
+            live += family.count - gone;
+            dead += gone;
+            in_the_way |= family.is_full && gone > 0;
+        }
+        if !in_the_way && dead <= live.max(FEW) {
+            return false;
+        }
+        for outlet in &self.outlets {
+            if let Err(error) = outlet.replace(&self.options, &self.resource) {
+                tracing::error!(%error, "histograms cannot be made anew");
+                return false;
+            }
+        }
+        recorded.clear();
+        tracing::debug!(
+            live,
+            dead,
+            "histograms have forgotten deployments that are gone"
+        );
+        true
+    }
+
+    fn recorded(&self) -> std::sync::MutexGuard<'_, HashMap<&'static str, Recorded>> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recorded {
+    fn note(&mut self, place: [Label; 2], attributes: &[KeyValue], limit: usize) {
+        let mut hasher = DefaultHasher::new();
+        attributes.hash(&mut hasher);
+        let series = hasher.finish();
+        if self
+            .places
+            .get(&place)
+            .is_some_and(|all| all.contains(&series))
+        {
+            return;
+        }
+        if self.count >= limit {
+            self.is_full = true;
+            return;
+        }
+        self.count += 1;
+        self.places.entry(place).or_default().insert(series);
+    }
+}
+
+/// How an exporter gets at its histograms.
+#[derive(Debug, Clone, Copy)]
+enum How {
+    Pushed(Temporality),
+    Scraped,
+}
+
+/// The histograms of one exporter, until they are replaced.
+pub(super) struct Outlet {
+    how: How,
+    exponential: bool,
+    current: RwLock<Generation>,
+}
+
+/// One meter provider and what it feeds.
+struct Generation {
+    provider: SdkMeterProvider,
+    histograms: HashMap<&'static str, Histogram<f64>>,
+    reader: Option<Reader>,
+    registry: Registry,
+}
+
+impl Generation {
+    fn new(
+        how: How,
+        exponential: bool,
+        options: &Options,
+        resource: &Resource,
+    ) -> Result<Self, Error> {
+        let builder = SdkMeterProvider::builder().with_resource(resource.clone());
+        let registry = Registry::new();
+        let (builder, reader) = match how {
+            How::Pushed(temporality) => {
+                let reader = Reader::new(temporality);
+                (builder.with_reader(reader.clone()), Some(reader))
+            }
+            How::Scraped => {
+                let reader = bridge::reader(&registry, false)?;
+                (builder.with_reader(reader), None)
+            }
+        };
+        let families = options.families().filter(is_measured);
+        let (provider, histograms) =
+            instruments::provider(builder, options, families, &Slots::default(), exponential);
+        Ok(Generation {
+            provider,
+            histograms: histograms.into_iter().collect(),
+            reader,
+            registry,
+        })
+    }
+}
+
+/// Whether a family's histogram is one of these.
+pub(super) fn is_measured(family: &&Family) -> bool {
+    matches!(family.source, Source::Measured(_))
+}
+
+impl Outlet {
+    fn record(&self, name: &str, seconds: f64, attributes: &[KeyValue]) {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(histogram) = current.histograms.get(name) {
+            histogram.record(seconds, attributes);
+        }
+    }
+
+    fn replace(&self, options: &Options, resource: &Resource) -> Result<(), Error> {
+        let next = Generation::new(self.how, self.exponential, options, resource)?;
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let last = mem::replace(&mut *current, next);
+        drop(current);
+        if let Err(error) = last.provider.shutdown() {
+            tracing::debug!(%error, "a meter provider did not end well");
+        }
+        Ok(())
+    }
+
+    /// Collects for a push.
+    pub(super) fn collect(
+        &self,
+    ) -> Result<ResourceMetrics, opentelemetry_sdk::error::OTelSdkError> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let mut metrics = ResourceMetrics::default();
+        if let Some(reader) = &current.reader {
+            reader.collect(&mut metrics)?;
+        }
+        Ok(metrics)
+    }
+
+    /// Collects for the page.
+    pub(super) fn gather(&self) -> Vec<MetricFamily> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.registry.gather()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
+
+    use super::*;
+    use crate::metrics::catalogue;
+    use crate::settings::{Settings, Sources};
+
+    struct Exported {
+        histograms: Histograms,
+        pushed: Arc<Outlet>,
+        scraped: Arc<Outlet>,
+        options: Options,
+    }
+
+    fn exported(limit: &str) -> Exported {
+        let environment = [
+            ("METRICS_CARDINALITY_LIMIT", limit),
+            ("TASK_RUNS_ENABLED", "True"),
+        ];
+        let environment = environment.map(|(name, value)| (name.into(), value.into()));
+        let settings = Settings::load(&Sources {
+            environment: environment.into_iter().collect(),
+            ..Sources::default()
+        });
+        let options = Options::new(&settings.unwrap()).unwrap();
+        let mut histograms = Histograms::new(&options, &Resource::builder_empty().build());
+        Exported {
+            pushed: histograms.pushed(Temporality::Cumulative, false).unwrap(),
+            scraped: histograms.scraped().unwrap(),
+            histograms,
+            options,
+        }
+    }
+
+    /// A series of a push: the value of its first attribute, its count, and its start.
+    type Series = (String, u64, SystemTime);
+
+    impl Exported {
+        fn record(&self, family: &str, first: &str) {
+            let mut families = catalogue();
+            let family = families.find(|declared| declared.name == family).unwrap();
+            let mut values = vec![Label::from("etl"); family.attributes.len()];
+            values[0] = Label::from(first);
+            let attributes = self.options.counted(family, &values, &[]);
+            self.histograms.record(family, &values, 1.5, &attributes);
+        }
+
+        fn run(&self, deployment: &str) {
+            self.record("prefect.flow_run.duration", deployment);
+        }
+
+        fn forget_all_but(&self, alive: &[&str]) -> bool {
+            self.histograms
+                .forget(|deployment, _| alive.contains(&&**deployment))
+        }
+
+        fn pushed(&self) -> Vec<Series> {
+            let metrics = self.pushed.collect().unwrap();
+            let mut series = Vec::new();
+            for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {
+                let AggregatedMetrics::F64(MetricData::Histogram(histogram)) = metric.data() else {
+                    panic!("{metric:?}");
+                };
+                series.extend(histogram.data_points().map(|point| {
+                    let first = point.attributes().next().unwrap();
+                    (
+                        first.value.to_string(),
+                        point.count(),
+                        histogram.start_time(),
+                    )
+                }));
+            }
+            series.sort();
+            series
+        }
+
+        fn scraped(&self) -> usize {
+            let families = self.scraped.gather();
+            families
+                .iter()
+                .map(|family| family.get_metric().len())
+                .sum()
+        }
+    }
+
+    #[test]
+    fn under_churn_series_follow_what_is_alive() {
+        let exported = exported("50000");
+        let mut most = 0;
+        for round in 0..40 {
+            exported.run("stays");
+            let now: Vec<_> = (0..250).map(|number| format!("{round}-{number}")).collect();
+            now.iter().for_each(|deployment| exported.run(deployment));
+            let mut alive: Vec<_> = now.iter().map(String::as_str).collect();
+            alive.push("stays");
+            exported.forget_all_but(&alive);
+            most = most.max(exported.pushed().len());
+            assert_eq!(exported.scraped(), exported.pushed().len());
+        }
+        // 10,001 have been there; dead ones are at most so many as are let be.
+        assert!(most <= FEW + 251, "{most}");
+        assert!(exported.histograms.recorded().len() <= 1);
+    }
+
+    #[test]
+    fn what_is_alive_goes_on_counting_from_a_new_start() {
+        let exported = exported("50000");
+        for _ in 0..3 {
+            exported.run("stays");
+        }
+        let (_, count, started) = exported.pushed().remove(0);
+        assert_eq!(count, 3);
+        for number in 0..FEW {
+            exported.run(&format!("gone-{number}"));
+        }
+        assert!(!exported.forget_all_but(&["stays"]), "few do no harm");
+        exported.run("gone too");
+        let last_shown = SystemTime::now();
+        assert!(exported.forget_all_but(&["stays"]));
+        assert_eq!((exported.pushed(), exported.scraped()), (vec![], 0));
+        exported.run("stays");
+        let after = exported.pushed();
+        assert_eq!((after.len(), after[0].1), (1, 1), "a reset: {after:?}");
+        assert!(after[0].2 >= last_shown && last_shown >= started);
+    }
+
+    #[test]
+    fn at_the_limit_a_new_deployment_gets_its_own_series_again() {
+        let exported = exported("10");
+        for number in 0..15 {
+            exported.run(&format!("old-{number}"));
+        }
+        exported.run("new");
+        let names = || -> Vec<String> {
+            let series = exported.pushed().into_iter();
+            series.map(|(name, ..)| name).collect()
+        };
+        assert!(
+            names().contains(&"true".to_owned()),
+            "overflow: {:?}",
+            names()
+        );
+        assert!(!names().contains(&"new".to_owned()));
+        assert!(exported.forget_all_but(&["new", "old-1"]));
+        exported.run("new");
+        exported.run("old-1");
+        assert_eq!(names(), ["new", "old-1"]);
+    }
+
+    #[test]
+    fn what_is_alive_is_not_reset_for_being_much() {
+        let exported = exported("10");
+        for number in 0..15 {
+            exported.run("alive");
+            exported.run(&format!("alive-{number}"));
+            // Nobody knows which tasks are gone.
+            exported.record("prefect.task_run.duration", &format!("task-{number}"));
+        }
+        let forgotten = exported
+            .histograms
+            .forget(|deployment, _| deployment.starts_with("alive"));
+        assert!(!forgotten);
+        let alive = exported.pushed();
+        let alive = alive.iter().find(|(name, ..)| name == "alive").unwrap();
+        assert_eq!(alive.1, 15);
+    }
+}

@@ -1,0 +1,161 @@
+//! Zeros: a gauge that counts says so before a series of it goes away.
+//!
+//! What receives metrics keeps the last value of a series that is no longer sent, for minutes,
+//! and adds it to every sum. So a combination of attributes that nothing is counted for any
+//! more is shown at zero for a while.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+
+use super::{Family, Point};
+
+/// How long a series is shown at zero. Longer than receivers look back: Prometheus five
+/// minutes, the collector's Prometheus exporter five by default.
+/// <https://prometheus.io/docs/prometheus/latest/querying/basics/#staleness>
+pub(super) const LINGER: Duration = Duration::from_secs(600);
+
+/// The series of gauges that count which were shown with a count within the last ten minutes.
+/// Whoever reads the catalogue keeps it from one reading to the next.
+#[derive(Debug, Default)]
+pub struct Lingering(HashMap<&'static str, Remembered>);
+
+/// The series of one family.
+#[derive(Debug, Default)]
+struct Remembered {
+    /// When each was last shown with a count.
+    counted: HashMap<Vec<KeyValue>, Duration>,
+    /// When the family was last shown.
+    shown: Duration,
+}
+
+impl Lingering {
+    /// Adds to `points`, what `family` shows at `uptime`, the zeros of what it does not show any
+    /// more, as far as `limit` series allow; the most recent ones first.
+    pub(super) fn add_zeros(
+        &mut self,
+        family: &Family,
+        points: &mut Vec<Point>,
+        limit: usize,
+        uptime: Duration,
+    ) {
+        let Remembered { counted, shown } = self.0.entry(family.name).or_default();
+        for point in points.iter() {
+            match counted.get_mut(&point.attributes) {
+                Some(last) => *last = uptime,
+                None => _ = counted.insert(point.attributes.clone(), uptime),
+            }
+        }
+        // One zero at least, however long an interval is.
+        counted.retain(|_, last| *last >= *shown || uptime.saturating_sub(*last) < LINGER);
+        *shown = uptime;
+        let room = limit.saturating_sub(points.len());
+        let mut gone: Vec<_> = counted.iter().filter(|(_, last)| **last < uptime).collect();
+        gone.sort_by_key(|(_, last)| std::cmp::Reverse(**last));
+        points.extend(gone.into_iter().take(room).map(|(series, _)| Point {
+            value: 0.0,
+            attributes: series.clone(),
+            start: None,
+        }));
+    }
+
+    /// `family` is withheld at `uptime`: nothing of it is shown, and what it last showed is
+    /// forgotten in time.
+    pub(super) fn withhold(&mut self, family: &Family, uptime: Duration) {
+        if let Some(remembered) = self.0.get_mut(family.name) {
+            let series = &mut remembered.counted;
+            series.retain(|_, last| uptime.saturating_sub(*last) < LINGER);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::catalogue;
+    use super::*;
+
+    /// What is shown at `minutes` if `counted` is counted: names and values, sorted.
+    fn shown(
+        lingering: &mut Lingering,
+        minutes: u64,
+        limit: usize,
+        counted: &[&'static str],
+    ) -> Vec<(String, f64)> {
+        let mut points = Vec::from_iter(counted.iter().map(|name| Point {
+            value: 2.0,
+            attributes: vec![KeyValue::new("flow.name", *name)],
+            start: None,
+        }));
+        let uptime = Duration::from_secs(60 * minutes);
+        lingering.add_zeros(family(), &mut points, limit, uptime);
+        let mut shown: Vec<_> = points
+            .iter()
+            .map(|point| (point.attributes[0].value.to_string(), point.value))
+            .collect();
+        shown.sort_by(|one, other| one.0.cmp(&other.0));
+        shown
+    }
+
+    fn family() -> &'static Family {
+        catalogue().find(|family| family.lingers).unwrap()
+    }
+
+    fn zero(name: &str) -> (String, f64) {
+        (name.to_owned(), 0.0)
+    }
+
+    fn live(name: &str) -> (String, f64) {
+        (name.to_owned(), 2.0)
+    }
+
+    #[test]
+    fn what_is_gone_is_zero_for_ten_minutes_and_then_leaves() {
+        let mut lingering = Lingering::default();
+        let all = &mut lingering;
+        assert_eq!(shown(all, 1, 9, &["a", "b"]), [live("a"), live("b")]);
+        assert_eq!(shown(all, 2, 9, &["b"]), [zero("a"), live("b")]);
+        assert_eq!(shown(all, 10, 9, &["b"]), [zero("a"), live("b")]);
+        assert_eq!(shown(all, 11, 9, &["b"]), [live("b")]);
+        assert_eq!(shown(all, 12, 9, &["a"]), [live("a"), zero("b")]);
+        assert_eq!(shown(all, 13, 9, &["a", "b"]), [live("a"), live("b")]);
+        assert_eq!(shown(all, 14, 9, &[]), [zero("a"), zero("b")]);
+        assert_eq!(shown(all, 24, 9, &[]), []);
+        let remembered = |all: &Lingering| all.0.values().map(|of| of.counted.len()).sum::<usize>();
+        assert_eq!(remembered(all), 0);
+    }
+
+    #[test]
+    fn there_is_a_zero_however_long_the_interval() {
+        let mut lingering = Lingering::default();
+        let all = &mut lingering;
+        assert_eq!(shown(all, 30, 9, &["a"]), [live("a")]);
+        assert_eq!(shown(all, 60, 9, &[]), [zero("a")]);
+        assert_eq!(shown(all, 90, 9, &[]), []);
+    }
+
+    #[test]
+    fn zeros_leave_the_places_below_the_limit_to_what_is_counted() {
+        let mut lingering = Lingering::default();
+        let all = &mut lingering;
+        shown(all, 1, 3, &["a"]);
+        shown(all, 2, 3, &["b", "c"]);
+        assert_eq!(
+            shown(all, 3, 3, &["d", "e", "f"]),
+            [live("d"), live("e"), live("f")]
+        );
+        let most_recent = shown(all, 4, 3, &["d", "e"]);
+        assert_eq!(most_recent, [live("d"), live("e"), zero("f")]);
+    }
+
+    #[test]
+    fn a_family_that_was_withheld_for_long_has_no_zeros_of_before() {
+        let mut lingering = Lingering::default();
+        let all = &mut lingering;
+        shown(all, 1, 9, &["a"]);
+        all.withhold(family(), Duration::from_secs(300));
+        assert_eq!(shown(all, 6, 9, &[]), [zero("a")]);
+        all.withhold(family(), Duration::from_secs(660));
+        assert_eq!(shown(all, 12, 9, &[]), []);
+    }
+}
