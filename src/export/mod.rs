@@ -12,14 +12,16 @@ mod resource;
 pub mod shown;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry_sdk::metrics::{MeterProviderBuilder, SdkMeterProvider};
 
-use crate::metrics::{Family, Options, Reading};
+use crate::metrics::{Family, Options, Reading, Source};
 use crate::settings::Settings;
 pub use instruments::Recorder;
 use instruments::Slots;
+use otlp::PointCounts;
 use prometheus::Bridge;
 pub use push::Push;
 pub use resource::resource;
@@ -46,6 +48,7 @@ pub struct Exporters {
     recorders: HashMap<&'static str, Recorder>,
     bridge: Option<Bridge>,
     pushes: Vec<Push>,
+    points: Option<Arc<PointCounts>>,
 }
 
 impl Exporters {
@@ -61,12 +64,15 @@ impl Exporters {
             recorders: HashMap::new(),
             bridge: None,
             pushes: Vec::new(),
+            points: None,
         };
         let builder = || SdkMeterProvider::builder().with_resource(resource(settings));
         if let Some(otlp) = &settings.otel.otlp_metrics {
-            let exporter = otlp::metrics(otlp, settings.otel.temporality)?;
-            let (push, reader) =
-                Push::start("otlp", otlp.endpoint.as_str(), exporter, otlp.timeout);
+            let config = delivery(settings, options, exporters.slots.clone());
+            let exporter = otlp::Delivery::new(otlp, config)?;
+            exporters.points = Some(exporter.counts());
+            let patience = exporter.patience();
+            let (push, reader) = Push::start("otlp", otlp.endpoint.as_str(), exporter, patience);
             let exponential = settings.otel.exponential_histograms;
             exporters.add(builder().with_reader(reader), options, exponential);
             exporters.pushes.push(push);
@@ -103,6 +109,14 @@ impl Exporters {
     /// Pushes so far, by exporter and outcome.
     pub fn pushes(&self) -> Vec<(&'static str, &'static str, u64)> {
         self.pushes.iter().flat_map(Push::counts).collect()
+    }
+
+    /// Data points pushed so far, by exporter and outcome.
+    pub fn points(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let counts = self.points.iter().flat_map(|points| points.by_outcome());
+        counts
+            .map(|(outcome, count)| ("otlp", outcome, count))
+            .collect()
     }
 
     /// Publishes readings, which show state `number`, to every exporter.
@@ -148,5 +162,22 @@ impl Exporters {
                 tracing::debug!(%error, "a meter provider did not end well");
             }
         }
+    }
+}
+
+fn delivery(settings: &Settings, options: &Options, slots: Slots) -> otlp::DeliveryConfig {
+    let counted = options.families();
+    let counted = counted.filter(|family| matches!(family.source, Source::Counted(_)));
+    let api = settings.prefect.api_url.as_str();
+    otlp::DeliveryConfig {
+        temporality: settings.otel.temporality,
+        max_message_bytes: settings.otel.max_message_bytes,
+        interval: settings.sampling.interval,
+        points: Arc::new(move |name| slots.points(name)),
+        counted: counted.map(|family| family.name).collect(),
+        file: settings
+            .state_dir
+            .as_ref()
+            .map(|folder| otlp::DeliveredFile::new(folder, api)),
     }
 }
