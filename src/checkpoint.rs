@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::core::saved::SavedState;
-use crate::settings::{Settings, Temporality};
+use crate::settings::Settings;
 
 /// The version of the file's format; it is part of the file's name, so that an older agent
 /// leaves a newer one's file alone.
@@ -68,9 +68,8 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// The checkpoint of the API at `prefect_api_url`, in `folder`, which need not be there.
     pub fn new(folder: &Path, prefect_api_url: &str) -> Self {
-        let id = api_id(prefect_api_url);
         Checkpoint {
-            path: folder.join(format!("checkpoint-{id}-v{VERSION}.json")),
+            path: path(folder, "checkpoint", VERSION, prefect_api_url),
             prefect_api_url: prefect_api_url.to_owned(),
             lock: None,
             owned: false,
@@ -134,12 +133,7 @@ impl Checkpoint {
     ///
     /// When it cannot be renamed.
     pub fn set_aside(&self) -> io::Result<PathBuf> {
-        let aside = (0..1_000)
-            .map(|number| self.path.with_extension(format!("json.damaged-{number}")))
-            .find(|path| !path.exists())
-            .ok_or_else(|| io::Error::other("there are a thousand damaged ones already"))?;
-        fs::rename(&self.path, &aside)?;
-        Ok(aside)
+        set_aside(&self.path)
     }
 
     /// The text of the file.
@@ -209,6 +203,24 @@ pub fn api_id(prefect_api_url: &str) -> String {
     id.simple().to_string()
 }
 
+/// The path of a file of `STATE_DIR` that belongs to one Prefect API.
+pub(crate) fn path(folder: &Path, what: &str, version: u32, prefect_api_url: &str) -> PathBuf {
+    folder.join(format!(
+        "{what}-{}-v{version}.json",
+        api_id(prefect_api_url)
+    ))
+}
+
+/// Renames a file that cannot be used; its new name.
+pub(crate) fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = (0..1_000)
+        .map(|number| path.with_extension(format!("json.damaged-{number}")))
+        .find(|path| !path.exists())
+        .ok_or_else(|| io::Error::other("there are a thousand damaged ones already"))?;
+    fs::rename(path, &aside)?;
+    Ok(aside)
+}
+
 /// Replaces the file at `path`: all of it or nothing, even if the machine goes down.
 ///
 /// # Errors
@@ -263,13 +275,7 @@ impl Keeper {
             checkpoint: Some(Arc::new(Mutex::new(checkpoint))),
             failing,
         };
-        // Over OTLP with delta temporality, the first value of a process is its first
-        // increment: what was pushed before must not be in it.
-        let delta = settings.otel.temporality == Temporality::Delta;
-        match delta && settings.otel.otlp_metrics.is_some() {
-            true => Ok((keeper, saved.map(SavedState::without_counts))),
-            false => Ok((keeper, saved)),
-        }
+        Ok((keeper, saved))
     }
 
     /// Whether there is to be a checkpoint.

@@ -100,6 +100,7 @@ impl Publisher {
             started: self.started,
             process: self.usage.read(),
             exports: self.exporters.pushes(),
+            points: self.exporters.points(),
             active_requests: self.requests.active(),
         };
         let view = View {

@@ -43,10 +43,4 @@ impl SavedState {
     pub fn cursor(&self) -> Option<Timestamp> {
         self.flow_runs.cursor
     }
-
-    /// Without the counts: they begin at zero, while what is counted stays so.
-    pub fn without_counts(mut self) -> Self {
-        self.counters = SavedCounters::default();
-        self
-    }
 }

@@ -43,12 +43,16 @@ impl Slots {
         }
     }
 
+    /// The latest points of a family; none of one that is recorded.
+    pub(super) fn points(&self, name: &str) -> Arc<Vec<Point>> {
+        let slot = self.0.get(name);
+        let points =
+            slot.map(|slot| Arc::clone(&slot.read().unwrap_or_else(PoisonError::into_inner)));
+        points.unwrap_or_default()
+    }
+
     fn observe(&self, name: &str, observer: &dyn AsyncInstrument<f64>) {
-        let Some(slot) = self.0.get(name) else {
-            return;
-        };
-        let points = Arc::clone(&slot.read().unwrap_or_else(PoisonError::into_inner));
-        for point in points.iter() {
+        for point in self.points(name).iter() {
             observer.observe(point.value, &point.attributes);
         }
     }

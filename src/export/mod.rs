@@ -14,16 +14,18 @@ mod resource;
 pub mod shown;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry_sdk::metrics::{MeterProviderBuilder, SdkMeterProvider};
 
-use crate::metrics::{Family, Options, Reading};
+use crate::metrics::{Family, Options, Reading, Source};
 use crate::settings::Settings;
 use collected::Exporter as _;
 pub use histograms::Histograms;
 pub use instruments::Recorder;
 use instruments::Slots;
+use otlp::PointCounts;
 use prometheus::Bridge;
 pub use push::Push;
 pub use resource::resource;
@@ -51,6 +53,7 @@ pub struct Exporters {
     histograms: Histograms,
     bridge: Option<Bridge>,
     pushes: Vec<Push>,
+    points: Option<Arc<PointCounts>>,
 }
 
 impl Exporters {
@@ -68,15 +71,19 @@ impl Exporters {
             recorders: HashMap::new(),
             bridge: None,
             pushes: Vec::new(),
+            points: None,
         };
         let builder = || SdkMeterProvider::builder().with_resource(resource.clone());
         if let Some(otlp) = &settings.otel.otlp_metrics {
-            let exporter = otlp::metrics(otlp, settings.otel.temporality)?;
+            let config = delivery(settings, options, exporters.slots.clone());
+            let exporter = otlp::Delivery::new(otlp, config)?;
+            exporters.points = Some(exporter.counts());
+            let patience = exporter.patience();
             let exponential = settings.otel.exponential_histograms;
             let own = &mut exporters.histograms;
             let own = own.pushed(exporter.temporality(), exponential)?;
             let target = otlp.endpoint.as_str();
-            let (push, reader) = Push::start("otlp", target, exporter, own, otlp.timeout);
+            let (push, reader) = Push::start("otlp", target, exporter, own, patience);
             exporters.add(builder().with_reader(reader), options, exponential);
             exporters.pushes.push(push);
         }
@@ -122,6 +129,14 @@ impl Exporters {
         self.pushes.iter().flat_map(Push::counts).collect()
     }
 
+    /// Data points pushed so far, by exporter and outcome.
+    pub fn points(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let counts = self.points.iter().flat_map(|points| points.by_outcome());
+        counts
+            .map(|(outcome, count)| ("otlp", outcome, count))
+            .collect()
+    }
+
     /// Publishes readings, which show state `number`, to every exporter.
     pub fn publish(&self, number: u64, readings: Vec<Reading>) {
         self.update(number, readings);
@@ -165,5 +180,22 @@ impl Exporters {
                 tracing::debug!(%error, "a meter provider did not end well");
             }
         }
+    }
+}
+
+fn delivery(settings: &Settings, options: &Options, slots: Slots) -> otlp::DeliveryConfig {
+    let counted = options.families();
+    let counted = counted.filter(|family| matches!(family.source, Source::Counted(_)));
+    let api = settings.prefect.api_url.as_str();
+    otlp::DeliveryConfig {
+        temporality: settings.otel.temporality,
+        max_message_bytes: settings.otel.max_message_bytes,
+        interval: settings.sampling.interval,
+        points: Arc::new(move |name| slots.points(name)),
+        counted: counted.map(|family| family.name).collect(),
+        file: settings
+            .state_dir
+            .as_ref()
+            .map(|folder| otlp::DeliveredFile::new(folder, api)),
     }
 }

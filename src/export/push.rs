@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, Temporality};
@@ -223,7 +223,7 @@ impl Sender {
         let mut failed: u64 = 0;
         while let Some((number, metrics)) = self.shared.take().await {
             let result = match tokio::time::timeout(self.timeout, exporter.export(&metrics)).await {
-                Ok(result) => result.map_err(|error| error.to_string()),
+                Ok(result) => result.map_err(reason),
                 Err(_) => Err(format!("no answer within {} ms", self.timeout.as_millis())),
             };
             match result {
@@ -263,5 +263,13 @@ impl Sender {
             );
         }
         *failed += 1;
+    }
+}
+
+/// What went wrong, without the SDK's words around it.
+fn reason(error: OTelSdkError) -> String {
+    match error {
+        OTelSdkError::InternalFailure(reason) => reason,
+        other => other.to_string(),
     }
 }

@@ -155,6 +155,17 @@ pub(super) const FAMILIES: &[Family] = &[
             }
         },
     ),
+    Family::counter(
+        "prefect.agent.export.points",
+        "{point}",
+        "Data points of each exporter that counts them: taken (accepted), refused by the receiver in a partial success (rejected), in messages that did not arrive (failed; the next push has their values), larger than a message may be (dropped).",
+        &["exporter", "outcome"],
+        |view, points| {
+            for (exporter, outcome, count) in &view.agent.points {
+                points.set([Arc::from(*exporter), Arc::from(*outcome)], *count as f64);
+            }
+        },
+    ),
     SERIES,
     SERIES_DROPPED,
     REQUEST_DURATION,
@@ -216,6 +227,8 @@ pub struct Stats {
     pub process: Option<Process>,
     /// Pushes by exporter and outcome.
     pub exports: Vec<(&'static str, &'static str, u64)>,
+    /// Data points pushed by exporter and outcome.
+    pub points: Vec<(&'static str, &'static str, u64)>,
     /// Requests to it under way.
     pub active_requests: i64,
 }

@@ -25,6 +25,9 @@ pub struct Otel {
     pub temporality: Temporality,
     /// Histograms over OTLP are exponential ones.
     pub exponential_histograms: bool,
+    /// The largest message of metrics over OTLP, in bytes, encoded and uncompressed; by the
+    /// protocol where it is not set.
+    pub max_message_bytes: Option<usize>,
     /// `service.name`, where it is set.
     pub service_name: Option<String>,
     /// More resource attributes.
@@ -160,6 +163,9 @@ impl Otel {
                     _ => None,
                 },
             )?,
+            max_message_bytes: reader.optional("OTLP_MAX_MESSAGE_BYTES", |text| {
+                whole(text, 10_000, 1 << 30)
+            })?,
             service_name: reader.optional("OTEL_SERVICE_NAME", |text| Some(text.to_owned()))?,
             resource: reader
                 .optional("OTEL_RESOURCE_ATTRIBUTES", pairs)?

@@ -360,7 +360,7 @@ pub static SETTINGS: &[Setting] = &[
             "OTEL_EXPORTER_OTLP_TIMEOUT",
             Some("10000"),
             "a whole number of milliseconds from 1 to 600000",
-            "Time-out of one push, retries included.",
+            "Time-out of one push, retries included; of each message, where a push is divided (`OTLP_MAX_MESSAGE_BYTES`).",
         ),
     ),
     of_kind(
@@ -419,5 +419,11 @@ pub static SETTINGS: &[Setting] = &[
         Some("explicit_bucket_histogram"),
         "explicit_bucket_histogram or base2_exponential_bucket_histogram",
         "Aggregation of histograms over OTLP. `/metrics` has explicit buckets either way.",
+    ),
+    plain(
+        "OTLP_MAX_MESSAGE_BYTES",
+        None,
+        "a whole number of bytes from 10000 to 1073741824",
+        "Largest message of metrics over OTLP, encoded and uncompressed: a push is divided into as many as it needs. Unset, just below what an unmodified collector takes: 4 MiB over gRPC, 20 MiB over HTTP.",
     ),
 ];

@@ -1,8 +1,10 @@
 //! What the tests share.
 
+pub(crate) mod collected;
 pub(crate) mod fleet;
 pub(crate) mod otlp;
 pub(crate) mod page;
+pub(crate) mod points;
 pub(crate) mod postgres;
 pub(crate) mod prefect;
 pub(crate) mod process;

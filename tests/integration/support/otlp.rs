@@ -1,18 +1,20 @@
 //! An OTLP receiver over HTTP and gRPC, made from the protocol's own definitions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
 use axum::http::HeaderMap;
+use axum::response::{IntoResponse as _, Response};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
 };
 use opentelemetry_proto::tonic::collector::metrics::v1::{
-    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+    ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
@@ -37,6 +39,17 @@ pub(crate) struct Receiver {
     pub(crate) pushes: Arc<Mutex<Vec<Received>>>,
     pub(crate) spans: Arc<Mutex<Vec<String>>>,
     pub(crate) logs: Arc<Mutex<Vec<String>>>,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
+}
+
+/// What the receiver answers to a push of metrics, instead of taking it.
+pub(crate) enum Answer {
+    /// Taken, but for so many points.
+    Partial(i64, &'static str),
+    /// Over HTTP.
+    Http(Response),
+    /// Over gRPC.
+    Grpc(tonic::Status),
 }
 
 impl Receiver {
@@ -71,8 +84,19 @@ impl Receiver {
                     assert_eq!(headers["content-type"], "application/x-protobuf");
                     let body = plain(&headers, &body);
                     let request = ExportMetricsServiceRequest::decode(body.as_slice());
+                    let answer = metrics.answers.lock().unwrap().pop_front();
+                    let response = match answer {
+                        Some(Answer::Http(response)) => return response,
+                        Some(Answer::Grpc(_)) => unreachable!("this is HTTP"),
+                        Some(Answer::Partial(rejected, why)) => partial(rejected, why),
+                        None => ExportMetricsServiceResponse::default(),
+                    };
                     metrics.take(&headers, request.unwrap());
-                }),
+                    let headers = [("content-type", "application/x-protobuf")];
+                    (headers, response.encode_to_vec()).into_response()
+                })
+                // The collector's own limit.
+                .layer(DefaultBodyLimit::max(20 * 1024 * 1024)),
             )
             .route(
                 "/v1/traces",
@@ -143,6 +167,21 @@ impl Receiver {
         });
     }
 
+    /// Answers so to the next pushes.
+    pub(crate) fn answer(&self, answers: impl IntoIterator<Item = Answer>) {
+        self.answers.lock().unwrap().extend(answers);
+    }
+
+    /// Answers in its own words again.
+    pub(crate) fn answer_well(&self) {
+        self.answers.lock().unwrap().clear();
+    }
+
+    /// What was pushed since this was asked last.
+    pub(crate) fn take_pushes(&self) -> Vec<Received> {
+        std::mem::take(&mut *self.pushes.lock().unwrap())
+    }
+
     /// The last push.
     pub(crate) fn last(&self) -> Option<Received> {
         self.pushes.lock().unwrap().last().cloned()
@@ -170,10 +209,24 @@ impl MetricsService for Receiver {
         request: tonic::Request<ExportMetricsServiceRequest>,
     ) -> Result<tonic::Response<ExportMetricsServiceResponse>, tonic::Status> {
         let headers = request.metadata().clone().into_headers();
+        let answer = self.answers.lock().unwrap().pop_front();
+        let response = match answer {
+            Some(Answer::Grpc(status)) => return Err(status),
+            Some(Answer::Http(_)) => unreachable!("this is gRPC"),
+            Some(Answer::Partial(rejected, why)) => partial(rejected, why),
+            None => ExportMetricsServiceResponse::default(),
+        };
         self.take(&headers, request.into_inner());
-        Ok(tonic::Response::new(ExportMetricsServiceResponse {
-            partial_success: None,
-        }))
+        Ok(tonic::Response::new(response))
+    }
+}
+
+fn partial(rejected: i64, why: &str) -> ExportMetricsServiceResponse {
+    ExportMetricsServiceResponse {
+        partial_success: Some(ExportMetricsPartialSuccess {
+            rejected_data_points: rejected,
+            error_message: why.to_owned(),
+        }),
     }
 }
 

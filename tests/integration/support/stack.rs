@@ -33,6 +33,8 @@ pub(crate) struct Collector {
     command: Command,
     /// Where OTLP is received over HTTP.
     pub(crate) otlp: String,
+    /// The same over gRPC.
+    pub(crate) otlp_grpc: String,
     /// Where Prometheus scrapes it.
     pub(crate) metrics: String,
     /// Where it shows its own metrics.
@@ -49,13 +51,14 @@ impl Collector {
     pub(crate) fn start_with(programs: &Path, config: &str, settings: &[(&str, &str)]) -> Self {
         let address = |port: u16| format!("127.0.0.1:{port}");
         let (otlp, metrics) = (address(free_port()), address(free_port()));
+        let grpc = address(free_port());
         let (own_port, health) = (free_port(), address(free_port()));
         let mut command = Command::new(programs.join("otelcol"));
         command
             .arg("--config")
             .arg(project(config))
             .envs(settings.iter().copied())
-            .env("OTLP_GRPC_ENDPOINT", address(free_port()))
+            .env("OTLP_GRPC_ENDPOINT", &grpc)
             .env("OTLP_HTTP_ENDPOINT", &otlp)
             .env("PROMETHEUS_ENDPOINT", &metrics)
             .env("HEALTH_ENDPOINT", &health)
@@ -65,6 +68,7 @@ impl Collector {
             process: Process::start(&mut command),
             command,
             otlp: format!("http://{otlp}"),
+            otlp_grpc: format!("http://{grpc}"),
             metrics,
             own_metrics: address(own_port),
             health: format!("http://{health}/"),

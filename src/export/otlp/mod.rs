@@ -1,37 +1,35 @@
-//! OTLP exporters, by the standard's settings.
+//! OTLP, by the standard's settings.
+//!
+//! Metrics have a delivery of their own ([`Delivery`]); traces and logs go by
+//! `opentelemetry-otlp`.
+
+mod answer;
+mod attributes;
+mod delivery;
+mod ledger;
+mod message;
+mod point;
+mod round;
+mod saved;
+mod series;
+mod transport;
+mod value;
 
 use std::collections::HashMap;
 
-use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
-use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
 use opentelemetry_otlp::{
-    Compression, LogExporter, MetricExporter, Protocol, SpanExporter, WithExportConfig,
-    WithHttpConfig, WithTonicConfig,
+    Compression, LogExporter, Protocol, SpanExporter, WithExportConfig, WithHttpConfig,
+    WithTonicConfig,
 };
-use opentelemetry_sdk::metrics::Temporality;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret as _;
+use tonic::metadata::MetadataMap;
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use super::Error;
 use crate::settings::{self, Otlp};
-
-/// The exporter of metrics. Inside a tokio runtime.
-///
-/// # Errors
-///
-/// When the settings do not fit together.
-pub fn metrics(otlp: &Otlp, temporality: settings::Temporality) -> Result<MetricExporter, Error> {
-    let builder = MetricExporter::builder().with_temporality(match temporality {
-        settings::Temporality::Cumulative => Temporality::Cumulative,
-        settings::Temporality::Delta => Temporality::Delta,
-        settings::Temporality::LowMemory => Temporality::LowMemory,
-    });
-    let built = match otlp.protocol {
-        settings::Protocol::HttpProtobuf => http(builder.with_http(), otlp)?.build(),
-        settings::Protocol::Grpc => grpc(builder.with_tonic(), otlp).build(),
-    };
-    built.map_err(|error| Error::Otlp(error.to_string()))
-}
+pub use delivery::{Delivery, DeliveryConfig, PointCounts, PointsOf};
+pub use saved::DeliveredFile;
 
 /// The exporter of the agent's own spans. Inside a tokio runtime.
 ///
@@ -102,6 +100,21 @@ fn http_client(otlp: &Otlp) -> Result<reqwest::Client, Error> {
 }
 
 fn grpc<B: WithExportConfig + WithTonicConfig>(builder: B, otlp: &Otlp) -> B {
+    let mut builder = builder
+        .with_endpoint(otlp.endpoint.as_str())
+        .with_timeout(otlp.timeout)
+        .with_metadata(MetadataMap::from_headers(headers(otlp)));
+    if let Some(tls) = grpc_tls(otlp) {
+        builder = builder.with_tls_config(tls);
+    }
+    match otlp.compression {
+        settings::Compression::Gzip => builder.with_compression(Compression::Gzip),
+        settings::Compression::None => builder,
+    }
+}
+
+/// The headers, or metadata, that the user wants.
+fn headers(otlp: &Otlp) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &otlp.headers {
         // The settings have checked both.
@@ -113,22 +126,20 @@ fn grpc<B: WithExportConfig + WithTonicConfig>(builder: B, otlp: &Otlp) -> B {
             headers.insert(name, value);
         }
     }
-    let mut builder = builder
-        .with_endpoint(otlp.endpoint.as_str())
-        .with_timeout(otlp.timeout)
-        .with_metadata(MetadataMap::from_headers(headers));
-    if otlp.endpoint.scheme() == "https" {
-        let mut tls = match &otlp.certificate {
-            Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
-            None => ClientTlsConfig::new().with_enabled_roots(),
-        };
-        if let Some((certificate, key)) = &otlp.client_identity {
-            tls = tls.identity(Identity::from_pem(certificate, key.expose_secret()));
-        }
-        builder = builder.with_tls_config(tls);
+    headers
+}
+
+/// TLS, where the endpoint asks for it.
+fn grpc_tls(otlp: &Otlp) -> Option<ClientTlsConfig> {
+    if otlp.endpoint.scheme() != "https" {
+        return None;
     }
-    match otlp.compression {
-        settings::Compression::Gzip => builder.with_compression(Compression::Gzip),
-        settings::Compression::None => builder,
+    let mut tls = match &otlp.certificate {
+        Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+        None => ClientTlsConfig::new().with_enabled_roots(),
+    };
+    if let Some((certificate, key)) = &otlp.client_identity {
+        tls = tls.identity(Identity::from_pem(certificate, key.expose_secret()));
     }
+    Some(tls)
 }

@@ -1,0 +1,332 @@
+//! What a receiver answers, and what follows from it.
+//!
+//! <https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>
+
+use std::error::Error;
+use std::time::{Duration, SystemTime};
+
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
+use prost::Message as _;
+use serde_json::Value as Json;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::settings::Protocol;
+
+/// A receiver cannot make us wait longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+/// What a receiver says of a message that it took.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Accepted {
+    /// Points that it did not take. They are not to be sent again.
+    pub(super) rejected: u64,
+    /// Why, or a warning.
+    pub(super) message: String,
+}
+
+/// Why a message was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// For the user: the cause, and the setting that it may come from.
+    pub(super) text: String,
+    /// What to do about it.
+    pub(super) then: Then,
+}
+
+/// What to do after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Send it again, after a growing wait.
+    Retry,
+    /// Send it again, but not before that.
+    RetryAfter(Duration),
+    /// This message is refused; others may be taken.
+    Next,
+    /// Whatever is sent will fail as well.
+    Stop,
+}
+
+impl From<ExportMetricsServiceResponse> for Accepted {
+    fn from(response: ExportMetricsServiceResponse) -> Self {
+        let partial = response.partial_success.unwrap_or_default();
+        Accepted {
+            rejected: u64::try_from(partial.rejected_data_points).unwrap_or_default(),
+            message: partial.error_message,
+        }
+    }
+}
+
+/// Reads the body of a 2xx answer. An empty one is a response without anything to say,
+/// whatever its content type: Prometheus sends that.
+pub(super) fn accepted(content_type: &str, body: &[u8]) -> Result<Accepted, Failure> {
+    if body.is_empty() {
+        return Ok(Accepted::default());
+    }
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    let decoded = match media_type.to_ascii_lowercase().as_str() {
+        "application/x-protobuf" | "application/protobuf" | "" => {
+            ExportMetricsServiceResponse::decode(body)
+                .ok()
+                .map(Accepted::from)
+        }
+        // Some receivers answer in the protocol's other encoding.
+        "application/json" => from_json(body),
+        _ => None,
+    };
+    decoded.ok_or_else(|| {
+        let start = printable(body);
+        Failure {
+            text: format!(
+                "the answer is not OTLP but {media_type:?}, as a login page or another service answers: {start}; check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS"
+            ),
+            then: Then::Stop,
+        }
+    })
+}
+
+fn from_json(body: &[u8]) -> Option<Accepted> {
+    let Json::Object(answer) = serde_json::from_slice(body).ok()? else {
+        return None;
+    };
+    let Some(partial) = answer.get("partialSuccess") else {
+        return answer.is_empty().then(Accepted::default);
+    };
+    let rejected = partial.get("rejectedDataPoints").and_then(|number| {
+        // JSON writes the 64 bits of protobuf as text.
+        let text = number.as_str().and_then(|text| text.parse().ok());
+        number.as_u64().or(text)
+    });
+    let message = partial.get("errorMessage").and_then(Json::as_str);
+    Some(Accepted {
+        rejected: rejected.unwrap_or_default(),
+        message: message.unwrap_or_default().to_owned(),
+    })
+}
+
+/// What an HTTP status that is no success means.
+pub(super) fn refused(
+    status: u16,
+    retry_after: Option<&str>,
+    location: Option<&str>,
+    content_type: &str,
+    body: &[u8],
+) -> Failure {
+    let said = match content_type.starts_with("application/x-protobuf") {
+        true => tonic_types::Status::decode(body).map(|status| status.message),
+        false => Ok(printable(body)),
+    };
+    let said = said.unwrap_or_default();
+    let hint = match (status, location) {
+        (_, Some(location)) => format!(
+            "redirect to {location}; set OTEL_EXPORTER_OTLP_ENDPOINT to where OTLP is received"
+        ),
+        (401 | 403, _) => format!("{said}; check OTEL_EXPORTER_OTLP_HEADERS"),
+        (404 | 405, _) => format!(
+            "{said}; check OTEL_EXPORTER_OTLP_ENDPOINT: the path of a collector is /v1/metrics"
+        ),
+        (413, _) => format!("{said}; set OTLP_MAX_MESSAGE_BYTES to what the receiver takes"),
+        _ => said,
+    };
+    let then = match status {
+        429 | 502 | 503 | 504 => match retry_after.and_then(wait) {
+            Some(wait) => Then::RetryAfter(wait),
+            None => Then::Retry,
+        },
+        400 | 413 | 422 => Then::Next,
+        _ => Then::Stop,
+    };
+    Failure {
+        text: format!("HTTP {status}: {hint}"),
+        then,
+    }
+}
+
+/// `Retry-After`: a number of seconds, or a date (RFC 9110, 10.2.3).
+fn wait(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let wait = match text.parse::<u32>() {
+        Ok(seconds) => Duration::from_secs(seconds.into()),
+        Err(_) => {
+            let date = httpdate::parse_http_date(text).ok()?;
+            date.duration_since(SystemTime::now()).unwrap_or_default()
+        }
+    };
+    Some(wait.min(LONGEST_WAIT))
+}
+
+/// What a gRPC status means.
+/// <https://opentelemetry.io/docs/specs/otlp/#failures>
+pub(super) fn status(status: &Status, port: Option<u16>) -> Failure {
+    if let Some(source) = status.source() {
+        let cause = match status.code() {
+            // The server closed the stream: it says why.
+            code if code != Code::Unavailable && code != Code::Unknown => status.message().into(),
+            _ => innermost(source),
+        };
+        return transport(&cause, Protocol::Grpc, port);
+    }
+    let asked = status.get_details_retry_info();
+    let asked = asked.and_then(|info| info.retry_delay);
+    let then = match (status.code(), asked) {
+        (Code::ResourceExhausted | Code::Unavailable, Some(wait)) => {
+            Then::RetryAfter(wait.min(LONGEST_WAIT))
+        }
+        (
+            Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unavailable
+            | Code::DataLoss,
+            _,
+        ) => Then::Retry,
+        (Code::InvalidArgument | Code::ResourceExhausted, _) => Then::Next,
+        _ => Then::Stop,
+    };
+    let hint = match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied => "; check OTEL_EXPORTER_OTLP_HEADERS",
+        Code::Unimplemented | Code::Unknown | Code::Internal => {
+            "; check OTEL_EXPORTER_OTLP_ENDPOINT: a collector receives gRPC on port 4317"
+        }
+        Code::ResourceExhausted => {
+            "; if messages are too large, set OTLP_MAX_MESSAGE_BYTES to what the receiver takes"
+        }
+        _ => "",
+    };
+    let (code, said) = (status.code(), printable(status.message().as_bytes()));
+    Failure {
+        text: format!("gRPC {code:?}: {said}{hint}"),
+        then,
+    }
+}
+
+/// What it means that there is no answer, because of `cause`.
+pub(super) fn transport(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
+    let lower = cause.to_ascii_lowercase();
+    let says = |parts: &[&str]| parts.iter().any(|part| lower.contains(part));
+    if says(&["certificate"]) {
+        return Failure {
+            text: format!(
+                "{cause}; OTEL_EXPORTER_OTLP_CERTIFICATE names the authorities that are trusted, OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE the agent's own certificate"
+            ),
+            then: Then::Stop,
+        };
+    }
+    let mixed_up = says(&[
+        "http version",
+        "unexpected message",
+        "frame",
+        "protocol error",
+        "http2 error",
+        "h2",
+    ]);
+    let hint = match protocol {
+        Protocol::HttpProtobuf if mixed_up || port == Some(4317) => {
+            "; this looks like a gRPC port: a collector receives http/protobuf on port 4318, or set OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
+        }
+        Protocol::Grpc if mixed_up || port == Some(4318) => {
+            "; this looks like an HTTP port: a collector receives gRPC on port 4317, or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
+        }
+        _ if says(&["corrupt message", "invalid content type", "tls"]) => {
+            "; does the receiver speak TLS? OTEL_EXPORTER_OTLP_ENDPOINT says https://"
+        }
+        _ => "; check OTEL_EXPORTER_OTLP_ENDPOINT",
+    };
+    Failure {
+        text: format!("no answer: {cause}{hint}"),
+        then: Then::Retry,
+    }
+}
+
+/// The innermost cause: what is around it says less.
+pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// The start of `text` on one line, without control characters.
+fn printable(text: &[u8]) -> String {
+    const LONGEST: usize = 300;
+    let text = String::from_utf8_lossy(&text[..text.len().min(LONGEST)]);
+    let words = text.split(|c: char| c.is_control() || c.is_whitespace());
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsPartialSuccess;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_otlp_is_no_success() {
+        for (content_type, body) in [
+            ("text/html; charset=utf-8", "<html>Log in</html>"),
+            ("application/x-protobuf", "<html>Log in</html>"),
+            ("application/json", "{\"error\": \"who are you?\"}"),
+            ("text/plain", "OK"),
+        ] {
+            let failure = accepted(content_type, body.as_bytes()).unwrap_err();
+            assert!(failure.text.contains("OTEL_EXPORTER_OTLP_ENDPOINT"));
+            assert_eq!(failure.then, Then::Stop);
+        }
+        for content_type in ["", "text/plain", "application/x-protobuf"] {
+            assert_eq!(accepted(content_type, b""), Ok(Accepted::default()));
+        }
+        assert_eq!(accepted("application/json", b"{}"), Ok(Accepted::default()));
+    }
+
+    #[test]
+    fn rejected_points_are_read_in_both_encodings() {
+        let partial = Accepted {
+            rejected: 7,
+            message: "too old".to_owned(),
+        };
+        let response = ExportMetricsServiceResponse {
+            partial_success: Some(ExportMetricsPartialSuccess {
+                rejected_data_points: 7,
+                error_message: "too old".to_owned(),
+            }),
+        };
+        let body = response.encode_to_vec();
+        assert_eq!(
+            accepted("application/x-protobuf", &body),
+            Ok(partial.clone())
+        );
+        let body = br#"{"partialSuccess":{"rejectedDataPoints":"7","errorMessage":"too old"}}"#;
+        assert_eq!(accepted("application/json", body), Ok(partial));
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_and_nothing_else() {
+        let then = |status, after| refused(status, after, None, "", b"no").then;
+        let in_a_minute = SystemTime::now() + Duration::from_secs(60);
+        let date = httpdate::fmt_http_date(in_a_minute);
+        assert_eq!(
+            then(429, Some("7")),
+            Then::RetryAfter(Duration::from_secs(7))
+        );
+        assert!(matches!(then(503, Some(&date)), Then::RetryAfter(wait) if wait.as_secs() > 50));
+        assert_eq!(then(502, None), Then::Retry);
+        assert_eq!(then(504, Some("soon")), Then::Retry);
+        assert_eq!(then(400, Some("7")), Then::Next);
+        assert_eq!(then(500, None), Then::Stop);
+        let then = |code| status(&Status::new(code, "no"), None).then;
+        assert_eq!(then(Code::Unavailable), Then::Retry);
+        assert_eq!(then(Code::DataLoss), Then::Retry);
+        assert_eq!(then(Code::ResourceExhausted), Then::Next);
+        assert_eq!(then(Code::Unauthenticated), Then::Stop);
+        let wait = Some(Duration::from_secs(3));
+        let details = tonic_types::ErrorDetails::with_retry_info(wait);
+        let throttled = Status::with_error_details(Code::ResourceExhausted, "no", details);
+        assert_eq!(
+            status(&throttled, None).then,
+            Then::RetryAfter(Duration::from_secs(3))
+        );
+    }
+}

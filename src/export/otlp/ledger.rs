@@ -1,0 +1,404 @@
+//! What the receiver has been told of each series, and so what it has to be told next.
+//!
+//! The SDK collects cumulative values. From one collection to the next, this remembers which
+//! series the receiver may show, so that those that are gone can be marked, and in delta
+//! temporality what of each value has not been accepted yet.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{KeyValue, KeyValueList};
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::{AggregationTemporality, Metric};
+use prost::Message as _;
+
+use super::attributes::Hasher;
+use super::message;
+use super::point::{DataPoint, with_points};
+use super::saved::{Baselines, Delivered};
+use super::series::{Family, Progress, Series, temporality_of, without_points};
+use super::value::Value;
+use crate::metrics::Point;
+use crate::settings::Temporality;
+
+/// A series that is gone is forgotten after this time even if nobody has accepted its mark:
+/// receivers have let go of it by themselves (Prometheus and the collector after five minutes).
+const MARKS_FOR: Duration = Duration::from_secs(3_600);
+
+/// All series that the receiver may show.
+pub(super) struct Ledger {
+    temporality: Temporality,
+    /// Families whose counts survive a restart, where a file keeps what was accepted of them.
+    counted: Vec<&'static str>,
+    hasher: Hasher,
+    metrics: HashMap<String, Family>,
+    /// What a process before this one delivered; taken family by family.
+    baselines: Baselines,
+    /// The number of the collection under way.
+    number: u64,
+    /// Its time and that of the one before, in nanoseconds since 1970.
+    time: u64,
+    before: Option<u64>,
+    /// Whether what is to be saved has changed.
+    pub(super) changed: bool,
+}
+
+impl Ledger {
+    /// `counted` are the families whose deltas go on where `baselines` say.
+    pub(super) fn new(
+        temporality: Temporality,
+        counted: Vec<&'static str>,
+        baselines: Baselines,
+    ) -> Self {
+        Ledger {
+            temporality,
+            counted,
+            hasher: Hasher::default(),
+            metrics: HashMap::new(),
+            baselines,
+            number: 0,
+            time: 0,
+            before: None,
+            changed: false,
+        }
+    }
+
+    /// Begins the next collection, of `time`.
+    pub(super) fn begin(&mut self, time: SystemTime) {
+        self.before = (self.number > 0).then_some(self.time);
+        // Marks must be later than what they end, whatever the clock does.
+        self.time = nanoseconds(time).max(self.time + 1);
+        self.number += 1;
+    }
+
+    /// Turns a metric as collected into what is to be sent. `points` are those that the
+    /// instrument observed, where it did.
+    pub(super) fn prepare(&mut self, metric: &mut Metric, points: &[Point]) {
+        let delta = self.is_delta(metric);
+        if let Some(temporality) = metric.data.as_mut().and_then(temporality_of)
+            && delta
+        {
+            *temporality = AggregationTemporality::Delta.into();
+        }
+        let family = match self.metrics.remove(&metric.name) {
+            Some(family) => family,
+            None => self.family(metric, delta),
+        };
+        let (name, family) = (metric.name.clone(), self.observe(family, metric, points));
+        self.metrics.insert(name, family);
+    }
+
+    fn family(&mut self, metric: &mut Metric, delta: bool) -> Family {
+        let mut bounds = Vec::new();
+        if let Some(Data::Histogram(histogram)) = &metric.data {
+            let first = histogram.data_points.first();
+            bounds = first.map_or(bounds, |point| point.explicit_bounds.clone());
+        }
+        Family {
+            empty: without_points(metric),
+            bounds,
+            seen: 0,
+            counted: delta && self.counted.contains(&metric.name.as_str()),
+            delta,
+            series: HashMap::new(),
+        }
+    }
+
+    fn observe(&mut self, mut family: Family, metric: &mut Metric, points: &[Point]) -> Family {
+        let is_gauge = matches!(metric.data, Some(Data::Gauge(_)));
+        let is_monotonic = matches!(&metric.data, Some(Data::Sum(sum)) if sum.is_monotonic);
+        let starts = match is_monotonic {
+            true => self.hasher.starts(points),
+            false => HashMap::new(),
+        };
+        let is_first = family.seen == 0;
+        family.seen = self.number;
+        if let Some(data) = metric.data.as_mut() {
+            with_points!(data, points => for point in points.iter_mut() {
+                let key = self.hasher.key(point.attributes());
+                let series = family.series.entry(key);
+                let series = series.or_insert_with(|| self.new_series(point.attributes(), is_gauge));
+                if let Some(start) = starts.get(&key) {
+                    series.start = *start;
+                }
+                series.seen = self.number;
+                series.gone = 0;
+                if series.start != 0 {
+                    *point.start() = series.start;
+                }
+                if family.delta && let Some(value) = point.value() {
+                    let goes_on = family.counted.then_some((metric.name.as_str(), is_first));
+                    self.owe(series, value, *point.start(), goes_on);
+                    series.show(point);
+                }
+            });
+        }
+        if is_first && family.counted {
+            // What is left was of series that are no more.
+            self.changed |= self.baselines.end(&metric.name);
+        }
+        family
+    }
+
+    /// A series that was not in the collection before counts since then: whatever it counts
+    /// was not there.
+    fn new_series(&self, attributes: &[KeyValue], is_gauge: bool) -> Series {
+        let attributes = KeyValueList {
+            values: attributes.to_vec(),
+        };
+        Series {
+            attributes: attributes.encode_to_vec().into(),
+            seen: 0,
+            gone: 0,
+            start: self.before.filter(|_| !is_gauge).unwrap_or_default(),
+            progress: None,
+        }
+    }
+
+    /// Notes what `value` adds to what is owed. `counted` is the name of a family that goes on
+    /// after a restart, and whether this is its first collection.
+    fn owe(
+        &mut self,
+        series: &mut Series,
+        value: Value,
+        start: u64,
+        counted: Option<(&str, bool)>,
+    ) {
+        if let Some(progress) = &mut series.progress {
+            let added = value.since(&progress.last);
+            progress.owed = Some(match progress.owed.take() {
+                Some(owed) => owed.plus(added),
+                None => added,
+            });
+            progress.last = value;
+            return;
+        }
+        let baseline = counted.and_then(|(name, is_first)| {
+            let attributes = super::attributes::json(&series.attributes)?;
+            self.baselines.take(name, &attributes, is_first)
+        });
+        let (accepted, since) = match baseline {
+            Some(Delivered::Until(accepted, time)) => (Value::Sum(accepted), time),
+            // Nobody knows what was delivered of it: all that was counted before this process.
+            Some(Delivered::Unknown) => {
+                self.changed = true;
+                (value.clone(), self.time.saturating_sub(1))
+            }
+            None => (value.zero(), start),
+        };
+        series.progress = Some(Box::new(Progress {
+            owed: Some(value.since(&accepted)),
+            last: value,
+            since,
+        }));
+    }
+
+    /// The metrics that say what is gone, once all that was collected is prepared.
+    ///
+    /// Each mark is in a metric of its own: the collector's Prometheus exporter reads a metric
+    /// up to its first mark (0.161).
+    pub(super) fn marks(&mut self) -> Vec<Metric> {
+        let mut marks = Vec::new();
+        for family in self.metrics.values_mut() {
+            let (number, time) = (self.number, self.time);
+            if family.seen == number && family.series.values().all(|series| series.seen == number) {
+                continue;
+            }
+            let Family {
+                empty,
+                bounds,
+                delta,
+                series,
+                ..
+            } = family;
+            series.retain(|_, series| {
+                if series.seen == number {
+                    return true;
+                }
+                if series.gone == 0 {
+                    series.gone = time;
+                }
+                let expired = time - series.gone > MARKS_FOR.as_nanos() as u64;
+                let last = match *delta {
+                    true => series.last(empty, bounds, time),
+                    false => series.mark(empty, bounds, time),
+                };
+                let last = last.filter(|_| !expired);
+                let stays = last.is_some();
+                marks.extend(last);
+                stays
+            });
+        }
+        self.metrics
+            .retain(|_, family| !family.series.is_empty() || family.counted);
+        marks
+    }
+
+    /// Notes that a message was accepted.
+    pub(super) fn accepted(&mut self, request: &mut ExportMetricsServiceRequest) {
+        for metric in message::metrics(request) {
+            let Some(family) = self.metrics.get_mut(&metric.name) else {
+                continue;
+            };
+            let Some(data) = metric.data.as_mut() else {
+                continue;
+            };
+            with_points!(data, points => for point in points.iter() {
+                // In cumulative temporality, what is there is sent again in any case.
+                if !family.delta && !point.is_gone() {
+                    continue;
+                }
+                let key = self.hasher.key(point.attributes());
+                let Some(series) = family.series.get_mut(&key) else {
+                    continue;
+                };
+                if let Some(progress) = &mut series.progress {
+                    let owed = progress.owed.take();
+                    progress.since = point.time();
+                    self.changed |= family.counted && owed.is_some_and(|owed| !owed.is_zero());
+                }
+                if series.seen != self.number {
+                    family.series.remove(&key);
+                }
+            });
+        }
+    }
+
+    /// What was accepted of the families whose counts survive a restart.
+    pub(super) fn accepted_of_counted(&self) -> Baselines {
+        let mut accepted = self.baselines.clone();
+        let counted = self.metrics.iter().filter(|(_, family)| family.counted);
+        for (name, family) in counted {
+            let series = family.series.values().filter_map(|series| {
+                let progress = series.progress.as_ref()?;
+                let Value::Sum(last) = progress.last else {
+                    return None;
+                };
+                let owed = match progress.owed {
+                    Some(Value::Sum(owed)) => owed,
+                    _ => 0.0,
+                };
+                let attributes = super::attributes::json(&series.attributes)?;
+                (last != owed).then_some((attributes, last - owed))
+            });
+            accepted.set(name, series.collect(), self.time);
+        }
+        accepted
+    }
+
+    /// Whether the points of a metric are sent as deltas. What goes up and down never is.
+    /// <https://opentelemetry.io/docs/specs/otel/metrics/sdk_exporters/otlp/#additional-environment-variable-configuration>
+    fn is_delta(&self, metric: &Metric) -> bool {
+        match &metric.data {
+            Some(Data::Histogram(_) | Data::ExponentialHistogram(_)) => {
+                self.temporality != Temporality::Cumulative
+            }
+            // All of the agent's sums are asynchronous: LowMemory leaves those cumulative.
+            Some(Data::Sum(sum)) => sum.is_monotonic && self.temporality == Temporality::Delta,
+            _ => false,
+        }
+    }
+}
+
+/// Nanoseconds since 1970.
+pub(super) fn nanoseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value};
+    use opentelemetry_proto::tonic::metrics::v1::{
+        Gauge, NumberDataPoint, ResourceMetrics, ScopeMetrics, number_data_point,
+    };
+
+    use super::*;
+
+    fn gauge(series: &[&[(&str, &str)]]) -> Metric {
+        let pair = |(key, value): &(&str, &str)| KeyValue {
+            key: (*key).to_owned(),
+            value: Some(AnyValue {
+                value: Some(any_value::Value::StringValue((*value).to_owned())),
+            }),
+            ..KeyValue::default()
+        };
+        let points = series.iter().map(|attributes| NumberDataPoint {
+            attributes: attributes.iter().map(pair).collect(),
+            value: Some(number_data_point::Value::AsDouble(1.0)),
+            ..NumberDataPoint::default()
+        });
+        Metric {
+            name: "gauge".to_owned(),
+            data: Some(Data::Gauge(Gauge {
+                data_points: points.collect(),
+            })),
+            ..Metric::default()
+        }
+    }
+
+    /// The marks of a collection at `seconds` that has these series.
+    fn collect(ledger: &mut Ledger, seconds: u64, series: &[&[(&str, &str)]]) -> Vec<Metric> {
+        ledger.begin(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        if !series.is_empty() {
+            ledger.prepare(&mut gauge(series), &[]);
+        }
+        ledger.marks()
+    }
+
+    fn accept(ledger: &mut Ledger, metrics: Vec<Metric>) {
+        ledger.accepted(&mut ExportMetricsServiceRequest {
+            resource_metrics: vec![ResourceMetrics {
+                scope_metrics: vec![ScopeMetrics {
+                    metrics,
+                    ..ScopeMetrics::default()
+                }],
+                ..ResourceMetrics::default()
+            }],
+        });
+    }
+
+    fn cumulative() -> Ledger {
+        Ledger::new(Temporality::Cumulative, Vec::new(), Baselines::default())
+    }
+
+    #[test]
+    fn marks_that_nobody_accepts_are_given_up_after_an_hour() {
+        let mut ledger = cumulative();
+        assert!(collect(&mut ledger, 1_000, &[&[("a", "1")]]).is_empty());
+        assert_eq!(collect(&mut ledger, 1_030, &[]).len(), 1);
+        assert_eq!(collect(&mut ledger, 1_030 + 3_600, &[]).len(), 1);
+        assert!(collect(&mut ledger, 1_031 + 3_600, &[]).is_empty());
+        assert!(ledger.metrics.is_empty(), "nothing is kept");
+    }
+
+    #[test]
+    fn an_accepted_mark_leaves_nothing_behind_and_one_that_was_overtaken_no_harm() {
+        let mut ledger = cumulative();
+        collect(&mut ledger, 1_000, &[&[("a", "1")], &[("a", "2")]]);
+        let marks = collect(&mut ledger, 1_030, &[&[("a", "2")]]);
+        assert_eq!(marks.len(), 1);
+        accept(&mut ledger, marks);
+        assert_eq!(ledger.metrics["gauge"].series.len(), 1);
+        let marks = collect(&mut ledger, 1_060, &[]);
+        assert_eq!(marks.len(), 1);
+        assert!(collect(&mut ledger, 1_090, &[&[("a", "2")]]).is_empty());
+        accept(&mut ledger, marks);
+        assert_eq!(
+            collect(&mut ledger, 1_120, &[]).len(),
+            1,
+            "it is there again"
+        );
+    }
+
+    #[test]
+    fn the_order_of_attributes_does_not_make_another_series() {
+        let mut ledger = cumulative();
+        collect(&mut ledger, 1_000, &[&[("a", "1"), ("b", "2")]]);
+        assert!(collect(&mut ledger, 1_030, &[&[("b", "2"), ("a", "1")]]).is_empty());
+        let swapped = collect(&mut ledger, 1_060, &[&[("a", "2"), ("b", "1")]]);
+        assert_eq!(swapped.len(), 1);
+    }
+}

@@ -1,0 +1,201 @@
+//! One push: its messages, their tries, and what the receiver says of them.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::metrics::v1::{Metric, ScopeMetrics};
+use opentelemetry_sdk::metrics::data::{self, ResourceMetrics};
+
+use super::answer::{Accepted, Failure, Then};
+use super::delivery::{Delivery, State};
+use super::message::{self, Packer};
+
+/// The wait before a message is sent again: it doubles, with jitter, up to five seconds.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// One push under way.
+pub(super) struct Round<'a> {
+    pub(super) delivery: &'a Delivery,
+    pub(super) state: &'a mut State,
+    /// When the next push is due.
+    pub(super) no_retry_after: Instant,
+    /// When this one is given up.
+    pub(super) ends: Instant,
+    pub(super) failure: Option<String>,
+    /// Whether nothing more is sent.
+    pub(super) stopped: bool,
+    pub(super) partial: Option<Accepted>,
+}
+
+impl Round<'_> {
+    pub(super) async fn send(&mut self, parts: &[&ResourceMetrics]) {
+        let Some(first) = parts.first() else {
+            return;
+        };
+        let resource = first.resource();
+        let schema_url = resource.schema_url().unwrap_or_default().to_owned();
+        let mut packer = Packer::new(resource.into(), schema_url, self.delivery.limit);
+        packer.scope(self.state.scope.clone());
+        for scope in parts.iter().flat_map(|part| part.scope_metrics()) {
+            self.state.scope = header(scope);
+            if let Some(rest) = packer.scope(self.state.scope.clone()) {
+                self.deliver(rest).await;
+            }
+            for metric in scope.metrics() {
+                let mut metric = Metric::from(metric);
+                let points = (self.delivery.points)(&metric.name);
+                self.state.ledger.prepare(&mut metric, &points);
+                self.pack(&mut packer, metric).await;
+            }
+        }
+        for mark in self.state.ledger.marks() {
+            self.pack(&mut packer, mark).await;
+        }
+        if let Some(rest) = packer.rest() {
+            self.deliver(rest).await;
+        }
+        self.note_oversized(packer.dropped);
+    }
+
+    async fn pack(&mut self, packer: &mut Packer, metric: Metric) {
+        for full in packer.add(metric) {
+            self.deliver(full).await;
+        }
+    }
+
+    /// Sends one message until it is accepted or given up.
+    async fn deliver(&mut self, mut request: ExportMetricsServiceRequest) {
+        let points = message::points(&mut request);
+        let counts = &self.delivery.counts;
+        if !self.stopped && Instant::now() >= self.ends {
+            self.stopped = true;
+            let late = "the receiver takes longer than SAMPLE_INTERVAL_SECONDS for all messages of a push; what is left of it was not sent";
+            self.failure.get_or_insert_with(|| late.to_owned());
+        }
+        let sent = match self.stopped {
+            true => None,
+            false => Some(self.tries(&request).await),
+        };
+        match sent {
+            Some(Ok(accepted)) => {
+                let rejected = accepted.rejected.min(points);
+                counts
+                    .accepted
+                    .fetch_add(points - rejected, Ordering::Relaxed);
+                counts.rejected.fetch_add(rejected, Ordering::Relaxed);
+                self.state.ledger.accepted(&mut request);
+                if rejected > 0 || !accepted.message.is_empty() {
+                    let partial = self.partial.get_or_insert_default();
+                    partial.rejected += rejected;
+                    if partial.message.is_empty() {
+                        partial.message = accepted.message;
+                    }
+                }
+            }
+            Some(Err(failure)) => {
+                counts.failed.fetch_add(points, Ordering::Relaxed);
+                self.stopped |= failure.then != Then::Next;
+                self.failure.get_or_insert(failure.text);
+            }
+            None => _ = counts.failed.fetch_add(points, Ordering::Relaxed),
+        }
+    }
+
+    async fn tries(&mut self, request: &ExportMetricsServiceRequest) -> Result<Accepted, Failure> {
+        let timeout = self.delivery.timeout;
+        let gives_up = Instant::now() + timeout;
+        let transport = &self.delivery.transport;
+        let mut waits = ExponentialBuilder::default()
+            .with_min_delay(FIRST_WAIT)
+            .with_max_delay(LONGEST_WAIT)
+            .with_jitter()
+            .without_max_times()
+            .build();
+        if let Some(until) = self.state.quiet_until {
+            if until > gives_up.min(self.no_retry_after) {
+                return Err(quiet(until));
+            }
+            tokio::time::sleep_until(until.into()).await;
+            self.state.quiet_until = None;
+        }
+        let message = transport.prepare(request).await?;
+        loop {
+            let left = gives_up.saturating_duration_since(Instant::now());
+            let failure = match transport.send(&message, left).await {
+                Ok(accepted) => return Ok(accepted),
+                Err(failure) => failure,
+            };
+            let wait = waits.next().unwrap_or(LONGEST_WAIT);
+            let again = Instant::now()
+                + match failure.then {
+                    Then::Retry => wait,
+                    Then::RetryAfter(asked) => asked.max(wait),
+                    Then::Next | Then::Stop => return Err(failure),
+                };
+            if let Then::RetryAfter(_) = failure.then {
+                self.state.quiet_until = Some(again);
+            }
+            if again >= gives_up.min(self.no_retry_after) {
+                return Err(failure);
+            }
+            tracing::debug!(error = failure.text, "a message is sent again");
+            tokio::time::sleep_until(again.into()).await;
+            self.state.quiet_until = None;
+        }
+    }
+
+    fn note_oversized(&mut self, dropped: u64) {
+        self.delivery
+            .counts
+            .dropped
+            .fetch_add(dropped, Ordering::Relaxed);
+        if dropped > 0 && !std::mem::replace(&mut self.state.said_oversized, true) {
+            tracing::warn!(
+                dropped,
+                limit = self.delivery.limit,
+                "OTLP_MAX_MESSAGE_BYTES: single points are larger than a message may be; they are left out"
+            );
+        }
+    }
+
+    /// The result; what the receiver says of points that it did not take is logged when it
+    /// changes.
+    pub(super) fn end(self) -> Result<(), String> {
+        if let Some(partial) = &self.partial {
+            // The same complaint may come with other numbers each time.
+            let words = partial.message.replace(|c: char| c.is_ascii_digit(), "");
+            if self.state.partial.as_ref() != Some(&words) {
+                let Accepted { rejected, message } = partial;
+                tracing::warn!(
+                    rejected,
+                    message,
+                    "the OTLP receiver took a push in part; prefect_agent_export_points_total counts what it rejects"
+                );
+            }
+            self.state.partial = Some(words);
+        } else if self.failure.is_none() {
+            self.state.partial = None;
+        }
+        self.failure.map_or(Ok(()), Err)
+    }
+}
+
+fn quiet(until: Instant) -> Failure {
+    let seconds = until.saturating_duration_since(Instant::now()).as_secs();
+    Failure {
+        text: format!("the receiver asked not to be sent anything for another {seconds} s"),
+        then: Then::Stop,
+    }
+}
+
+/// A scope without its metrics.
+fn header(scope: &data::ScopeMetrics) -> ScopeMetrics {
+    ScopeMetrics {
+        scope: Some((scope.scope(), None).into()),
+        metrics: Vec::new(),
+        schema_url: scope.scope().schema_url().unwrap_or_default().to_owned(),
+    }
+}

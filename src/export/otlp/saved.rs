@@ -1,0 +1,177 @@
+//! What of the counts that survive a restart was delivered, kept in `STATE_DIR` in delta
+//! temporality: without it, a restart would deliver twice or not at all.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
+
+use crate::checkpoint;
+
+/// The version of the file's format, which its name has as well.
+const VERSION: u32 = 1;
+
+/// A larger file is not ours: 100,000 series have some 30 MB.
+const LARGEST: u64 = 512 * 1024 * 1024;
+
+type Attributes = Map<String, Json>;
+
+/// What was delivered of a series before this process.
+#[derive(Debug, PartialEq)]
+pub(super) enum Delivered {
+    /// So much, at that time (nanoseconds since 1970).
+    Until(f64, u64),
+    /// Something: nothing is written down of the whole family.
+    Unknown,
+}
+
+/// What was delivered of each family.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Baselines(HashMap<String, Family>);
+
+#[derive(Debug, Clone, Default)]
+struct Family {
+    time: u64,
+    /// By the attributes, as JSON with sorted keys.
+    series: HashMap<String, f64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Content {
+    version: u32,
+    prefect_api_url: String,
+    families: Vec<SavedFamily>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedFamily {
+    metric: String,
+    time_unix_nano: u64,
+    delivered: Vec<(Attributes, f64)>,
+}
+
+impl Baselines {
+    /// What was delivered of a series that this process has not seen yet; `None` for nothing.
+    pub(super) fn take(
+        &mut self,
+        metric: &str,
+        attributes: &Attributes,
+        is_first_collection: bool,
+    ) -> Option<Delivered> {
+        match self.0.get_mut(metric) {
+            Some(family) => {
+                let accepted = family.series.remove(&key(attributes))?;
+                Some(Delivered::Until(accepted, family.time))
+            }
+            None => is_first_collection.then_some(Delivered::Unknown),
+        }
+    }
+
+    /// Forgets the series of a family that were not taken; whether there were any.
+    pub(super) fn end(&mut self, metric: &str) -> bool {
+        let family = self.0.entry(metric.to_owned()).or_default();
+        !std::mem::take(&mut family.series).is_empty()
+    }
+
+    /// Sets what is delivered of a family.
+    pub(super) fn set(&mut self, metric: &str, series: Vec<(Attributes, f64)>, time: u64) {
+        let series = series.into_iter();
+        let series = series.map(|(attributes, value)| (key(&attributes), value));
+        let family = Family {
+            time,
+            series: series.collect(),
+        };
+        self.0.insert(metric.to_owned(), family);
+    }
+}
+
+fn key(attributes: &Attributes) -> String {
+    // A map of serde_json's is sorted by key.
+    Json::Object(attributes.clone()).to_string()
+}
+
+/// The file.
+#[derive(Debug, Clone)]
+pub struct DeliveredFile {
+    path: PathBuf,
+    prefect_api_url: String,
+}
+
+impl DeliveredFile {
+    /// The one beside the checkpoint of the API at `prefect_api_url`.
+    pub fn new(folder: &Path, prefect_api_url: &str) -> Self {
+        DeliveredFile {
+            path: checkpoint::path(folder, "delivered", VERSION, prefect_api_url),
+            prefect_api_url: prefect_api_url.to_owned(),
+        }
+    }
+
+    /// What it holds. One that cannot be used is set aside, which is said.
+    pub(super) fn read(&self) -> Baselines {
+        match self.load() {
+            Ok(baselines) => baselines,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Baselines::default(),
+            Err(error) => {
+                let path = self.path.display();
+                let kept = checkpoint::set_aside(&self.path);
+                let kept = kept.ok().map(|kept| kept.display().to_string());
+                tracing::warn!(%path, %error, kept, "STATE_DIR: what was pushed before the restart cannot be read; deltas go on from the restored counts");
+                Baselines::default()
+            }
+        }
+    }
+
+    fn load(&self) -> io::Result<Baselines> {
+        let mut text = Vec::new();
+        let file = File::open(&self.path)?;
+        file.take(LARGEST + 1).read_to_end(&mut text)?;
+        if text.len() as u64 > LARGEST {
+            return Err(io::Error::other(format!(
+                "it has more than {LARGEST} bytes"
+            )));
+        }
+        let content: Content = serde_json::from_slice(&text)?;
+        if content.version != VERSION || content.prefect_api_url != self.prefect_api_url {
+            let (version, url) = (content.version, content.prefect_api_url);
+            return Err(io::Error::other(format!(
+                "it says version {version} of {url}"
+            )));
+        }
+        let mut baselines = Baselines::default();
+        for family in content.families {
+            baselines.set(&family.metric, family.delivered, family.time_unix_nano);
+        }
+        Ok(baselines)
+    }
+
+    /// Replaces it.
+    ///
+    /// # Errors
+    ///
+    /// When the disk is full or the folder cannot be written; the old one is still there then.
+    pub(super) fn write(&self, baselines: &Baselines) -> io::Result<()> {
+        let families = baselines.0.iter().map(|(metric, family)| {
+            let series = family.series.iter().filter_map(|(key, value)| {
+                let attributes: Attributes = serde_json::from_str(key).ok()?;
+                Some((attributes, *value))
+            });
+            SavedFamily {
+                metric: metric.clone(),
+                time_unix_nano: family.time,
+                delivered: series.collect(),
+            }
+        });
+        let text = serde_json::to_vec(&Content {
+            version: VERSION,
+            prefect_api_url: self.prefect_api_url.clone(),
+            families: families.collect(),
+        })?;
+        if let Some(folder) = self.path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        checkpoint::replace(&self.path, &text)
+    }
+}

@@ -1,0 +1,139 @@
+//! One series as the ledger knows it, and the points that are made from that alone.
+
+use std::collections::HashMap;
+
+use opentelemetry_proto::tonic::common::v1::KeyValueList;
+use opentelemetry_proto::tonic::metrics::v1::Metric;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use prost::Message as _;
+
+use super::point::{DataPoint, GONE, with_points};
+use super::value::Value;
+
+/// The series of one metric.
+pub(super) struct Family {
+    /// The metric without points.
+    pub(super) empty: Metric,
+    /// The bounds of its buckets.
+    pub(super) bounds: Vec<f64>,
+    /// The last collection that had it.
+    pub(super) seen: u64,
+    pub(super) counted: bool,
+    pub(super) delta: bool,
+    pub(super) series: HashMap<u64, Series>,
+}
+
+pub(super) struct Series {
+    /// Encoded: read only when the series is gone.
+    pub(super) attributes: Box<[u8]>,
+    /// The last collection that had it.
+    pub(super) seen: u64,
+    /// Since when it was not there any more; 0 while it is.
+    pub(super) gone: u64,
+    /// Since when it counts, where the SDK does not know; 0 where it does.
+    pub(super) start: u64,
+    pub(super) progress: Option<Box<Progress>>,
+}
+
+/// In delta temporality.
+pub(super) struct Progress {
+    /// The value of the last collection.
+    pub(super) last: Value,
+    /// What of it has not been accepted.
+    pub(super) owed: Option<Value>,
+    /// Since when that counts.
+    pub(super) since: u64,
+}
+
+impl Series {
+    /// Sets a point to what is owed.
+    pub(super) fn show<P: DataPoint>(&self, point: &mut P) {
+        let Some(progress) = &self.progress else {
+            return;
+        };
+        *point.start() = progress.since;
+        match &progress.owed {
+            Some(owed) => point.set(owed),
+            None => point.set(&progress.last.zero()),
+        }
+    }
+
+    /// The point that says that the series is gone. It has the shape of the others, since
+    /// receivers end the sum, the count and each bucket that they find in it; the values in it
+    /// mean nothing.
+    pub(super) fn mark(&self, empty: &Metric, bounds: &[f64], time: u64) -> Option<Metric> {
+        let attributes = KeyValueList::decode(&*self.attributes).ok()?.values;
+        let mut metric = empty.clone();
+        with_points!(metric.data.as_mut()?, points => {
+            let mut point = DataPoint::bare(attributes, time);
+            points.push(std::mem::take(&mut point));
+            if let Some(point) = points.last_mut() {
+                *point.flags() |= GONE;
+            }
+        });
+        shape(&mut metric, bounds);
+        Some(metric)
+    }
+
+    /// The last delta of a series that is gone, if some of it was not accepted. After it, the
+    /// stream simply ends: a delta says nothing about the time after it.
+    pub(super) fn last(&self, empty: &Metric, bounds: &[f64], time: u64) -> Option<Metric> {
+        let owed = self.progress.as_ref()?.owed.as_ref();
+        owed.filter(|owed| !owed.is_zero())?;
+        let attributes = KeyValueList::decode(&*self.attributes).ok()?.values;
+        let mut metric = empty.clone();
+        with_points!(metric.data.as_mut()?, points => {
+            points.push(DataPoint::bare(attributes, time));
+        });
+        shape(&mut metric, bounds);
+        with_points!(metric.data.as_mut()?, points => for point in points.iter_mut() {
+            self.show(point);
+        });
+        Some(metric)
+    }
+}
+
+/// Gives the histogram points of a metric their bounds.
+fn shape(metric: &mut Metric, bounds: &[f64]) {
+    match &mut metric.data {
+        Some(Data::Histogram(histogram)) => {
+            for point in &mut histogram.data_points {
+                point.explicit_bounds = bounds.to_vec();
+                point.bucket_counts = vec![0; bounds.len() + 1];
+                point.sum = Some(0.0);
+            }
+        }
+        Some(Data::ExponentialHistogram(histogram)) => {
+            for point in &mut histogram.data_points {
+                point.sum = Some(0.0);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A metric without its points, which it keeps.
+pub(super) fn without_points(metric: &mut Metric) -> Metric {
+    let Some(data) = metric.data.as_mut() else {
+        return metric.clone();
+    };
+    let mut empty = Metric::default();
+    with_points!(data, points => {
+        let kept = std::mem::take(points);
+        empty = metric.clone();
+        if let Some(list) = metric.data.as_mut().and_then(DataPoint::list) {
+            *list = kept;
+        }
+    });
+    empty
+}
+
+/// The temporality of what has one.
+pub(super) fn temporality_of(data: &mut Data) -> Option<&mut i32> {
+    match data {
+        Data::Sum(sum) => Some(&mut sum.aggregation_temporality),
+        Data::Histogram(histogram) => Some(&mut histogram.aggregation_temporality),
+        Data::ExponentialHistogram(histogram) => Some(&mut histogram.aggregation_temporality),
+        _ => None,
+    }
+}

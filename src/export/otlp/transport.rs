@@ -1,0 +1,226 @@
+//! How a message travels: over HTTP by reqwest, over gRPC by the protocol's own client.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use flate2::write::GzEncoder;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
+use prost::Message as _;
+use reqwest::header::{
+    CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT,
+};
+use reqwest::{Client, Response, Url};
+use tonic::codec::CompressionEncoding;
+use tonic::metadata::MetadataMap;
+use tonic::transport::{Channel, Endpoint};
+
+use super::answer::{self, Accepted, Failure, Then};
+use crate::export::Error;
+use crate::settings::{Compression, Otlp, Protocol};
+
+/// The largest answer that is read; the specification's advice.
+/// <https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>
+const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
+
+const AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+
+/// Sends messages to one receiver.
+pub(super) enum Transport {
+    Http(Http),
+    Grpc(Grpc),
+}
+
+pub(super) struct Http {
+    client: Client,
+    url: Url,
+    headers: HeaderMap,
+    gzip: bool,
+}
+
+pub(super) struct Grpc {
+    client: MetricsServiceClient<Channel>,
+    metadata: MetadataMap,
+    port: Option<u16>,
+}
+
+/// A message as it is sent, once or again.
+pub(super) enum Prepared<'a> {
+    Body(Bytes),
+    Request(&'a ExportMetricsServiceRequest),
+}
+
+impl Transport {
+    /// By the settings; nothing is connected yet. Inside a tokio runtime.
+    pub(super) fn new(otlp: &Otlp) -> Result<Self, Error> {
+        let gzip = otlp.compression == Compression::Gzip;
+        Ok(match otlp.protocol {
+            Protocol::HttpProtobuf => {
+                let mut headers = HeaderMap::from_iter([
+                    (USER_AGENT, HeaderValue::from_static(AGENT)),
+                    (
+                        CONTENT_TYPE,
+                        HeaderValue::from_static("application/x-protobuf"),
+                    ),
+                ]);
+                if gzip {
+                    headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                }
+                // What the user says wins.
+                headers.extend(super::headers(otlp));
+                Transport::Http(Http {
+                    client: super::http_client(otlp)?,
+                    url: otlp.endpoint.clone(),
+                    headers,
+                    gzip,
+                })
+            }
+            Protocol::Grpc => {
+                let channel =
+                    channel(otlp).map_err(|error| Error::Otlp(answer::innermost(&error)))?;
+                let mut client = MetricsServiceClient::new(channel)
+                    .accept_compressed(CompressionEncoding::Gzip)
+                    .max_decoding_message_size(LARGEST_ANSWER);
+                if gzip {
+                    client = client.send_compressed(CompressionEncoding::Gzip);
+                }
+                Transport::Grpc(Grpc {
+                    client,
+                    metadata: MetadataMap::from_headers(super::headers(otlp)),
+                    port: otlp.endpoint.port(),
+                })
+            }
+        })
+    }
+
+    /// Encodes and compresses a message, where that is not done anew at each try.
+    pub(super) async fn prepare<'a>(
+        &self,
+        request: &'a ExportMetricsServiceRequest,
+    ) -> Result<Prepared<'a>, Failure> {
+        let Transport::Http(http) = self else {
+            return Ok(Prepared::Request(request));
+        };
+        let body = request.encode_to_vec();
+        if !http.gzip {
+            return Ok(Prepared::Body(body.into()));
+        }
+        // Megabytes take their time: not on the runtime's threads.
+        let compressed = tokio::task::spawn_blocking(move || {
+            let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
+            encoder.write_all(&body)?;
+            encoder.finish()
+        });
+        match compressed.await {
+            Ok(Ok(body)) => Ok(Prepared::Body(body.into())),
+            Ok(Err(error)) => Err(cannot_compress(&error)),
+            Err(error) => Err(cannot_compress(&error)),
+        }
+    }
+
+    /// Sends a message once; no answer within `patience` is a failure.
+    pub(super) async fn send(
+        &self,
+        message: &Prepared<'_>,
+        patience: Duration,
+    ) -> Result<Accepted, Failure> {
+        let sent = async {
+            match (self, message) {
+                (Transport::Http(http), Prepared::Body(body)) => http.send(body.clone()).await,
+                (Transport::Grpc(grpc), Prepared::Request(request)) => {
+                    grpc.send((*request).clone(), patience).await
+                }
+                // Prepared by another transport.
+                _ => Err(Failure {
+                    text: "a message of another protocol".to_owned(),
+                    then: Then::Stop,
+                }),
+            }
+        };
+        let answer = tokio::time::timeout(patience, sent).await;
+        answer.unwrap_or_else(|_| {
+            let milliseconds = patience.as_millis();
+            Err(Failure {
+                text: format!(
+                    "no answer within {milliseconds} ms; OTEL_EXPORTER_OTLP_TIMEOUT sets how long is waited"
+                ),
+                then: Then::Retry,
+            })
+        })
+    }
+}
+
+fn cannot_compress(error: &dyn std::fmt::Display) -> Failure {
+    Failure {
+        text: format!("a message cannot be compressed: {error}"),
+        then: Then::Next,
+    }
+}
+
+impl Http {
+    async fn send(&self, body: Bytes) -> Result<Accepted, Failure> {
+        let no_answer = |error: reqwest::Error| {
+            let port = self.url.port();
+            answer::transport(&answer::innermost(&error), Protocol::HttpProtobuf, port)
+        };
+        let request = self.client.post(self.url.clone());
+        let request = request.headers(self.headers.clone()).body(body);
+        let response = request.send().await.map_err(no_answer)?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let content_type = header(CONTENT_TYPE).unwrap_or_default();
+        let body = read(response).await.map_err(no_answer)?;
+        if status.is_success() {
+            return answer::accepted(content_type, &body);
+        }
+        let location = header(LOCATION).filter(|_| status.is_redirection());
+        let retry_after = header(RETRY_AFTER);
+        Err(answer::refused(
+            status.as_u16(),
+            retry_after,
+            location,
+            content_type,
+            &body,
+        ))
+    }
+}
+
+/// Reads an answer up to the bound; what is cut off there is no OTLP any more.
+async fn read(mut response: Response) -> Result<BytesMut, reqwest::Error> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await? {
+        let room = LARGEST_ANSWER - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() > room {
+            break;
+        }
+    }
+    Ok(body)
+}
+
+impl Grpc {
+    async fn send(
+        &self,
+        message: ExportMetricsServiceRequest,
+        patience: Duration,
+    ) -> Result<Accepted, Failure> {
+        let mut request = tonic::Request::new(message);
+        *request.metadata_mut() = self.metadata.clone();
+        request.set_timeout(patience);
+        let response = self.client.clone().export(request).await;
+        match response {
+            Ok(response) => Ok(response.into_inner().into()),
+            Err(status) => Err(answer::status(&status, self.port)),
+        }
+    }
+}
+
+fn channel(otlp: &Otlp) -> Result<Channel, tonic::transport::Error> {
+    let mut endpoint = Endpoint::from_shared(otlp.endpoint.to_string())?.user_agent(AGENT)?;
+    if let Some(tls) = super::grpc_tls(otlp) {
+        endpoint = endpoint.tls_config(tls)?;
+    }
+    // A receiver that is gone without a word is noticed within one push.
+    Ok(endpoint.connect_timeout(otlp.timeout).connect_lazy())
+}

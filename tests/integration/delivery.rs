@@ -1,0 +1,263 @@
+//! Delivery by OTLP: what is gone, what is too large, what was not taken.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
+use opentelemetry::KeyValue;
+use prefect_otel_agent::metrics::Point;
+use tonic::Code;
+use tonic_types::StatusExt as _;
+
+use crate::support::collected::{Collection, delivery, export, outcome};
+use crate::support::otlp::{Answer, Receiver};
+use crate::support::points::{all_three, got, is, over_grpc, over_http, values};
+use crate::support::prefect::free_port;
+use crate::support::process::AgentProcess;
+use crate::support::small_stub;
+use crate::support::tls::Certificates;
+
+const GRPC: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_series_that_vanishes_is_marked_once_and_until_that_is_accepted() {
+    let (receiver, endpoint) = over_http().await;
+    let delivery = delivery(&endpoint, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "300")], vec![]);
+    export(&delivery, &all_three("leaves")).await.unwrap();
+    assert_eq!(got(&receiver).len(), 4);
+    let rest = Collection::default().gauge("stays", 1.0);
+    receiver.answer([Answer::Http(StatusCode::BAD_REQUEST.into_response())]);
+    export(&delivery, &rest).await.unwrap_err();
+    export(&delivery, &rest).await.unwrap();
+    let marked = values(&receiver);
+    let expected = [
+        is("counter", "leaves", None),
+        is("gauge", "leaves", None),
+        is("gauge", "stays", 1.0),
+        is("histogram", "leaves", None),
+    ];
+    assert_eq!(marked, expected);
+    export(&delivery, &rest).await.unwrap();
+    assert_eq!(values(&receiver), [is("gauge", "stays", 1.0)]);
+    // One that came with a push that failed may be there as well.
+    receiver.answer([Answer::Http(StatusCode::BAD_REQUEST.into_response())]);
+    let more = rest.clone().gauge("doubtful", 1.0);
+    export(&delivery, &more).await.unwrap_err();
+    export(&delivery, &rest).await.unwrap();
+    let expected = [is("gauge", "doubtful", None), is("gauge", "stays", 1.0)];
+    assert_eq!(values(&receiver), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counters_start_when_they_began_to_count() {
+    let (receiver, endpoint) = over_http().await;
+    let started = SystemTime::now() - Duration::from_secs(86_400);
+    let restored = Point {
+        value: 5.0,
+        attributes: vec![KeyValue::new("key", "restored")],
+        start: Some(started),
+    };
+    let delivery = delivery(&endpoint, &[], vec![restored]);
+    let both = Collection::default()
+        .counter("restored", 5.0)
+        .counter("own", 1.0);
+    export(&delivery, &both).await.unwrap();
+    let first = got(&receiver);
+    assert_eq!(
+        (first[0].key.as_str(), first[1].key.as_str()),
+        ("own", "restored")
+    );
+    let day = started.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!(u128::from(first[1].start), day.as_nanos());
+    assert!(first[0].start > first[1].start && first[0].start <= first[0].time);
+    // It goes and comes back: then it counts since the collection before.
+    let without = Collection::default().counter("restored", 5.0);
+    export(&delivery, &without).await.unwrap();
+    let gone = got(&receiver);
+    export(&delivery, &both).await.unwrap();
+    let back = got(&receiver);
+    assert_eq!(back[0].start, gone[1].time);
+    export(&delivery, &both).await.unwrap();
+    assert_eq!(got(&receiver)[0].start, gone[1].time);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_is_divided_into_messages_below_the_limit() {
+    let (http, grpc) = (over_http().await, over_grpc());
+    for ((receiver, endpoint), protocol) in [(http, None), (grpc, Some(GRPC))] {
+        let mut settings = vec![("OTLP_MAX_MESSAGE_BYTES", "10000")];
+        settings.extend(protocol);
+        let delivery = delivery(&endpoint, &settings, vec![]);
+        let mut collection = Collection::default().gauge(&"x".repeat(20_000), 1.0);
+        for number in 0..1_000 {
+            collection = collection
+                .gauge(&number.to_string(), 1.0)
+                .counter(&number.to_string(), 1.0);
+        }
+        export(&delivery, &collection).await.unwrap();
+        let pushes = receiver.take_pushes();
+        assert!(pushes.len() > 5);
+        for push in &pushes {
+            assert!(prost::Message::encoded_len(&push.metrics) <= 10_000);
+        }
+        assert_eq!(outcome(&delivery, "accepted"), 2_000);
+        assert_eq!(outcome(&delivery, "dropped"), 1);
+        // One that is refused does not keep the others from arriving.
+        let refused = match protocol {
+            None => Answer::Http(StatusCode::PAYLOAD_TOO_LARGE.into_response()),
+            Some(_) => Answer::Grpc(tonic::Status::resource_exhausted("too large")),
+        };
+        receiver.answer([refused]);
+        let error = export(&delivery, &collection).await.unwrap_err();
+        assert!(error.contains("OTLP_MAX_MESSAGE_BYTES"), "{error}");
+        assert_eq!(receiver.take_pushes().len(), pushes.len() - 1);
+        let (accepted, failed) = (outcome(&delivery, "accepted"), outcome(&delivery, "failed"));
+        assert!(failed > 0 && accepted + failed == 4_000);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_pass_is_sent_again_when_the_receiver_says_so() {
+    let (receiver, endpoint) = over_http().await;
+    let collection = Collection::default().gauge("a", 1.0);
+    let http = delivery(&endpoint, &[], vec![]);
+    let later = [("retry-after", "1")];
+    receiver.answer([
+        Answer::Http((StatusCode::TOO_MANY_REQUESTS, later).into_response()),
+        Answer::Http(StatusCode::BAD_GATEWAY.into_response()),
+    ]);
+    let started = Instant::now();
+    export(&http, &collection).await.unwrap();
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    assert_eq!(receiver.take_pushes().len(), 1);
+    // What is not said to pass is not.
+    let boom = (StatusCode::INTERNAL_SERVER_ERROR, "boom").into_response();
+    receiver.answer([Answer::Http(boom)]);
+    let error = export(&http, &collection).await.unwrap_err();
+    assert!(error.contains("HTTP 500: boom"), "{error}");
+    // One who wants to be left alone for long is left alone.
+    let later = [("retry-after", "300")];
+    let busy = (StatusCode::SERVICE_UNAVAILABLE, later).into_response();
+    receiver.answer([Answer::Http(busy)]);
+    export(&http, &collection).await.unwrap_err();
+    let error = export(&http, &collection).await.unwrap_err();
+    assert!(error.contains("asked not to be sent"), "{error}");
+    assert!(receiver.take_pushes().is_empty());
+
+    let (receiver, endpoint) = over_grpc();
+    let grpc = delivery(&endpoint, &[GRPC], vec![]);
+    let wait = tonic_types::ErrorDetails::with_retry_info(Some(Duration::from_secs(1)));
+    let throttled = tonic::Status::with_error_details(Code::ResourceExhausted, "later", wait);
+    receiver.answer([
+        Answer::Grpc(throttled),
+        Answer::Grpc(tonic::Status::unavailable("soon")),
+    ]);
+    let started = Instant::now();
+    export(&grpc, &collection).await.unwrap();
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    assert_eq!(receiver.take_pushes().len(), 1);
+    receiver.answer([Answer::Grpc(tonic::Status::unauthenticated("who?"))]);
+    let error = export(&grpc, &collection).await.unwrap_err();
+    assert!(
+        error.contains("who?") && error.contains("OTLP_HEADERS"),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn points_that_the_receiver_rejects_are_counted_and_said_once() {
+    let stub = small_stub().await;
+    let (http, grpc) = (over_http().await, over_grpc());
+    for ((receiver, endpoint), protocol) in [(http, "http/protobuf"), (grpc, "grpc")] {
+        let rejected = (0..1_000).map(|number| match number % 2 {
+            0 => Answer::Partial(3, "3 points are too old"),
+            _ => Answer::Partial(4, "4 points are too old"),
+        });
+        receiver.answer(rejected);
+        let url = stub.url.clone();
+        tokio::task::block_in_place(|| {
+            let settings = [
+                ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ];
+            let agent = AgentProcess::start(&url, &settings);
+            let points = "prefect_agent_export_points_total";
+            agent.wait_for_page("rejected points", |page| {
+                let rejected = page.value(points, &[("outcome", "rejected")]);
+                rejected.filter(|count| *count >= 10.0)
+            });
+            let accepted = agent.page().value(points, &[("outcome", "accepted")]);
+            assert!(accepted.unwrap() > 100.0);
+            assert_eq!(agent.process.lines_with("points are too old"), 1);
+            assert_eq!(agent.process.lines_with("pushes fail"), 0);
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_page_is_a_failure_that_names_the_endpoint() {
+    let (receiver, endpoint) = over_http().await;
+    let delivery = delivery(&endpoint, &[], vec![]);
+    let headers = [("content-type", "text/html")];
+    let page = (headers, "<html><h1>Log in</h1></html>").into_response();
+    receiver.answer([Answer::Http(page)]);
+    let collection = Collection::default().gauge("a", 1.0);
+    let error = export(&delivery, &collection).await.unwrap_err();
+    assert!(error.contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{error}");
+    assert!(error.contains("Log in"), "{error}");
+    assert_eq!(outcome(&delivery, "accepted"), 0);
+    // As Prometheus answers: no body, no type.
+    receiver.answer([Answer::Http(StatusCode::OK.into_response())]);
+    export(&delivery, &collection).await.unwrap();
+}
+
+/// The error of a push to `endpoint`.
+async fn error(endpoint: &str, protocol: &str, more: &[(&str, &str)]) -> String {
+    let mut settings = vec![
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "3000"),
+    ];
+    settings.extend(more);
+    let delivery = delivery(endpoint, &settings, vec![]);
+    let collection = Collection::default().gauge("a", 1.0);
+    export(&delivery, &collection).await.unwrap_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_port_a_wrong_certificate_and_a_wrong_name_read_differently() {
+    let certificates = Certificates::new();
+    let others = Certificates::new();
+    let authority = others.path("ca");
+    for protocol in ["http/protobuf", "grpc"] {
+        let refused = error(&format!("http://127.0.0.1:{}", free_port()), protocol, &[]).await;
+        assert!(refused.contains("Connection refused"), "{refused}");
+        assert!(refused.contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{refused}");
+        let unknown = error("http://collector.invalid:4999", protocol, &[]).await;
+        assert!(unknown.contains("lookup"), "{unknown}");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (certificate, key) = &certificates.server;
+        Receiver::http_over_tls(listener, &certificates.authority, certificate, key);
+        let trusted = [("OTEL_EXPORTER_OTLP_CERTIFICATE", authority.as_str())];
+        let untrusted = error(&format!("https://localhost:{port}"), protocol, &trusted).await;
+        assert!(
+            untrusted.contains("UnknownIssuer") || untrusted.contains("BadSignature"),
+            "{untrusted}"
+        );
+        assert!(
+            untrusted.contains("OTEL_EXPORTER_OTLP_CERTIFICATE"),
+            "{untrusted}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wrong_protocol_for_a_port_is_told() {
+    let (_http, http) = over_http().await;
+    let (_grpc, grpc) = over_grpc();
+    let told = error(&http, "grpc", &[]).await;
+    assert!(told.contains("4317"), "{told}");
+    let told = error(&grpc, "http/protobuf", &[]).await;
+    assert!(told.contains("4318"), "{told}");
+}

@@ -1,0 +1,209 @@
+//! Delta temporality: nothing is lost and nothing comes twice.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
+use opentelemetry_proto::tonic::metrics::v1::AggregationTemporality;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+
+use crate::support::collected::{Collection, delivery, export};
+use crate::support::otlp::{Answer, Receiver};
+use crate::support::page::Page;
+use crate::support::points::{all_three, got, got_of, is, over_http, values};
+use crate::support::process::{AgentProcess, wait_for};
+use crate::support::{fleet, small_stub};
+
+const DELTA: (&str, &str) = ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_pushes_lose_and_repeat_nothing() {
+    for exponential in [false, true] {
+        let (receiver, endpoint) = over_http().await;
+        let delivery = delivery(&endpoint, &[DELTA], vec![]);
+        let (mut counted, mut measured, mut ends) = (0.0, 0.0, 0);
+        let mut seen = Vec::new();
+        for push in 1..=30 {
+            // Values grow, so that the scale of an exponential histogram falls.
+            seen.push(1.5_f64.powi(push));
+            let mut collection = Collection::default()
+                .gauge("now", push.into())
+                .counter("runs", push.into())
+                .histogram("runs", &seen);
+            if exponential {
+                collection = collection.exponential();
+            }
+            let fails = push % 3 != 0;
+            if fails {
+                receiver.answer([Answer::Http(StatusCode::BAD_REQUEST.into_response())]);
+            }
+            assert_eq!(export(&delivery, &collection).await.is_err(), fails);
+            for point in got(&receiver) {
+                match point.metric.as_str() {
+                    "test.gauge" => assert_eq!(point.value, Some(push.into())),
+                    "test.counter" => {
+                        counted += point.value.unwrap();
+                        assert!(ends == 0 || point.start == ends, "a gap or an overlap");
+                        ends = point.time;
+                    }
+                    _ => measured += point.value.unwrap(),
+                }
+            }
+        }
+        assert_eq!((counted, measured), (30.0, 30.0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_series_that_is_gone_leaves_its_last_count() {
+    let (receiver, endpoint) = over_http().await;
+    let delivery = delivery(&endpoint, &[DELTA], vec![]);
+    export(&delivery, &all_three("leaves")).await.unwrap();
+    got(&receiver);
+    receiver.answer([Answer::Http(StatusCode::BAD_REQUEST.into_response())]);
+    let more = all_three("leaves").counter("new", 2.0);
+    export(&delivery, &more).await.unwrap_err();
+    let rest = Collection::default().gauge("stays", 1.0);
+    export(&delivery, &rest).await.unwrap();
+    let expected = [
+        is("counter", "new", 2.0),
+        is("gauge", "leaves", None),
+        is("gauge", "stays", 1.0),
+    ];
+    assert_eq!(values(&receiver), expected);
+    export(&delivery, &rest).await.unwrap();
+    assert_eq!(values(&receiver), [is("gauge", "stays", 1.0)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_goes_on_where_the_last_accepted_push_ended() {
+    let (receiver, endpoint) = over_http().await;
+    let folder = tempfile::tempdir().unwrap();
+    let state = [DELTA, ("STATE_DIR", folder.path().to_str().unwrap())];
+    let process = || delivery(&endpoint, &state, vec![]);
+    let counted = |value| Collection::default().counter("runs", value);
+    let delta = |receiver: &Receiver| values(receiver).pop().unwrap().2.unwrap();
+    // There are counts already, and nothing says who got them.
+    let first = process();
+    export(&first, &counted(20.0)).await.unwrap();
+    assert_eq!(delta(&receiver), 0.0);
+    export(&first, &counted(23.0)).await.unwrap();
+    assert_eq!(delta(&receiver), 3.0);
+    receiver.answer([Answer::Http(StatusCode::BAD_REQUEST.into_response())]);
+    export(&first, &counted(24.0)).await.unwrap_err();
+    drop(first);
+    // Killed: one more was counted that nobody got, and one while it was down.
+    let second = process();
+    let with_new = counted(25.0).counter("new", 7.0);
+    export(&second, &with_new).await.unwrap();
+    let expected = [is("counter", "new", 7.0), is("counter", "runs", 2.0)];
+    assert_eq!(values(&receiver), expected);
+    drop(second);
+    let third = process();
+    export(&third, &with_new).await.unwrap();
+    assert!(
+        values(&receiver)
+            .iter()
+            .all(|(_, _, value)| *value == Some(0.0))
+    );
+    drop(third);
+    // A damaged file is set aside, and what was restored counts as delivered.
+    let file = |part: &str| {
+        let files = std::fs::read_dir(folder.path()).unwrap();
+        let mut paths = files.map(|file| file.unwrap().path());
+        paths.find(|path| path.to_str().unwrap().contains(part))
+    };
+    std::fs::write(file("delivered-").unwrap(), "{").unwrap();
+    export(&process(), &with_new).await.unwrap();
+    assert!(
+        values(&receiver)
+            .iter()
+            .all(|(_, _, value)| *value == Some(0.0))
+    );
+    assert!(file("damaged-0").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn low_memory_sends_histograms_as_deltas_and_counters_as_they_are() {
+    let (receiver, endpoint) = over_http().await;
+    let preference = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+    let delivery = delivery(&endpoint, &[(preference, "lowmemory")], vec![]);
+    for _ in 0..2 {
+        export(&delivery, &all_three("a")).await.unwrap();
+    }
+    let push = receiver.last().unwrap().metrics;
+    for metric in &push.resource_metrics[0].scope_metrics[0].metrics {
+        let temporality = match metric.data.as_ref().unwrap() {
+            Data::Sum(sum) => sum.aggregation_temporality,
+            Data::Histogram(histogram) => {
+                assert_eq!(histogram.data_points[0].count, 0);
+                assert_eq!(histogram.data_points[0].max, None);
+                histogram.aggregation_temporality + 1
+            }
+            _ => continue,
+        };
+        assert_eq!(temporality, AggregationTemporality::Cumulative as i32);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_run_arrives_once_through_failures_a_kill_and_a_restart() {
+    let stub = small_stub().await;
+    let (receiver, endpoint) = over_http().await;
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [
+        DELTA,
+        ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("STATE_DIR", folder.path().to_str().unwrap()),
+    ];
+    let mut arrived = 0.0;
+    let mut count = move |receiver: &Receiver| {
+        let finished = got_of(receiver, "prefect.flow_runs.finished").into_iter();
+        arrived += finished.map(|point| point.value.unwrap()).sum::<f64>();
+        arrived
+    };
+    let end = |runs: std::ops::Range<usize>| {
+        let runs = runs.map(|number| fleet::run_at(number, "COMPLETED", 0));
+        stub.contents().flow_runs.extend(runs);
+    };
+    let url = stub.url.clone();
+    tokio::task::block_in_place(|| {
+        let patience = Duration::from_secs(60);
+        let shown = |agent: &AgentProcess, runs: f64| {
+            agent.wait_for_page("the runs on the page", |page| {
+                let all = page.family("prefect_flow_runs_finished_total");
+                (all.values().sum::<f64>() == runs).then_some(())
+            });
+        };
+        let mut agent = AgentProcess::start(&url, &settings);
+        agent.wait_for_page("a cycle", |page| {
+            let all = page.family("prefect_flow_runs_finished_total");
+            (!all.is_empty()).then_some(())
+        });
+        end(0..10);
+        wait_for("ten runs", patience, || {
+            (count(&receiver) == 10.0).then_some(())
+        });
+        let refuse = || Answer::Http(StatusCode::BAD_REQUEST.into_response());
+        receiver.answer(std::iter::repeat_with(refuse).take(10_000));
+        end(10..20);
+        shown(&agent, 20.0);
+        agent.process.signal("-KILL");
+        agent.process.wait(patience);
+        receiver.answer_well();
+        end(20..30);
+        let agent = AgentProcess::start(&url, &settings);
+        shown(&agent, 30.0);
+        wait_for("thirty runs", patience, || {
+            (count(&receiver) == 30.0).then_some(())
+        });
+        let pushes =
+            |page: &Page| page.value("prefect_agent_exports_total", &[("outcome", "success")]);
+        let so_far = pushes(&agent.page()).unwrap();
+        agent.wait_for_page("more pushes", |page| {
+            pushes(page).filter(|count| *count > so_far + 2.0)
+        });
+        assert_eq!(count(&receiver), 30.0);
+    });
+}

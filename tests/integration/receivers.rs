@@ -1,0 +1,171 @@
+//! Delivery by OTLP to the real collector and the real Prometheus.
+
+use std::time::Duration;
+
+use prefect_otel_agent::export::otlp::Delivery;
+
+use crate::support::collected::{Collection, delivery, export, outcome};
+use crate::support::page::Page;
+use crate::support::process::wait_for;
+use crate::support::programs::{Prometheus, programs};
+use crate::support::stack::{Collector, project};
+
+/// Far less than receivers take to let go of a series by themselves: two minutes and more.
+const SOON: Duration = Duration::from_secs(45);
+
+const GRPC: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+
+fn before() -> Collection {
+    let mut collection = Collection::default().gauge("stays", 1.0);
+    // Several of each, since a receiver may read no further than the first mark.
+    for key in ["one", "two", "three"] {
+        collection = collection
+            .gauge(key, 1.0)
+            .counter(key, 5.0)
+            .histogram(key, &[0.5, 3.0, 30.0]);
+    }
+    collection
+}
+
+fn after() -> Collection {
+    Collection::default().gauge("stays", 1.0)
+}
+
+/// How many series there are of the gauge, the counter, and the histogram.
+type Shown = [usize; 3];
+
+/// A push shows `all` series, and the next one leaves that of the gauge that stayed.
+fn leaves_at_once(
+    runtime: &tokio::runtime::Runtime,
+    delivery: &Delivery,
+    [before, after]: [Collection; 2],
+    all: Shown,
+    shown: impl Fn() -> Shown,
+) {
+    let wait_until = |wanted: Shown| {
+        wait_for(&format!("{wanted:?} series"), SOON, || {
+            let found = shown();
+            (found == wanted).then_some(()).or_else(|| {
+                std::thread::sleep(Duration::from_millis(200));
+                None
+            })
+        });
+    };
+    runtime.block_on(export(delivery, &before)).unwrap();
+    wait_until(all);
+    runtime.block_on(export(delivery, &after)).unwrap();
+    wait_until([1, 0, 0]);
+    // They can come back.
+    runtime.block_on(export(delivery, &before)).unwrap();
+    wait_until(all);
+}
+
+fn on_page(address: &str) -> Shown {
+    let text = reqwest::blocking::get(format!("http://{address}/metrics"));
+    let page = Page::parse(&text.unwrap().text().unwrap());
+    let count = |start: &str| {
+        let names = page.series.keys().map(|(name, _)| name);
+        names.filter(|name| name.starts_with(start)).count()
+    };
+    ["test_gauge", "test_counter", "test_histogram"].map(count)
+}
+
+fn in_prometheus(prometheus: &Prometheus) -> Shown {
+    ["test_gauge", "test_counter", "test_histogram"].map(|start| {
+        let query = format!("count({{__name__=~\"{start}.*\"}})");
+        prometheus.value(&query).unwrap_or_default() as usize
+    })
+}
+
+/// Of the histogram: three buckets, the sum, the count.
+const CLASSIC: Shown = [4, 3, 15];
+/// A native one is one series.
+const NATIVE: Shown = [4, 3, 3];
+
+#[test]
+fn a_vanished_series_leaves_the_collectors_page_at_once() {
+    let Some(programs) = programs("a_vanished_series_leaves_the_collectors_page") else {
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let collector = Collector::start(&programs);
+    for (endpoint, more) in [(&collector.otlp, None), (&collector.otlp_grpc, Some(GRPC))] {
+        let more: Vec<_> = more.into_iter().collect();
+        let delivery = delivery(endpoint, &more, vec![]);
+        let pushes = [before(), after()];
+        leaves_at_once(&runtime, &delivery, pushes, CLASSIC, || {
+            on_page(&collector.metrics)
+        });
+        // The next way finds the page as this one did.
+        runtime.block_on(export(&delivery, &after())).unwrap();
+    }
+}
+
+#[test]
+fn a_vanished_series_leaves_prometheus_at_once_by_otlp_and_by_remote_write() {
+    let Some(programs) = programs("a_vanished_series_leaves_prometheus") else {
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let config = project("deploy/prometheus-otlp.yml");
+    let direct = Prometheus::start(&programs, &config, &["--web.enable-otlp-receiver"]);
+    let written = Prometheus::start(&programs, &config, &["--web.enable-remote-write-receiver"]);
+    let url = format!("{}/api/v1/write", written.url);
+    let file = "deploy/collector/remote-write.yaml";
+    let settings = [("REMOTE_WRITE_URL", url.as_str())];
+    let collector = Collector::start_with(&programs, file, &settings);
+    let otlp = format!("{}/api/v1/otlp", direct.url);
+    for (endpoint, prometheus) in [(&otlp, &direct), (&collector.otlp, &written)] {
+        let classic = delivery(endpoint, &[], vec![]);
+        leaves_at_once(&runtime, &classic, [before(), after()], CLASSIC, || {
+            in_prometheus(prometheus)
+        });
+        runtime.block_on(export(&classic, &after())).unwrap();
+        let native = delivery(endpoint, &[], vec![]);
+        let pushes = [before().exponential(), after()];
+        leaves_at_once(&runtime, &native, pushes, NATIVE, || {
+            in_prometheus(prometheus)
+        });
+    }
+}
+
+#[test]
+fn a_hundred_thousand_series_arrive_at_an_unmodified_collector() {
+    let Some(programs) = programs("a_hundred_thousand_series_arrive") else {
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let text = std::fs::read_to_string(project("otel-collector.yaml")).unwrap();
+    assert!(
+        !text.contains("max_re"),
+        "the receiver's limits are its own"
+    );
+    let mut collection = Collection::default();
+    for number in 0..50_000 {
+        // As long as the attributes of a run are together.
+        let key = format!("{number:0150}");
+        collection = collection.gauge(&key, 1.0).counter(&key, 1.0);
+    }
+    let memory = [
+        ("COLLECTOR_MEMORY_LIMIT_MIB", "4000"),
+        ("COLLECTOR_MEMORY_SPIKE_MIB", "500"),
+    ];
+    for protocol in [None, Some(GRPC)] {
+        let collector = Collector::start_with(&programs, "otel-collector.yaml", &memory);
+        let endpoint = match protocol {
+            None => &collector.otlp,
+            Some(_) => &collector.otlp_grpc,
+        };
+        let mut settings = vec![("OTEL_EXPORTER_OTLP_TIMEOUT", "60000")];
+        settings.extend(protocol);
+        let delivery = delivery(endpoint, &settings, vec![]);
+        runtime.block_on(export(&delivery, &collection)).unwrap();
+        assert_eq!(outcome(&delivery, "accepted"), 100_000);
+        wait_for("all series", Duration::from_secs(120), || {
+            (on_page(&collector.metrics) == [50_000, 50_000, 0]).then_some(())
+        });
+    }
+}

@@ -1,0 +1,176 @@
+//! Collections of the SDK, made to measure, and a delivery that exports them.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::data::ResourceMetrics;
+use opentelemetry_sdk::metrics::reader::MetricReader;
+use opentelemetry_sdk::metrics::{
+    Aggregation, Instrument, InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream,
+    Temporality,
+};
+use prefect_otel_agent::export::otlp::{DeliveredFile, Delivery, DeliveryConfig};
+use prefect_otel_agent::metrics::Point;
+use prefect_otel_agent::settings::Settings;
+
+/// What instruments show: each series has one attribute, `key`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Collection {
+    gauges: Vec<(String, f64)>,
+    counters: Vec<(String, f64)>,
+    histograms: Vec<(String, Vec<f64>)>,
+    exponential: bool,
+}
+
+impl Collection {
+    pub(crate) fn gauge(mut self, key: &str, value: f64) -> Self {
+        self.gauges.push((key.to_owned(), value));
+        self
+    }
+
+    pub(crate) fn counter(mut self, key: &str, value: f64) -> Self {
+        self.counters.push((key.to_owned(), value));
+        self
+    }
+
+    pub(crate) fn histogram(mut self, key: &str, values: &[f64]) -> Self {
+        self.histograms.push((key.to_owned(), values.to_vec()));
+        self
+    }
+
+    /// Histograms are exponential ones.
+    pub(crate) fn exponential(mut self) -> Self {
+        self.exponential = true;
+        self
+    }
+
+    /// What the SDK makes of it: `test.gauge`, `test.counter`, `test.histogram`.
+    pub(crate) fn collect(&self) -> ResourceMetrics {
+        let reader = Reader(Arc::new(ManualReader::builder().build()));
+        let exponential = self.exponential;
+        let view = move |instrument: &Instrument| {
+            let mut stream = Stream::builder().with_cardinality_limit(200_000);
+            if exponential && instrument.kind() == InstrumentKind::Histogram {
+                stream = stream.with_aggregation(Aggregation::Base2ExponentialHistogram {
+                    max_size: 160,
+                    max_scale: 20,
+                    record_min_max: true,
+                });
+            }
+            stream.build().ok()
+        };
+        let resource = Resource::builder_empty().with_attributes([
+            KeyValue::new("service.name", "delivery-test"),
+            KeyValue::new("service.instance.id", "one"),
+        ]);
+        let provider = SdkMeterProvider::builder()
+            .with_reader(reader.clone())
+            .with_view(view)
+            .with_resource(resource.build())
+            .build();
+        let meter = provider.meter("test");
+        let key = |key: &str| [KeyValue::new("key", key.to_owned())];
+        let gauges = self.gauges.clone();
+        meter
+            .f64_observable_gauge("test.gauge")
+            .with_callback(move |observer| {
+                for (name, value) in &gauges {
+                    observer.observe(*value, &key(name));
+                }
+            })
+            .build();
+        let counters = self.counters.clone();
+        meter
+            .f64_observable_counter("test.counter")
+            .with_callback(move |observer| {
+                for (name, value) in &counters {
+                    observer.observe(*value, &key(name));
+                }
+            })
+            .build();
+        let histogram = meter
+            .f64_histogram("test.histogram")
+            .with_boundaries(vec![1.0, 10.0])
+            .build();
+        for (name, values) in &self.histograms {
+            for value in values {
+                histogram.record(*value, &key(name));
+            }
+        }
+        let mut metrics = ResourceMetrics::default();
+        reader.collect(&mut metrics).unwrap();
+        metrics
+    }
+}
+
+/// A delivery by settings. The counter is one whose counts survive a restart, where
+/// `STATE_DIR` is set.
+pub(crate) fn delivery(endpoint: &str, more: &[(&str, &str)], points: Vec<Point>) -> Delivery {
+    let mut all = vec![
+        ("OTEL_METRICS_EXPORTER", "otlp"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+    ];
+    all.extend(more);
+    let settings = super::settings("http://prefect/api", &all);
+    delivery_by(&settings, points)
+}
+
+fn delivery_by(settings: &Settings, points: Vec<Point>) -> Delivery {
+    let points = Arc::new(points);
+    let config = DeliveryConfig {
+        temporality: settings.otel.temporality,
+        max_message_bytes: settings.otel.max_message_bytes,
+        interval: settings.sampling.interval,
+        points: Arc::new(move |name| match name {
+            "test.counter" => Arc::clone(&points),
+            _ => Arc::default(),
+        }),
+        counted: vec!["test.counter"],
+        file: settings
+            .state_dir
+            .as_ref()
+            .map(|folder| DeliveredFile::new(folder, "http://prefect/api")),
+    };
+    Delivery::new(settings.otel.otlp_metrics.as_ref().unwrap(), config).unwrap()
+}
+
+/// Exports a collection; the error's text, if there is one.
+pub(crate) async fn export(delivery: &Delivery, collection: &Collection) -> Result<(), String> {
+    delivery.deliver(&[&collection.collect()]).await
+}
+
+/// Points so far by outcome.
+pub(crate) fn outcome(delivery: &Delivery, outcome: &str) -> u64 {
+    let counts = delivery.counts().by_outcome();
+    let found = counts.iter().find(|(name, _)| *name == outcome);
+    found.unwrap().1
+}
+
+#[derive(Debug, Clone)]
+struct Reader(Arc<ManualReader>);
+
+impl MetricReader for Reader {
+    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
+        self.0.register_pipeline(pipeline);
+    }
+
+    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
+        self.0.collect(metrics)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.0.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.0.shutdown_with_timeout(timeout)
+    }
+
+    fn temporality(&self, kind: InstrumentKind) -> Temporality {
+        self.0.temporality(kind)
+    }
+}
