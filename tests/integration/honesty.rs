@@ -132,7 +132,7 @@ async fn a_server_with_smaller_pages_is_read_completely_and_said_to_be_once() {
         let setting = "PREFECT_SERVER_API_DEFAULT_LIMIT";
         assert_eq!(agent.process.lines_with(setting), 1);
         assert_eq!(
-            agent.process.lines_with("422"),
+            agent.process.lines_with("status 422"),
             0,
             "{:#?}",
             agent.process.log()
