@@ -63,9 +63,9 @@ impl Publisher {
     /// Publishes what comes until nothing more can come.
     pub async fn run(mut self, mut reports: watch::Receiver<Report>) -> Self {
         loop {
-            match tokio::time::timeout(self.patience, reports.changed()).await {
-                Ok(Err(_)) => return self,
-                Ok(Ok(())) | Err(_) => {}
+            let changed = tokio::time::timeout(self.patience, reports.changed()).await;
+            if let Ok(Err(_)) = changed {
+                return self;
             }
             let report = reports.borrow_and_update().clone();
             self.publish(&report).await;

@@ -114,10 +114,12 @@ impl Way {
 
     /// Compares what Prometheus shows now with what the page has shown.
     fn sample(&mut self, interval: Duration) {
+        let asked = Instant::now();
+        let pushed = FAMILIES.map(|family| self.in_prometheus(family));
+        // What Prometheus has is on the page by then.
         self.pages.push_back((Instant::now(), self.on_page()));
         for (index, family) in FAMILIES.iter().enumerate() {
-            let asked = Instant::now();
-            let pushed = self.in_prometheus(family);
+            let pushed = &pushed[index];
             let within = |patience: Duration| {
                 let mut pages = self.pages.iter().rev();
                 // The page that was current when the time began counts too.
@@ -126,8 +128,8 @@ impl Way {
                     if complete {
                         return false;
                     }
-                    complete = asked.duration_since(*at) > patience;
-                    page[index] == pushed
+                    complete = asked.saturating_duration_since(*at) > patience;
+                    page[index] == *pushed
                 })
             };
             self.samples += 1;
@@ -193,7 +195,7 @@ fn compare(mut ways: Vec<Way>, interval: Duration, time: Duration, mut change: i
 fn advance(stub: &Stub, step: usize) {
     const COURSE: [&str; 4] = ["PENDING", "RUNNING", "RUNNING", "COMPLETED"];
     const STEPS: usize = 4;
-    if step % STEPS != 0 {
+    if !step.is_multiple_of(STEPS) {
         return;
     }
     let mut contents = stub.contents();
