@@ -74,18 +74,9 @@ fn measure(stub: &Stub, settings: &[(&str, &str)]) -> Cost {
     all.extend(settings);
     let agent = AgentProcess::start(&stub.url, &all);
     let pid = agent.process.id();
-    // The log tells when a cycle is done: asking for the page would be a cost of its own.
-    let wait_for_cycles = |count: u32| {
-        let done = || {
-            (agent.process.lines_with("cycle outcome=\"success\"") >= count as usize).then_some(())
-        };
-        wait_for("cycles", Duration::from_secs(300), done);
-        // Its publication comes right after.
-        std::thread::sleep(Duration::from_secs(1));
-    };
-    wait_for_cycles(1);
+    wait_for_cycles(&agent, 1);
     let (requests_first, cpu_first) = (stub.take_requests().len(), cpu(pid));
-    wait_for_cycles(1 + LATER_CYCLES);
+    wait_for_cycles(&agent, 1 + LATER_CYCLES);
     let requests = stub.take_requests().len();
     let cpu_later = (cpu(pid) - cpu_first) / LATER_CYCLES;
     let started = Instant::now();
@@ -99,6 +90,64 @@ fn measure(stub: &Stub, settings: &[(&str, &str)]) -> Cost {
         series,
         scrape: started.elapsed(),
     }
+}
+
+/// Waits until the agent has done so many cycles. The log tells: asking for the page would be
+/// a cost of its own.
+fn wait_for_cycles(agent: &AgentProcess, count: u32) {
+    let done =
+        || (agent.process.lines_with("cycle outcome=\"success\"") >= count as usize).then_some(());
+    wait_for("cycles", Duration::from_secs(300), done);
+    // Its publication comes right after.
+    std::thread::sleep(Duration::from_secs(1));
+}
+
+/// What it costs to know the unfinished runs, 585 active and 3,000 due ones, if none changes:
+/// listed as in the first cycle, and by difference as in the later ones.
+fn unchanged(stub: &Stub) {
+    let settings = [
+        ("SAMPLE_INTERVAL_SECONDS", "5"),
+        ("INVENTORY_INTERVAL_SECONDS", "3600"),
+        ("LOG_LEVEL", "DEBUG"),
+    ];
+    stub.take_requests();
+    let agent = AgentProcess::start(&stub.url, &settings);
+    wait_for_cycles(&agent, 1);
+    let is_list = |request: &&support::stub::Request| {
+        request.path == "/flow_runs/filter" && request.body["sort"] == "EXPECTED_START_TIME_ASC"
+    };
+    let first = stub.take_requests();
+    let lists: Vec<_> = first.iter().filter(is_list).collect();
+    wait_for_cycles(&agent, 1 + LATER_CYCLES);
+    let later = stub.take_requests();
+    let is_finished = |request: &&support::stub::Request| request.body["sort"] == "END_TIME_DESC";
+    let bytes = |requests: &[&support::stub::Request]| {
+        requests.iter().map(|request| request.bytes).sum::<usize>() as f64
+    };
+    // Runs that ended in the last two minutes are read again in both cases.
+    let changed: Vec<_> = later
+        .iter()
+        .filter(|request| !is_finished(request))
+        .collect();
+    let cycles = f64::from(LATER_CYCLES);
+    let row = |name: &str, listed: f64, difference: f64| {
+        let ratio = listed / difference;
+        println!("| {name} | {difference:.1} | {listed:.1} | {ratio:.1} |");
+    };
+    println!("\n| unfinished runs, nothing changed, per cycle | by difference | listed | ratio |");
+    println!("|---|---|---|---|");
+    row(
+        "requests",
+        lists.len() as f64,
+        changed.len() as f64 / cycles,
+    );
+    row(
+        "KiB received",
+        bytes(&lists) / 1024.0,
+        bytes(&changed) / 1024.0 / cycles,
+    );
+    let all = later.len() as f64 / cycles;
+    println!("\n{all:.1} requests per cycle in all, inventory not included");
 }
 
 fn main() {
@@ -161,4 +210,9 @@ fn main() {
         "ms",
     );
     println!("\n{} series", ours.series);
+
+    *stub.contents() = support::stub::Contents::default();
+    support::fleet::large(&mut stub.contents());
+    support::fleet::due(&mut stub.contents());
+    unchanged(&stub);
 }
