@@ -85,7 +85,7 @@ impl<'a> Points<'a> {
             self.point(values, Some(tags)).count(total);
         }
         if let Some(total) = &totals.overflow {
-            // Nobody knows how many series they would be: one at least.
+            // Their number is unknown: at least one.
             self.dropped.insert(Vec::new());
             self.overflow().count(total);
         }
