@@ -121,7 +121,7 @@ impl Checkpoint {
         let head: Head = serde_json::from_slice(&text).map_err(parse)?;
         if head.version != VERSION || head.prefect_api_url != self.prefect_api_url {
             let (version, url) = (head.version, head.prefect_api_url);
-            return Err(damaged(format!("it says version {version} of {url}")));
+            return Err(damaged(format!("it is version {version}, for {url}")));
         }
         let content: Content = serde_json::from_slice(&text).map_err(parse)?;
         Ok(Some(content.saved))

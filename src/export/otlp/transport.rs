@@ -94,7 +94,7 @@ impl Transport {
         })
     }
 
-    /// Encodes and compresses a message, where that is not done anew at each try.
+    /// Encodes and compresses a message once for all attempts, if the transport allows that.
     pub(super) async fn prepare<'a>(
         &self,
         request: &'a ExportMetricsServiceRequest,
