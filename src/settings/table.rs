@@ -412,7 +412,7 @@ pub static SETTINGS: &[Setting] = &[
         "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
         Some("cumulative"),
         "cumulative, delta or lowmemory",
-        "Temporality of counters and histograms over OTLP.",
+        "Temporality of counters and histograms over OTLP. `lowmemory`: delta for histograms, cumulative for counters.",
     ),
     plain(
         "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
