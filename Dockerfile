@@ -7,8 +7,8 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends build-essential cmake \
     && rm -rf /var/lib/apt/lists/*
 
-# The dependencies, against sources that do nothing: a layer that only a changed Cargo.toml or
-# Cargo.lock builds anew.
+# The dependencies, with empty sources: a layer that is rebuilt only if Cargo.toml or Cargo.lock
+# changes.
 COPY Cargo.toml Cargo.lock ./
 COPY examples/service/Cargo.toml examples/service/
 RUN mkdir -p src benches examples/service/src \
@@ -23,7 +23,7 @@ COPY benches benches
 COPY examples/service/src examples/service/src
 # The image is built without the repository: docker build --build-arg COMMIT=$(git rev-parse --short=12 HEAD)
 ARG COMMIT=""
-# What was built before is newer than what was just copied.
+# The copied sources are older than the build of the empty ones.
 RUN find build.rs src benches examples/service/src -name '*.rs' -exec touch {} + \
     && PREFECT_OTEL_AGENT_COMMIT="$COMMIT" cargo build --release --locked \
     && mkdir /state
@@ -38,8 +38,8 @@ ENTRYPOINT ["/usr/local/bin/numbers"]
 
 FROM gcr.io/distroless/cc-debian12:nonroot AS agent
 COPY --from=build /src/target/release/prefect-otel-agent /usr/local/bin/prefect-otel-agent
-# A volume mounted here takes its owner from this folder. STATE_DIR is not set: what is kept in a
-# folder that goes with the container would make each container another agent.
+# A volume mounted here takes its owner from this folder. STATE_DIR is not set: in a folder that is
+# deleted with the container, each container would get a new service.instance.id.
 COPY --from=build --chown=65532:65532 /state /state
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \

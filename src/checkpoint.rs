@@ -121,13 +121,13 @@ impl Checkpoint {
         let head: Head = serde_json::from_slice(&text).map_err(parse)?;
         if head.version != VERSION || head.prefect_api_url != self.prefect_api_url {
             let (version, url) = (head.version, head.prefect_api_url);
-            return Err(damaged(format!("it says version {version} of {url}")));
+            return Err(damaged(format!("it is version {version}, for {url}")));
         }
         let content: Content = serde_json::from_slice(&text).map_err(parse)?;
         Ok(Some(content.saved))
     }
 
-    /// Sets a file that cannot be used aside, for whoever wants to see what is wrong with it.
+    /// Renames a file that cannot be used, so that it can be examined.
     ///
     /// # Errors
     ///
@@ -266,7 +266,7 @@ impl Keeper {
             Ok(()) => restore(&mut checkpoint),
             Err(error @ Error::InUse(_)) => return Err(error),
             Err(error) => {
-                tracing::warn!(%error, "the checkpoint cannot be written; a restart would count from its own start on");
+                tracing::warn!(%error, "the checkpoint cannot be written; after a restart, counters would start at zero");
                 failing = true;
                 None
             }
@@ -283,7 +283,8 @@ impl Keeper {
         self.checkpoint.is_some()
     }
 
-    /// Writes a checkpoint; `false` if that failed. It is said once, and the one before stays.
+    /// Writes a checkpoint; `false` if that failed. Only the first failure is logged, and the last
+    /// checkpoint stays.
     pub async fn keep(&mut self, saved: SavedState) -> bool {
         let Some(checkpoint) = self.checkpoint.clone() else {
             return true;
@@ -302,7 +303,7 @@ impl Keeper {
             Some(error) if !self.failing => {
                 tracing::warn!(
                     error,
-                    "the checkpoint cannot be written; a restart would resume from the last one that was"
+                    "the checkpoint cannot be written; a restart would resume from the last one that was written"
                 );
             }
             None if self.failing => {
@@ -320,17 +321,17 @@ fn restore(checkpoint: &mut Checkpoint) -> Option<SavedState> {
         Ok(Some(saved)) => {
             let cursor = saved.cursor().map(|cursor| cursor.to_string());
             let path = checkpoint.path().display();
-            tracing::info!(%path, cursor, "resumes from the checkpoint; runs that ended since are counted now");
+            tracing::info!(%path, cursor, "counters resume from the checkpoint; runs that ended since then are counted now");
             Some(saved)
         }
         Ok(None) => {
             let path = checkpoint.path().display();
-            tracing::warn!(%path, "STATE_DIR: there is no checkpoint yet; counts runs that end from now on");
+            tracing::warn!(%path, "STATE_DIR: there is no checkpoint yet; runs that end from now on are counted");
             None
         }
         // It is set aside when the first new one is written.
         Err(error) => {
-            tracing::warn!(%error, "the checkpoint cannot be used; counts runs that end from now on");
+            tracing::warn!(%error, "the checkpoint cannot be used; runs that end from now on are counted");
             None
         }
     }

@@ -32,7 +32,7 @@ pub enum Error {
     Checkpoint(#[from] checkpoint::Error),
 }
 
-/// An exporter that has shown nothing for this long, or for four intervals, is not in use.
+/// An exporter that has delivered nothing for this long, or for four intervals, is not in use.
 const IN_USE: Duration = Duration::from_secs(120);
 
 /// Runs cycles, one after the other.
@@ -42,7 +42,7 @@ pub struct Cycles {
     exporters: Arc<Exporters>,
     options: Arc<Options>,
     counts: CycleCounts,
-    /// Whether a cycle could read Prefect of late.
+    /// Whether a recent cycle could read Prefect.
     pub readiness: Readiness,
     condition: Condition,
     in_use: Duration,
@@ -96,7 +96,7 @@ impl Cycles {
         }
     }
 
-    /// One cycle, and what is known then. What it counted is in the checkpoint by now.
+    /// One cycle, and what is known after it. What it counted is in the checkpoint by then.
     pub async fn next(&mut self) -> Report {
         let started = Instant::now();
         let span = tracing::debug_span!("cycle", outcome = tracing::field::Empty);
@@ -137,7 +137,7 @@ impl Cycles {
         self.record_events(&cycle.events);
         let mut report = self.report_of(cycle);
         if self.up {
-            // A cycle that is cancelled says nothing about Prefect.
+            // That a cycle was cancelled is no sign that Prefect cannot be read.
             Arc::make_mut(&mut report.state).snapshot.up = true;
         }
         report
@@ -181,7 +181,7 @@ impl Cycles {
     }
 }
 
-/// Lets `histograms` forget deployments and flows that are gone, if the lists of them are fresh.
+/// Lets `histograms` forget deleted deployments and flows, if the lists of them are fresh.
 fn forget_deleted(histograms: &Histograms, snapshot: &Snapshot) {
     if !snapshot.is_fresh(&[Section::Deployments, Section::Flows]) {
         return;
@@ -225,7 +225,7 @@ pub fn core_config(settings: &Settings, options: &Options) -> Config {
     }
 }
 
-/// What was last said in the log: only changes are.
+/// What was logged last: only changes are logged.
 #[derive(Default)]
 struct Condition {
     down: Option<bool>,
@@ -233,7 +233,7 @@ struct Condition {
 }
 
 impl Condition {
-    /// Says at WARN what fails from this cycle on, and at INFO what works again.
+    /// Logs at WARN what fails from this cycle on, and at INFO what works again.
     fn note(&mut self, cycle: &Cycle) {
         let down = cycle.outcome() == Outcome::Failure;
         let was_down = self.down.replace(down);
@@ -250,7 +250,7 @@ impl Condition {
         }
         for (section, error) in &cycle.errors {
             if !self.failing.contains(section) {
-                tracing::warn!(section = section.as_str(), %error, "a section cannot be read; the others are");
+                tracing::warn!(section = section.as_str(), %error, "a section cannot be read; the other sections are");
             }
         }
         let failing = cycle.errors.iter().map(|(section, _)| *section).collect();
@@ -261,12 +261,14 @@ impl Condition {
     }
 }
 
-/// One line, however many requests failed.
+/// Logs one line, however many requests failed.
 fn note_down(cycle: &Cycle) {
     let lists = cycle.errors.iter().filter(|(section, _)| section.matters());
     let first = lists.chain(&cycle.errors).next();
     let Some((_, error)) = first else {
-        tracing::warn!("Prefect cannot be read: it answers, but with no list");
+        tracing::warn!(
+            "Prefect cannot be read: it answers, but has no list of runs, deployments, flows, work pools or work queues"
+        );
         return;
     };
     match error.is_not_prefect() {

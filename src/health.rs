@@ -9,10 +9,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Why the agent is not ready.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody answers.
+    /// There is no answer.
     #[error("no answer from {0}: {1}")]
     NoAnswer(String, reqwest::Error),
-    /// It says that it is not.
+    /// The agent answers that it is not ready.
     #[error("{0}: {1}")]
     NotReady(String, String),
 }

@@ -12,7 +12,7 @@
 //! - [`metrics`]: the catalogue, every family declared once;
 //! - [`export`]: OpenTelemetry's meter providers, OTLP, the Prometheus bridge;
 //! - [`http`]: `/metrics`, `/healthz`, `/readyz`;
-//! - [`cycles`]: sample, count, keep, report; [`publisher`]: shows the reports, at its own pace;
+//! - [`cycles`]: sample, count, keep, report; [`publisher`]: publishes the reports, at its own pace;
 //! - [`agent`]: wires them, starts and stops;
 //! - [`cli`]: arguments; [`health`]: asks a running agent; [`docgen`]: the generated reference;
 //! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and

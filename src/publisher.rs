@@ -1,8 +1,8 @@
-//! The publisher: shows what is known at its own pace, whatever a cycle is stuck in.
+//! The publisher: renders and pushes at its own pace, whether or not a cycle hangs.
 //!
-//! It publishes each new state at once and, while none comes, the last one again: freshness is
-//! computed at that moment, so what a stuck cycle leaves behind ages, and is withheld in the
-//! end, on the page and on the push path alike.
+//! It publishes each new state at once and, if none comes in time, the last one again. Freshness
+//! is computed at that moment: while a cycle hangs, sections grow older until their gauges are
+//! withheld, on the page and on the push path alike.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ pub struct Report {
     pub cycles: CycleCounts,
 }
 
-/// Shows reports to every exporter.
+/// Publishes reports to every exporter.
 pub struct Publisher {
     exporters: Arc<Exporters>,
     options: Arc<Options>,
@@ -55,12 +55,12 @@ impl Publisher {
             requests,
             started: Instant::now(),
             lingering: Lingering::default(),
-            // Cycles do not all take equally long: a state that is a little late is waited for.
+            // Cycles vary in length: a state that is slightly late is waited for.
             patience: interval + interval / 4,
         }
     }
 
-    /// Publishes what comes until nothing more can come.
+    /// Publishes reports until their sender is dropped.
     pub async fn run(mut self, mut reports: watch::Receiver<Report>) -> Self {
         loop {
             let changed = tokio::time::timeout(self.patience, reports.changed()).await;
@@ -76,7 +76,7 @@ impl Publisher {
     pub async fn publish(&mut self, report: &Report) {
         let (number, readings) = (report.state.number, self.readings(report));
         let exporters = Arc::clone(&self.exporters);
-        // Rendering tens of thousands of series takes its time: not on the runtime's threads.
+        // Rendering tens of thousands of series would block the runtime's threads.
         let published = tokio::task::spawn_blocking(move || exporters.publish(number, readings))
             .instrument(tracing::debug_span!("publish"))
             .await;

@@ -32,7 +32,7 @@ impl Shutdown {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
             };
-            tracing::info!(signal, "ending");
+            tracing::info!(signal, "shutting down");
             trigger.now();
         });
         Ok(shutdown)

@@ -28,7 +28,7 @@ const MEDIAN_OF: usize = 15;
 /// How many answers the earliest plausible time is taken from.
 const REMEMBERED: usize = 64;
 
-/// An answer that is off by more says nothing about the time.
+/// An answer that is off by more is ignored.
 const PLAUSIBLE: SignedDuration = SignedDuration::from_hours(2);
 
 /// Answers without a usable `Date` after which this machine's clock is all there is.

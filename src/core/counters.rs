@@ -1,4 +1,4 @@
-//! The counters: one row each. The catalogue names them and says what they mean.
+//! The counters: one row each. The catalogue has their names and descriptions.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -36,7 +36,7 @@ pub struct FinishedRun {
     pub deployment: Label,
     /// The name of its flow, as a label.
     pub flow: Label,
-    /// What the tags of its deployment said when it was counted: one value for each key.
+    /// The values of its deployment's tags when it was counted, one for each key.
     pub tags: Series,
     /// The terminal state.
     pub state_id: Id,

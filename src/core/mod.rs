@@ -1,7 +1,7 @@
 //! What is known of a workspace, what to ask next, and what an answer changes.
 //!
-//! The core does no I/O and reads no clock: [`Core::plan`] says what to ask, [`Core::apply`]
-//! takes answers in, and both are told what time it is. Nothing is awaited between two changes
+//! The core does no I/O and reads no clock: [`Core::plan`] returns what to ask, [`Core::apply`]
+//! takes answers in, and both get the time as an argument. Nothing is awaited between two changes
 //! of its state, so a cycle that is cancelled half-way leaves what its answers so far have brought.
 //! A thin driver ([`crate::sampler`]) sends what is planned; the tests' simulation does the
 //! same against an in-memory Prefect in virtual time.
@@ -177,7 +177,7 @@ enum Phase {
     Over,
 }
 
-/// A cursor that moved by this much is worth a checkpoint, even if nothing was counted.
+/// If a cursor moved by this much, a checkpoint is written even if nothing was counted.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(600);
 
 /// In the first minutes of a process, the estimate of the server's time may still be wrong.

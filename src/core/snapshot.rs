@@ -51,7 +51,7 @@ pub struct Snapshot {
     pub age: Duration,
     /// The age beyond which `up` is no longer true.
     pub stale_after: Duration,
-    /// The server's version, where it tells one.
+    /// The server's version, if it reports one.
     pub version: Option<Arc<str>>,
     /// Every enabled section.
     pub sections: HashMap<Section, SectionState>,
@@ -102,7 +102,7 @@ impl Snapshot {
         sections.all(|section| self.sections.get(section).is_some_and(is_fresh))
     }
 
-    /// When a section was last read, by the server's clock: what its objects said was true then.
+    /// When a section was last read, by the server's clock: its objects are as of then.
     pub fn read_time(&self, section: Section) -> Timestamp {
         let age = self.sections.get(&section).map(|state| state.freshness.age);
         before(self.now, age.unwrap_or_default())

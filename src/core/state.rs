@@ -1,4 +1,4 @@
-//! What a publisher needs: the workspace, what the counters show, and the last runs, as of one
+//! What the publisher needs: the workspace, the values of the counters, and the last runs, at one
 //! moment.
 
 use std::collections::HashMap;
@@ -12,24 +12,24 @@ use crate::prefect::Id;
 
 /// All that is published: plain data that no longer changes.
 ///
-/// A counter series that appears is shown at zero, and one of a checkpoint at what was shown
-/// last, until a state that showed it has been delivered ([`Core::mark_shown`]): whoever has not
-/// seen it before then sees it grow, and `increase()` is exact.
+/// A new counter series stays at zero, and one from a checkpoint at the value exported last, until
+/// a state that shows it has been delivered ([`Core::mark_shown`]): its first sample is then what
+/// `increase()` starts from, and no event is missed.
 #[derive(Debug, Clone, Default)]
 pub struct State {
     /// Grows with each state that is made; the first is 1.
     pub number: u64,
     /// The workspace.
     pub snapshot: Snapshot,
-    /// What the counters show.
+    /// The values of the counters.
     pub counters: AllTotals,
     /// The last runs of each deployment, by its id.
     pub last_runs: Arc<HashMap<Id, LastRuns>>,
 }
 
 impl Core {
-    /// The state at `moment`. A checkpoint must be kept between this and its publication, so
-    /// that nothing is shown that a restart does not know of.
+    /// The state at `moment`. A checkpoint must be written before the state is published, so that
+    /// a restart never shows less.
     pub fn state(&mut self, moment: Moment) -> Arc<State> {
         self.number += 1;
         let (counters, grows) = self.counters.show(self.number, self.shown);
@@ -50,8 +50,8 @@ impl Core {
         self.shown = self.shown.max(number);
     }
 
-    /// From the next state on, every series shows its total, whether or not anybody has seen
-    /// it before: no process after this one will show it.
+    /// From the next state on, every series shows its total, delivered or not: no later process
+    /// will show it.
     pub fn release(&mut self) {
         self.counters.release();
     }

@@ -1,4 +1,4 @@
-//! Counts by series, and what is shown of them.
+//! Counts by series, and the values that are exported.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -54,13 +54,13 @@ struct Count {
     shown: u64,
     hold: Hold,
     since: Timestamp,
-    /// Since when, as uptime, its deployment is known to be gone; negative from before a
+    /// Since when, as uptime, its deployment is known to be deleted; negative if that was before a
     /// restart.
     gone_since: Option<f64>,
 }
 
-/// Until a state that showed a series has been delivered, what is shown does not grow: whoever
-/// sees it for the first time sees it grow after that.
+/// Until a state that shows a series has been delivered, the shown value does not grow:
+/// `increase()` ignores what is in the first sample of a series.
 #[derive(Debug, Clone, Copy)]
 enum Hold {
     /// No state has shown it.
@@ -121,8 +121,8 @@ impl Count {
         }
     }
 
-    /// A count of a checkpoint: what was shown last comes first, for those who see the series as
-    /// a new one. Without a start time of its own it began at `start`.
+    /// A count from a checkpoint: the value shown last is shown again first, since the series may
+    /// be new to the receiver. Without a start time of its own, it began at `start`.
     fn restore(saved: &SavedCount, start: Timestamp) -> Self {
         let shown = if saved.is_new { 0 } else { saved.total };
         Count {
@@ -234,7 +234,7 @@ impl Tally {
         self.counts().for_each(|count| count.hold = Hold::Released);
     }
 
-    /// Drops the series that have been gone for `keep`.
+    /// Drops the series whose deployments have been deleted for `keep`.
     pub(super) fn prune(
         &mut self,
         uptime: Duration,

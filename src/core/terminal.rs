@@ -1,7 +1,7 @@
-//! Terminal states, told apart from one another.
+//! Terminal states, distinguished from one another.
 //!
 //! A run shows only the state that it is in now. One that was started more than once may have
-//! been in a terminal state before; the list of its states tells.
+//! been in a terminal state before: the list of its states shows that.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -109,7 +109,7 @@ pub(super) fn has_later(run: &FlowRun, states: &[RunState]) -> bool {
 
 /// The terminal states *before* the one that `run` is in now, and what is known of it then.
 ///
-/// The server orders states by their timestamps, which are set by whoever proposed them: if
+/// The server orders states by their timestamps, which the proposing process sets: if
 /// clocks differ, an earlier state can come after the current one.
 pub(super) fn earlier(
     run: &Run,

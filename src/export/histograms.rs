@@ -2,8 +2,8 @@
 //!
 //! The SDK keeps every series of a histogram for as long as its provider lives. So these have
 //! meter providers of their own, one for each exporter, and these are replaced once most of
-//! their series are of deployments that are gone. What is alive starts over with its next
-//! value: a reset, with a new start time, as Prometheus and OTLP know it from a restart.
+//! their series are of deleted deployments. The other series start at zero again with their next
+//! value: a reset, with a new start time, as after a restart.
 //! <https://opentelemetry.io/docs/specs/otel/metrics/data-model/#resets-and-gaps>
 
 use std::collections::{HashMap, HashSet};
@@ -27,7 +27,7 @@ use crate::core::tally::Label;
 use crate::metrics::compatible::{DEPLOYMENT_NAME, FLOW_NAME};
 use crate::metrics::{Family, Options, Source};
 
-/// So many dead series do no harm.
+/// Up to this many series of deleted deployments are kept.
 const FEW: usize = 1_000;
 
 /// The families whose values are measured from events, in every exporter.
@@ -101,12 +101,12 @@ impl Histograms {
         }
     }
 
-    /// Forgets the series of deployments that are gone, if they are so many that it is worth a
-    /// reset of the others, or take the places of new ones; `true` then. `is_alive` is asked with
-    /// the labels of deployment and flow. A family without both is never dead.
+    /// Forgets the series of deleted deployments, if they outnumber the others and 1,000, or
+    /// keep new series out at the limit; `true` then. `is_alive` gets the labels of deployment and
+    /// flow. A family without both is never forgotten.
     ///
-    /// What was recorded before should have been shown to whoever collects: it is lost to those
-    /// who have not seen it.
+    /// What was recorded before has to be delivered first: it is lost to an exporter that has not
+    /// delivered it.
     pub fn forget(&self, is_alive: impl Fn(&Label, &Label) -> bool) -> bool {
         let mut recorded = self.recorded();
         let (mut live, mut dead, mut in_the_way) = (0, 0, false);
@@ -123,7 +123,7 @@ impl Histograms {
         }
         for outlet in &self.outlets {
             if let Err(error) = outlet.replace(&self.options, &self.resource) {
-                tracing::error!(%error, "histograms cannot be made anew");
+                tracing::error!(%error, "the histograms of deleted deployments cannot be dropped");
                 return false;
             }
         }
@@ -131,7 +131,7 @@ impl Histograms {
         tracing::debug!(
             live,
             dead,
-            "histograms have forgotten deployments that are gone"
+            "histograms were reset to drop deleted deployments"
         );
         true
     }

@@ -1,8 +1,8 @@
 //! OpenTelemetry: the meter provider, its instruments and readers.
 //!
-//! Whenever the publisher ticks, the catalogue's readings are put where the instruments'
+//! Whenever the publisher publishes, the catalogue's readings are put where the instruments'
 //! callbacks find them, the text of `/metrics` is rendered, and a push is handed over. Every
-//! exporter sees the same readings; `shown` keeps track of which of them has been seen.
+//! exporter gets the same readings; `shown` keeps track of which have been delivered.
 
 mod collected;
 mod histograms;
@@ -145,7 +145,7 @@ impl Exporters {
         }
     }
 
-    /// The same without a push: the last one is that of the shutdown.
+    /// The same without a push: `shutdown` sends the last one.
     pub fn update(&self, number: u64, readings: Vec<Reading>) {
         for reading in readings {
             self.slots.set(reading.family.name, reading.points);
@@ -155,8 +155,8 @@ impl Exporters {
         }
     }
 
-    /// The latest state that has been shown by every exporter in use: pushed and accepted, or
-    /// scraped, within `window`.
+    /// The latest state that every exporter in use has delivered: pushed and accepted, or scraped.
+    /// An exporter is in use if it has delivered anything within `window`.
     pub fn shown(&self, window: Duration) -> u64 {
         let pushes = self.pushes.iter().map(Push::shown);
         shown::by_all(

@@ -1,4 +1,4 @@
-//! The Prometheus bridge: the text of `/metrics`, rendered once a cycle.
+//! The Prometheus bridge: the text of `/metrics`, rendered whenever metrics are published.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -29,7 +29,7 @@ struct Rendered {
 }
 
 impl Page {
-    /// The text, for whoever scrapes it.
+    /// The text, for a scrape: its state counts as delivered.
     pub fn scrape(&self) -> Bytes {
         let rendered = self
             .rendered
@@ -66,7 +66,7 @@ pub(super) struct Bridge {
 pub(super) fn reader(registry: &Registry, target_info: bool) -> Result<PrometheusExporter, Error> {
     let builder = opentelemetry_prometheus::exporter()
         .with_registry(registry.clone())
-        // There is one scope: its labels would be on every series and tell nothing.
+        // There is one scope: its labels would be the same on every series.
         .scope_info_enabled(false);
     let builder = match target_info {
         true => builder,
@@ -108,7 +108,7 @@ impl Bridge {
         match TextEncoder::new().encode(&families, &mut text) {
             Ok(()) => self.page.set(text, number),
             Err(error) => {
-                tracing::error!(%error, "the page of /metrics cannot be rendered; it stays as it was")
+                tracing::error!(%error, "the page of /metrics cannot be rendered; the previous one is served")
             }
         }
     }

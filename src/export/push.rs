@@ -1,4 +1,4 @@
-//! Pushes: what an exporter sends, without ever holding up whoever publishes.
+//! Pushes: each exporter sends in a task of its own, so it never holds up the publisher.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -145,8 +145,8 @@ impl Push {
         )
     }
 
-    /// Hands over what the instruments show now, which is state `number`. What still waits
-    /// behind a slow push is replaced: it would be older.
+    /// Hands over what the instruments show now, which is state `number`. Metrics that still wait
+    /// behind a slow push are replaced by these.
     pub(super) fn offer(&self, number: u64) {
         let Some(metrics) = self.collect() else {
             return;
@@ -155,7 +155,7 @@ impl Push {
             self.shared.counts.skipped.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(
                 exporter = self.name,
-                "a push is still under way; the one that waited behind it is replaced"
+                "a push is still being sent; the one waiting behind it is replaced by a newer one"
             );
         }
     }
@@ -205,7 +205,7 @@ impl Push {
         self.shared.put(last, true);
         if tokio::time::timeout(patience, task).await.is_err() {
             abort.abort();
-            tracing::warn!(exporter = self.name, "the last push was given up");
+            tracing::warn!(exporter = self.name, "the last push did not end in time");
         }
     }
 }
@@ -259,7 +259,7 @@ impl Sender {
                 exporter = self.name,
                 target_url = self.target,
                 error,
-                "pushes fail; the agent goes on trying every cycle"
+                "pushes fail; the agent pushes again after every cycle"
             );
         }
         *failed += 1;

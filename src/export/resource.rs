@@ -1,4 +1,4 @@
-//! The resource: who reports.
+//! The resource: which agent the metrics come from.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ use crate::settings::Settings;
 const SERVICE_NAME: &str = "service.name";
 const INSTANCE_ID: &str = "service.instance.id";
 
-/// Attributes that tell agents apart which have the same URL for their Prefect. All of them
+/// Attributes that distinguish agents whose Prefect servers have the same URL. All of them
 /// outlive a process; the names of pods, containers and hosts do not.
 const TELL_APART: [&str; 6] = [
     SERVICE_NAME,
@@ -27,8 +27,8 @@ const TELL_APART: [&str; 6] = [
     "k8s.namespace.name",
 ];
 
-/// `service.name`, `service.version`, `service.instance.id`, and what the settings say,
-/// which wins. With `STATE_DIR`, the id is kept there.
+/// `service.name`, `service.version`, `service.instance.id`, and the attributes in the settings,
+/// which take precedence. With `STATE_DIR`, the id is kept there.
 pub fn resource(settings: &Settings) -> Resource {
     let own = [
         (SERVICE_NAME, env!("CARGO_PKG_NAME").to_owned()),
@@ -61,8 +61,8 @@ pub fn resource(settings: &Settings) -> Resource {
         .build()
 }
 
-/// The same after a restart and in another container, so that series go on and do not start
-/// anew beside the old ones.
+/// The same after a restart and in another container, so that series continue instead of starting
+/// beside the old ones.
 /// <https://opentelemetry.io/docs/specs/semconv/registry/attributes/service/#service-instance-id>
 fn instance_id(settings: &Settings, resource: &Resource) -> Uuid {
     let made = || {
@@ -80,8 +80,8 @@ fn instance_id(settings: &Settings, resource: &Resource) -> Uuid {
     kept(&path).unwrap_or_else(|error| {
         let (exists, path) = (path.exists(), path.display());
         match exists {
-            true => tracing::warn!(%path, %error, "STATE_DIR: the file has no service.instance.id that can be used; delete it and restart. Until then, the id is made from PREFECT_API_URL and the resource"),
-            // Whoever keeps the checkpoint says that the folder cannot be used.
+            true => tracing::warn!(%path, %error, "STATE_DIR: the file holds no valid service.instance.id; delete it and restart. Until then, the id is derived from PREFECT_API_URL and the resource"),
+            // The checkpoint logs that the folder cannot be used.
             false => tracing::debug!(%path, %error, "service.instance.id cannot be kept"),
         }
         made()
@@ -105,8 +105,8 @@ fn kept(path: &Path) -> io::Result<Uuid> {
     }
 }
 
-/// An id made from the URL of the API and what tells apart two agents that have it. A loopback
-/// address means another Prefect on each host: only then does the host's name count.
+/// An id derived from the URL of the API and what distinguishes two agents with the same URL. A
+/// loopback address is another Prefect on each host: only then is the host's name part of it.
 fn name_based(settings: &Settings, resource: &Resource, host: &str) -> Uuid {
     let url = &settings.prefect.api_url;
     let mut name = format!("{url} {}", settings.metrics_address.port());

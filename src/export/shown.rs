@@ -1,14 +1,14 @@
-//! What has been shown to whom: which state of the counters has left the process.
+//! Which state of the counters each exporter has delivered.
 //!
-//! A counter series is held at its baseline until whoever reads it has seen that baseline, or
-//! `increase()` would miss its first events. A push that was accepted and a page that was
-//! scraped tell. An outlet that nobody uses, a collector that is not there or a page that
-//! nobody scrapes, must not hold the others up: only those in use count.
+//! A counter series is held at its baseline until that has been delivered, or `increase()` would
+//! miss its first events. A state is delivered when a push of it is accepted, or a page with it is
+//! scraped. An exporter that is not in use (a collector that is down, a page that is not scraped)
+//! must not hold up the others: only those in use count.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The latest state that one outlet has shown.
+/// The latest state that one exporter has delivered.
 #[derive(Debug, Clone, Default)]
 pub struct Shown(Arc<Mutex<Option<Last>>>);
 
@@ -19,7 +19,7 @@ struct Last {
 }
 
 impl Shown {
-    /// State `number` has been shown.
+    /// State `number` has been delivered.
     pub fn note(&self, number: u64) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let number = last.map_or(number, |last| last.number.max(number));
@@ -29,7 +29,7 @@ impl Shown {
         });
     }
 
-    /// The latest state shown, if the outlet was used within `window`.
+    /// The latest state delivered, if the exporter was used within `window`.
     fn in_use(&self, window: Duration) -> Option<u64> {
         let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.filter(|last| last.at.elapsed() <= window)
@@ -37,8 +37,8 @@ impl Shown {
     }
 }
 
-/// The latest state that every outlet in use has shown; 0 while none is in use. Without any
-/// outlet there is nobody to show anything to.
+/// The latest state that every exporter in use has delivered; 0 while none is in use. Without any
+/// exporter, nothing has to be waited for: [`u64::MAX`].
 pub fn by_all<'a>(outlets: impl IntoIterator<Item = &'a Shown>, window: Duration) -> u64 {
     let mut outlets = outlets.into_iter().peekable();
     if outlets.peek().is_none() {

@@ -75,7 +75,7 @@ const SERIES_DROPPED: Family = Family::gauge(
     |_, _| {},
 );
 
-/// A family that tells of the other families' series.
+/// A family about the series of the other families.
 pub(super) struct OfSizes {
     pub(super) family: &'static str,
     pub(super) of: fn(&Size) -> f64,
@@ -147,7 +147,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::counter(
         "prefect.agent.exports",
         "{export}",
-        "Pushes of each exporter: arrived (success), refused or lost (failure), left out because the one before was still under way (skipped).",
+        "Pushes of each exporter: accepted (success), refused or not delivered (failure), replaced by a newer one while another was being sent (skipped).",
         &["exporter", "outcome"],
         |view, points| {
             for (exporter, outcome, count) in &view.agent.exports {
@@ -158,7 +158,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::counter(
         "prefect.agent.export.points",
         "{point}",
-        "Data points of each exporter that counts them: taken (accepted), refused by the receiver in a partial success (rejected), in messages that did not arrive (failed; the next push has their values), larger than a message may be (dropped).",
+        "Data points pushed over OTLP: accepted, rejected by the receiver in a partial success, failed (in a message that was refused or not delivered; the next push has their values), dropped (a single point is larger than OTLP_MAX_MESSAGE_BYTES).",
         &["exporter", "outcome"],
         |view, points| {
             for (exporter, outcome, count) in &view.agent.points {
@@ -223,7 +223,7 @@ pub struct Stats {
     pub cycles: CycleCounts,
     /// When it started.
     pub started: Instant,
-    /// What it uses, where the system tells.
+    /// What it uses, if the system reports that.
     pub process: Option<Process>,
     /// Pushes by exporter and outcome.
     pub exports: Vec<(&'static str, &'static str, u64)>,

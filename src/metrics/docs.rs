@@ -11,19 +11,19 @@ A dot in an OpenTelemetry attribute is an underscore in the Prometheus label: `d
 attributes within a major version. [recipes.md](recipes.md) has queries in PromQL.
 
 - **Gauges** of a part of the workspace that could not be read for three of its intervals are withheld, not frozen.
-  `prefect_agent_section_age_seconds` tells how old each part is. `prefect_up` is 1 if at least one list of deployments,
-  flows, work pools, work queues or flow runs was answered in the last cycle. Gauges of a list that the server does not
-  have are not exported.
+  `prefect_agent_section_age_seconds` is the age of each part. `prefect_up` is 1 if at least one list of deployments,
+  flows, work pools, work queues or flow runs was answered in the last cycle, and 0 if no cycle has ended for three
+  intervals. Gauges of a list that the server does not have are not exported.
 - **Gauges that are summed up** (active, late, by state) show a combination of attributes at 0 for ten minutes after the
-  last run left it, since what receives metrics keeps the last value of a series that is no longer sent. Ask for `> 0`
-  where a row for each series is shown. At `METRICS_CARDINALITY_LIMIT`, zeros make room for counts.
+  last run left it, since receivers keep the last value of a series that is no longer sent. Select `> 0` where each series
+  is a row. At `METRICS_CARDINALITY_LIMIT`, zeros make room for counts.
 - **Counters** of runs count each terminal state once. Every deployment's series exist at zero before its first run
-  ends; a series that appears later stays at zero until a push or a scrape has shown it there, so that `increase()` sees
-  its first event. With `STATE_DIR` counters resume after a restart: what was shown last comes first, then what was
-  caught up; without it they start at zero with the process. Over OTLP with delta temporality they always do. The series
-  of a deployment that is deleted, or has other tags now, leave after an hour.
-- **Histograms** start at zero with the process. Those of runs start over, as after a restart, once more than 1,000 of
-  their series, and more than half, are of deployments that were deleted, or when these take the places of new ones at
+  ends; a series that appears later stays at zero until a push or a scrape has delivered it, so that `increase()` includes
+  its first event. With `STATE_DIR` counters resume after a restart: first with the value exported last, then with the
+  runs that were caught up, in delta temporality too; without it they start at zero with the process. The series of a
+  deployment that is deleted, or has other tags now, end after an hour.
+- **Histograms** start at zero with the process. Those of runs are reset, as by a restart, once more than 1,000 of their
+  series, and more than half, are of deleted deployments, or when these keep new series out at
   `METRICS_CARDINALITY_LIMIT`. `RUN_DURATION_BUCKETS_SECONDS` and `START_DELAY_BUCKETS_SECONDS` set their buckets.
 - **Slots in use** need Prefect 3.6.23. Before 3.6.14, a run that never started has no end time and is counted only if it
   was seen unfinished.

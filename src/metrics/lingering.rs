@@ -1,8 +1,8 @@
-//! Zeros: a gauge that counts says so before a series of it goes away.
+//! Zeros: before a series of a gauge that is summed up ends, it is zero for a while.
 //!
-//! What receives metrics keeps the last value of a series that is no longer sent, for minutes,
-//! and adds it to every sum. So a combination of attributes that nothing is counted for any
-//! more is shown at zero for a while.
+//! Receivers keep the last value of a series that is no longer sent for minutes, and it is part of
+//! every sum. So a combination of attributes for which nothing is counted any more stays at zero
+//! for ten minutes.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,28 +11,28 @@ use opentelemetry::KeyValue;
 
 use super::{Family, Point};
 
-/// How long a series is shown at zero. Longer than receivers look back: Prometheus five
-/// minutes, the collector's Prometheus exporter five by default.
+/// How long a series stays at zero: longer than receivers keep its last value, which is five
+/// minutes by default in Prometheus and in the collector's Prometheus exporter.
 /// <https://prometheus.io/docs/prometheus/latest/querying/basics/#staleness>
 pub(super) const LINGER: Duration = Duration::from_secs(600);
 
-/// The series of gauges that count which were shown with a count within the last ten minutes.
-/// Whoever reads the catalogue keeps it from one reading to the next.
+/// The series of gauges that are summed up that had a count within the last ten minutes. It is kept
+/// from one reading of the catalogue to the next.
 #[derive(Debug, Default)]
 pub struct Lingering(HashMap<&'static str, Remembered>);
 
 /// The series of one family.
 #[derive(Debug, Default)]
 struct Remembered {
-    /// When each was last shown with a count.
+    /// When each last had a count, as uptime.
     counted: HashMap<Vec<KeyValue>, Duration>,
-    /// When the family was last shown.
+    /// When the family was last read, as uptime.
     shown: Duration,
 }
 
 impl Lingering {
-    /// Adds to `points`, what `family` shows at `uptime`, the zeros of what it does not show any
-    /// more, as far as `limit` series allow; the most recent ones first.
+    /// Adds zeros to `points`, the points of `family` at `uptime`, for the series that have left it,
+    /// up to `limit` series; the most recent ones first.
     pub(super) fn add_zeros(
         &mut self,
         family: &Family,
@@ -47,7 +47,7 @@ impl Lingering {
                 None => _ = counted.insert(point.attributes.clone(), uptime),
             }
         }
-        // One zero at least, however long an interval is.
+        // At least one zero, even if an interval is longer than that.
         counted.retain(|_, last| *last >= *shown || uptime.saturating_sub(*last) < LINGER);
         *shown = uptime;
         let room = limit.saturating_sub(points.len());
@@ -60,8 +60,8 @@ impl Lingering {
         }));
     }
 
-    /// `family` is withheld at `uptime`: nothing of it is shown, and what it last showed is
-    /// forgotten in time.
+    /// `family` is withheld at `uptime`: it has no points, and its last ones are forgotten after
+    /// ten minutes.
     pub(super) fn withhold(&mut self, family: &Family, uptime: Duration) {
         if let Some(remembered) = self.0.get_mut(family.name) {
             let series = &mut remembered.counted;

@@ -1,10 +1,10 @@
 //! The catalogue: every family of metrics, declared once.
 //!
-//! One file for each Prefect resource holds a table of [`Family`]s. A family says its name,
-//! kind, unit, help and attributes, and how it is read off the workspace. Nothing else in the
+//! One file for each Prefect resource holds a table of [`Family`]s. A family has a name, kind,
+//! unit, help and attributes, and a function that reads it from the workspace. Nothing else in the
 //! program knows a metric's name; exporters and documentation are driven by these tables.
 //!
-//! Families are read once a cycle into [`Reading`]s, whatever the number of exporters.
+//! Families are read into [`Reading`]s once for each publication, whatever the number of exporters.
 
 pub mod agent;
 mod automations;
@@ -45,7 +45,7 @@ pub enum Kind {
     Gauge,
     /// A value that only grows.
     Counter,
-    /// A value that goes up and down, told change by change.
+    /// A sum that goes up and down.
     UpDownCounter,
     /// A distribution.
     Histogram(Buckets),
@@ -71,7 +71,7 @@ pub enum Stability {
     Stable,
 }
 
-/// What an event says for a histogram, if anything: the values of the attributes, and seconds.
+/// What an event adds to a histogram, if anything: the values of the attributes, and seconds.
 pub type Measure = fn(&Event) -> Option<(Vec<Label>, f64)>;
 
 /// How a family's points come about.
@@ -172,7 +172,7 @@ impl Family {
         }
     }
 
-    /// A distribution of seconds, one for each event that `measure` says something of.
+    /// A distribution of seconds, one for each event for which `measure` returns a value.
     const fn histogram(
         name: &'static str,
         help: &'static str,
@@ -265,7 +265,7 @@ pub struct View<'a> {
     pub agent: &'a agent::Stats,
     /// What is chosen.
     pub options: &'a Options,
-    /// What the tags of the snapshot's deployments say.
+    /// The values of the tags of the snapshot's deployments.
     pub tags: &'a TagAttributes,
 }
 

@@ -35,7 +35,7 @@ pub struct Options {
     tag_labels: Vec<Key>,
 }
 
-/// What the tags of deployments say, a value for each key, by the names of deployment and flow.
+/// The values of deployments' tags, one for each key, by the names of deployment and flow.
 pub type TagAttributes = HashMap<[Arc<str>; 2], Series>;
 
 impl Options {
@@ -160,7 +160,7 @@ impl Options {
         &self.tag_keys
     }
 
-    /// What the tags of each deployment say.
+    /// The values of each deployment's tags.
     pub fn tag_attributes(&self, snapshot: &Snapshot) -> TagAttributes {
         if self.tag_keys.is_empty() {
             return TagAttributes::new();

@@ -85,7 +85,7 @@ impl<'a> Points<'a> {
             self.point(values, Some(tags)).count(total);
         }
         if let Some(total) = &totals.overflow {
-            // Nobody knows how many series they would be: one at least.
+            // Their number is unknown: at least one.
             self.dropped.insert(Vec::new());
             self.overflow().count(total);
         }
@@ -138,7 +138,7 @@ impl<'a> Points<'a> {
         &mut self.points[index]
     }
 
-    /// Adds the zeros of series that have gone away. They take no other series' place.
+    /// Adds the zeros of series that have left. They never displace other series.
     pub(super) fn add_zeros(&mut self, lingering: &mut Lingering, uptime: Duration) {
         let limit = self.options.cardinality_limit;
         lingering.add_zeros(self.family, &mut self.points, limit, uptime);
@@ -162,7 +162,7 @@ pub(super) fn unix_seconds(time: jiff::Timestamp) -> f64 {
 }
 
 /// The two kinds of slots of something with a concurrency limit: none where it has none, and
-/// none in use where the server does not say how many are.
+/// none in use if the server does not report how many are.
 pub(super) fn slots(
     limit: Option<u64>,
     active: Option<u64>,

@@ -10,7 +10,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.up",
         "",
-        "1 while the last cycle could read Prefect, else 0.",
+        "1 if the last cycle could read Prefect, else 0. 0 too once no cycle has ended for three intervals.",
         &[],
         &[],
         |view, points| {
@@ -22,7 +22,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.server.info",
         "",
-        "1, with the version of the Prefect server. Prefect Cloud does not tell one.",
+        "1, with the version of the Prefect server. Prefect Cloud does not report one.",
         &["version"],
         &[Section::Server],
         |view, points| {

@@ -22,15 +22,15 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.worker.last_heartbeat.time",
         "s",
-        "When each worker last said that it is there, as Unix time. Workers silent for more than a day are left out.",
+        "Time of each worker's last heartbeat, as Unix time. Workers silent for more than a day are left out.",
         &[WORK_POOL_NAME, WORKER_NAME],
         &[Section::Workers],
         last_heartbeat,
     ),
 ];
 
-/// A state set, as OpenMetrics defines it: no two statuses of a worker can be 1 at a time, even
-/// where a series that is gone is still remembered.
+/// A state set, as OpenMetrics defines it: no two statuses of a worker are 1 at a time, even in a
+/// receiver that still has a series that has ended.
 /// <https://github.com/prometheus/OpenMetrics/blob/main/specification/OpenMetrics.md#stateset>
 fn status(view: &View<'_>, points: &mut Points<'_>) {
     for worker in view.snapshot.inventory.workers.iter() {

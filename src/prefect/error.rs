@@ -19,7 +19,7 @@ pub enum Error {
         request: String,
         /// `timeout`, `connect` or `transport`.
         kind: &'static str,
-        /// What the HTTP client says.
+        /// The HTTP client's error.
         reason: String,
     },
     /// An answer other than 200.
@@ -31,9 +31,9 @@ pub enum Error {
         status: u16,
         /// The start of the body, or where a redirect leads.
         detail: String,
-        /// What `Retry-After` says.
+        /// The wait in `Retry-After`.
         retry_after: Option<Duration>,
-        /// Whether the server says that it is in maintenance.
+        /// Whether the server reports that it is in maintenance.
         maintenance: bool,
     },
     /// An answer that is not what the API gives.
@@ -88,7 +88,7 @@ impl Error {
             () if error.is_connect() => "connect",
             () => "transport",
         };
-        // The innermost cause says most; reqwest's own text repeats the URL.
+        // The innermost cause is the most specific one; reqwest's own text repeats the URL.
         let mut cause: &dyn std::error::Error = error;
         while let Some(source) = cause.source() {
             cause = source;
@@ -108,7 +108,7 @@ impl Error {
                 .and_then(|value| value.to_str().ok())
         };
         let status = response.status().as_u16();
-        // Both are said to mean something on these two only.
+        // Both are defined for these two only.
         let throttled = matches!(status, 429 | 503);
         let retry_after = header(RETRY_AFTER.as_str())
             .filter(|_| throttled)
@@ -177,7 +177,8 @@ impl Error {
         }
     }
 
-    /// Whether any other request would fail in the same way: nobody answers, or not to us.
+    /// Whether any other request would fail in the same way: there is no answer, or every request
+    /// is refused.
     pub fn concerns_whole_server(&self) -> bool {
         match self {
             Error::Transport { .. } | Error::Deadline(_) => true,

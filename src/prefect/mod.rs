@@ -37,7 +37,7 @@ use crate::settings::{Credentials, Prefect};
 /// once, and every other until it is over.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// One request as it went, for whoever measures them.
+/// One request, for measurements.
 #[derive(Debug, Clone)]
 pub struct RequestRecord<'a> {
     /// The method.
@@ -56,9 +56,9 @@ pub struct RequestRecord<'a> {
     pub duration: Duration,
 }
 
-/// Is told of every request.
+/// Called for every request.
 pub trait RequestObserver: Send + Sync {
-    /// A request is done, one way or the other.
+    /// A request has ended, successfully or not.
     fn on_request(&self, record: &RequestRecord<'_>);
 }
 
@@ -67,8 +67,7 @@ pub trait RequestObserver: Send + Sync {
 pub struct Reply {
     /// What was asked for.
     pub answer: Answer,
-    /// What the server's clock said, in whole seconds. An answer from a cache (one with an
-    /// `Age`) does not tell.
+    /// The server's time, in whole seconds; `None` for an answer from a cache (one with an `Age`).
     pub date: Option<Timestamp>,
 }
 

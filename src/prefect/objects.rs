@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use super::answer::{Listed, Skipped, objects};
 use super::request::Id;
 
-/// A field of an API object that tells "absent" from "null": the compatible families print
+/// A field of an API object that distinguishes "absent" from "null": the compatible families print
 /// the first as `null` and the second as `None`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Field<T> {
@@ -127,7 +127,7 @@ pub struct WorkPool {
     /// Runs that it may have under way at one time; none is no limit.
     #[serde(default)]
     pub concurrency_limit: Option<u64>,
-    /// How many of them are taken; servers before 3.6.23 do not tell.
+    /// How many of them are taken; servers before 3.6.23 do not report it.
     #[serde(default)]
     pub active_slots: Option<u64>,
 }
@@ -155,7 +155,7 @@ pub struct WorkQueue {
     /// Runs that it may have under way at one time; none is no limit.
     #[serde(default)]
     pub concurrency_limit: Option<u64>,
-    /// How many of them are taken; servers before 3.6.23 do not tell.
+    /// How many of them are taken; servers before 3.6.23 do not report it.
     #[serde(default)]
     pub active_slots: Option<u64>,
     /// When a worker last asked it for runs.
@@ -174,7 +174,7 @@ pub struct Worker {
     /// `ONLINE` or `OFFLINE`.
     #[serde(default)]
     pub status: Field<Arc<str>>,
-    /// When it last said that it is there.
+    /// The time of its last heartbeat.
     #[serde(default, deserialize_with = "time")]
     pub last_heartbeat_time: Option<Timestamp>,
     /// The pool that it serves: not in the answer, but in the question.

@@ -68,7 +68,7 @@ impl StateType {
         }
     }
 
-    /// The name that Prefect gives a state of this type where nobody gives one.
+    /// Prefect's default name for a state of this type.
     pub fn default_name(self) -> String {
         let text = self.as_str();
         text[..1].to_owned() + &text[1..].to_ascii_lowercase()
@@ -165,7 +165,7 @@ pub struct RunState {
     /// Its name: free text.
     #[serde(default)]
     pub name: Field<Arc<str>>,
-    /// When the run got into it, by the clock of whoever proposed it.
+    /// When the run entered it, by the clock of the process that proposed it.
     #[serde(default, deserialize_with = "time")]
     pub timestamp: Option<Timestamp>,
 }

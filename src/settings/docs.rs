@@ -10,8 +10,8 @@ Written by `prefect-otel-agent settings --format markdown`, from the declaration
 
 Order: defaults < `--config FILE` (TOML or YAML) < environment < flags. A setting has one name in three
 spellings: `MAX_RETRIES`, `max_retries = 3`, `--max-retries 3`. Booleans are `True`/`False`, `true`/`false`, `1`/`0`.
-An empty variable is one that is not set. A value that cannot be used, or an unknown key in the file, stops the start
-with exit code 2 and one line that says which. Secrets have no flag.";
+An empty variable is treated as unset. With an invalid value, or an unknown key in the file, the agent does not start:
+exit code 2, and one line that names it. Secrets have no flag.";
 
 /// The reference of every setting.
 pub fn reference() -> Reference {

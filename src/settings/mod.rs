@@ -1,7 +1,7 @@
 //! Every setting: where it comes from, its default, its check.
 //!
 //! [`table`] declares them, `sources` merges defaults, file, environment and flags, and this
-//! file turns what they say into [`Settings`]. Secrets are wrapped so that neither `Debug`
+//! file turns their values into [`Settings`]. Secrets are wrapped so that neither `Debug`
 //! nor a log can print them.
 
 use std::net::{IpAddr, SocketAddr};

@@ -8,7 +8,7 @@
 pub struct Setting {
     /// The environment's spelling.
     pub name: &'static str,
-    /// What holds where nobody says anything.
+    /// The default.
     pub default: Option<&'static str>,
     /// What a value may be: the end of an error message.
     pub accepts: &'static str,
@@ -111,7 +111,7 @@ pub static SETTINGS: &[Setting] = &[
             "PREFECT_API_KEY",
             None,
             "a key of visible ASCII characters",
-            "API key, sent as a bearer token. It wins over `PREFECT_API_AUTH_STRING`.",
+            "API key, sent as a bearer token. It takes precedence over `PREFECT_API_AUTH_STRING`.",
         ),
     ),
     of_kind(
@@ -163,7 +163,7 @@ pub static SETTINGS: &[Setting] = &[
         "SAMPLE_INTERVAL_SECONDS",
         None,
         SECONDS,
-        "Time between two cycles; 30 where neither it nor `OTEL_METRIC_EXPORT_INTERVAL` is set. Each cycle is pushed when it is done.",
+        "Time between two cycles; 30 if neither it nor `OTEL_METRIC_EXPORT_INTERVAL` is set. Metrics are pushed at the end of each cycle, and in between if a cycle takes long.",
     ),
     plain(
         "INVENTORY_INTERVAL_SECONDS",
@@ -211,7 +211,7 @@ pub static SETTINGS: &[Setting] = &[
         "STATE_DIR",
         None,
         "a folder that can be written to",
-        "Where the checkpoint and `service.instance.id` are kept: files for each API, locked. Counters resume after a restart, and runs that ended in the meantime are counted, once. Without it, counters start at zero with the process.",
+        "Where the checkpoint and `service.instance.id` are kept, in files for each API; one agent at a time can use them. It has to outlive the process and its container. Counters resume after a restart, and runs that ended in the meantime are counted, once. Without it, counters start at zero with the process.",
     ),
     plain(
         "CATCH_UP_HOURS",
@@ -223,7 +223,7 @@ pub static SETTINGS: &[Setting] = &[
         "METRICS_INCLUDE",
         None,
         NAMES,
-        "The metrics to export; all of them where it is not set.",
+        "The metrics to export; all of them if it is not set.",
     ),
     plain(
         "METRICS_EXCLUDE",
@@ -259,7 +259,7 @@ pub static SETTINGS: &[Setting] = &[
         "METRICS_CARDINALITY_LIMIT",
         Some("50000"),
         "a whole number from 1 to 10000000",
-        "Series a family; what goes beyond folds into one series with `otel_metric_overflow=\"true\"`.",
+        "Largest number of series of a metric. Those beyond it are added up in one series with `otel_metric_overflow=\"true\"`.",
     ),
     plain(
         "METRICS_ADDR",
@@ -271,7 +271,7 @@ pub static SETTINGS: &[Setting] = &[
         "METRICS_PORT",
         Some("8000"),
         "a port from 0 to 65535 (0 takes a free one)",
-        "Port of the same.",
+        "Port of `/metrics`, `/healthz` and `/readyz`.",
     ),
     plain(
         "LOG_LEVEL",
@@ -313,7 +313,7 @@ pub static SETTINGS: &[Setting] = &[
         "OTEL_SERVICE_NAME",
         None,
         "any text",
-        "Resource attribute `service.name`; `prefect-otel-agent` where neither it nor `OTEL_RESOURCE_ATTRIBUTES` says so.",
+        "Resource attribute `service.name`; `prefect-otel-agent` if neither it nor `OTEL_RESOURCE_ATTRIBUTES` sets it.",
     ),
     plain(
         "OTEL_RESOURCE_ATTRIBUTES",
@@ -325,7 +325,7 @@ pub static SETTINGS: &[Setting] = &[
         "OTEL_METRIC_EXPORT_INTERVAL",
         None,
         "a whole number of milliseconds from 1000 to 86400000",
-        "The standard's spelling of `SAMPLE_INTERVAL_SECONDS`, which wins.",
+        "The standard's name for `SAMPLE_INTERVAL_SECONDS`, which takes precedence.",
     ),
     of_kind(
         Kind::PerSignal,
@@ -360,7 +360,7 @@ pub static SETTINGS: &[Setting] = &[
             "OTEL_EXPORTER_OTLP_TIMEOUT",
             Some("10000"),
             "a whole number of milliseconds from 1 to 600000",
-            "Time-out of one push, retries included; of each message, where a push is divided (`OTLP_MAX_MESSAGE_BYTES`).",
+            "Time-out of one message of a push, retries included. Most pushes are one message (`OTLP_MAX_MESSAGE_BYTES`).",
         ),
     ),
     of_kind(
@@ -378,7 +378,7 @@ pub static SETTINGS: &[Setting] = &[
             "OTEL_EXPORTER_OTLP_INSECURE",
             Some("false"),
             BOOLEAN,
-            "gRPC only: an endpoint without a scheme is spoken to without TLS.",
+            "gRPC only: connect without TLS to an endpoint without a scheme.",
         ),
     ),
     of_kind(
@@ -387,7 +387,7 @@ pub static SETTINGS: &[Setting] = &[
             "OTEL_EXPORTER_OTLP_CERTIFICATE",
             None,
             "a readable PEM file",
-            "Certificates that the collector's is checked against.",
+            "Certificates of the authorities that the collector's certificate is checked against.",
         ),
     ),
     of_kind(
@@ -412,7 +412,7 @@ pub static SETTINGS: &[Setting] = &[
         "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
         Some("cumulative"),
         "cumulative, delta or lowmemory",
-        "Temporality of counters and histograms over OTLP.",
+        "Temporality of counters and histograms over OTLP. `lowmemory`: delta for histograms, cumulative for counters.",
     ),
     plain(
         "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
@@ -424,6 +424,6 @@ pub static SETTINGS: &[Setting] = &[
         "OTLP_MAX_MESSAGE_BYTES",
         None,
         "a whole number of bytes from 10000 to 1073741824",
-        "Largest message of metrics over OTLP, encoded and uncompressed: a push is divided into as many as it needs. Unset, just below what an unmodified collector takes: 4 MiB over gRPC, 20 MiB over HTTP.",
+        "Largest message of metrics over OTLP, encoded and uncompressed; a larger push is divided. If it is not set, just below the limit of an unmodified collector: 4 MiB over gRPC, 20 MiB over HTTP.",
     ),
 ];

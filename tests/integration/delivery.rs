@@ -135,7 +135,7 @@ async fn what_may_pass_is_sent_again_when_the_receiver_says_so() {
     receiver.answer([Answer::Http(boom)]);
     let error = export(&http, &collection).await.unwrap_err();
     assert!(error.contains("HTTP 500: boom"), "{error}");
-    // One who wants to be left alone for long is left alone.
+    // A receiver that asks for a long wait is not sent anything.
     let later = [("retry-after", "300")];
     let busy = (StatusCode::SERVICE_UNAVAILABLE, later).into_response();
     receiver.answer([Answer::Http(busy)]);
@@ -165,7 +165,7 @@ async fn what_may_pass_is_sent_again_when_the_receiver_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn points_that_the_receiver_rejects_are_counted_and_said_once() {
+async fn points_that_the_receiver_rejects_are_counted_and_logged_once() {
     let stub = small_stub().await;
     let (http, grpc) = (over_http().await, over_grpc());
     for ((receiver, endpoint), protocol) in [(http, "http/protobuf"), (grpc, "grpc")] {
@@ -253,7 +253,7 @@ async fn a_refused_port_a_wrong_certificate_and_a_wrong_name_read_differently() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_wrong_protocol_for_a_port_is_told() {
+async fn the_wrong_protocol_for_a_port_is_named() {
     let (_http, http) = over_http().await;
     let (_grpc, grpc) = over_grpc();
     let told = error(&http, "grpc", &[]).await;

@@ -231,7 +231,7 @@ async fn the_agents_own_spans_and_logs_are_pushed_where_they_are_wanted() {
         assert!(agent.process.wait(Duration::from_secs(5)).success());
     });
     let logs = receiver.logs.lock().unwrap();
-    for line in ["started", "Prefect can be read", "ending"] {
+    for line in ["started", "Prefect can be read", "shutting down"] {
         assert!(logs.iter().any(|log| log == line), "{line} in {logs:?}");
     }
     let spans = receiver.spans.lock().unwrap();

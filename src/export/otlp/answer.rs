@@ -1,4 +1,4 @@
-//! What a receiver answers, and what follows from it.
+//! The answers of a receiver, and what they require.
 //!
 //! <https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>
 
@@ -13,22 +13,22 @@ use tonic_types::StatusExt as _;
 
 use crate::settings::Protocol;
 
-/// A receiver cannot make us wait longer.
+/// The longest wait that a receiver can ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
-/// What a receiver says of a message that it took.
+/// A receiver's answer to a message that it accepted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Accepted {
-    /// Points that it did not take. They are not to be sent again.
+    /// Points that it rejected. They must not be sent again.
     pub(super) rejected: u64,
-    /// Why, or a warning.
+    /// The reason, or a warning.
     pub(super) message: String,
 }
 
 /// Why a message was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
-    /// For the user: the cause, and the setting that it may come from.
+    /// For the user: the cause, and the setting to check.
     pub(super) text: String,
     /// What to do about it.
     pub(super) then: Then,
@@ -39,11 +39,11 @@ pub(super) struct Failure {
 pub(super) enum Then {
     /// Send it again, after a growing wait.
     Retry,
-    /// Send it again, but not before that.
+    /// Send it again after this wait.
     RetryAfter(Duration),
-    /// This message is refused; others may be taken.
+    /// This message is refused; others may be accepted.
     Next,
-    /// Whatever is sent will fail as well.
+    /// Any other message will fail as well.
     Stop,
 }
 
@@ -57,8 +57,8 @@ impl From<ExportMetricsServiceResponse> for Accepted {
     }
 }
 
-/// Reads the body of a 2xx answer. An empty one is a response without anything to say,
-/// whatever its content type: Prometheus sends that.
+/// Reads the body of a 2xx answer. An empty body is a success of any content type: Prometheus
+/// sends that.
 pub(super) fn accepted(content_type: &str, body: &[u8]) -> Result<Accepted, Failure> {
     if body.is_empty() {
         return Ok(Accepted::default());
@@ -78,7 +78,7 @@ pub(super) fn accepted(content_type: &str, body: &[u8]) -> Result<Accepted, Fail
         let start = printable(body);
         Failure {
             text: format!(
-                "the answer is not OTLP but {media_type:?}, as a login page or another service answers: {start}; check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS"
+                "the answer is not OTLP but {media_type:?}, perhaps of a login page or another service: {start}; check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS"
             ),
             then: Then::Stop,
         }
@@ -104,7 +104,7 @@ fn from_json(body: &[u8]) -> Option<Accepted> {
     })
 }
 
-/// What an HTTP status that is no success means.
+/// The failure for an HTTP status that is not a success.
 pub(super) fn refused(
     status: u16,
     retry_after: Option<&str>,
@@ -119,13 +119,13 @@ pub(super) fn refused(
     let said = said.unwrap_or_default();
     let hint = match (status, location) {
         (_, Some(location)) => format!(
-            "redirect to {location}; set OTEL_EXPORTER_OTLP_ENDPOINT to where OTLP is received"
+            "redirect to {location}; set OTEL_EXPORTER_OTLP_ENDPOINT to the URL that receives OTLP"
         ),
         (401 | 403, _) => format!("{said}; check OTEL_EXPORTER_OTLP_HEADERS"),
         (404 | 405, _) => format!(
             "{said}; check OTEL_EXPORTER_OTLP_ENDPOINT: the path of a collector is /v1/metrics"
         ),
-        (413, _) => format!("{said}; set OTLP_MAX_MESSAGE_BYTES to what the receiver takes"),
+        (413, _) => format!("{said}; set OTLP_MAX_MESSAGE_BYTES to the receiver's limit"),
         _ => said,
     };
     let then = match status {
@@ -155,12 +155,12 @@ fn wait(text: &str) -> Option<Duration> {
     Some(wait.min(LONGEST_WAIT))
 }
 
-/// What a gRPC status means.
+/// The failure for a gRPC status.
 /// <https://opentelemetry.io/docs/specs/otlp/#failures>
 pub(super) fn status(status: &Status, port: Option<u16>) -> Failure {
     if let Some(source) = status.source() {
         let cause = match status.code() {
-            // The server closed the stream: it says why.
+            // The server closed the stream, with a reason.
             code if code != Code::Unavailable && code != Code::Unknown => status.message().into(),
             _ => innermost(source),
         };
@@ -190,7 +190,7 @@ pub(super) fn status(status: &Status, port: Option<u16>) -> Failure {
             "; check OTEL_EXPORTER_OTLP_ENDPOINT: a collector receives gRPC on port 4317"
         }
         Code::ResourceExhausted => {
-            "; if messages are too large, set OTLP_MAX_MESSAGE_BYTES to what the receiver takes"
+            "; if messages are too large, set OTLP_MAX_MESSAGE_BYTES to the receiver's limit"
         }
         _ => "",
     };
@@ -201,14 +201,14 @@ pub(super) fn status(status: &Status, port: Option<u16>) -> Failure {
     }
 }
 
-/// What it means that there is no answer, because of `cause`.
+/// The failure for a request without an answer, because of `cause`.
 pub(super) fn transport(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
     let lower = cause.to_ascii_lowercase();
     let says = |parts: &[&str]| parts.iter().any(|part| lower.contains(part));
     if says(&["certificate"]) {
         return Failure {
             text: format!(
-                "{cause}; OTEL_EXPORTER_OTLP_CERTIFICATE names the authorities that are trusted, OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE the agent's own certificate"
+                "{cause}; check OTEL_EXPORTER_OTLP_CERTIFICATE (the trusted authorities) and OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE (the agent's own certificate)"
             ),
             then: Then::Stop,
         };
@@ -229,7 +229,7 @@ pub(super) fn transport(cause: &str, protocol: Protocol, port: Option<u16>) -> F
             "; this looks like an HTTP port: a collector receives gRPC on port 4317, or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
         }
         _ if says(&["corrupt message", "invalid content type", "tls"]) => {
-            "; does the receiver speak TLS? OTEL_EXPORTER_OTLP_ENDPOINT says https://"
+            "; OTEL_EXPORTER_OTLP_ENDPOINT is https://, but the receiver may not use TLS"
         }
         _ => "; check OTEL_EXPORTER_OTLP_ENDPOINT",
     };
@@ -239,7 +239,7 @@ pub(super) fn transport(cause: &str, protocol: Protocol, port: Option<u16>) -> F
     }
 }
 
-/// The innermost cause: what is around it says less.
+/// The innermost cause, which is the most specific one.
 pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {

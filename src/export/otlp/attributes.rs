@@ -1,4 +1,4 @@
-//! Attributes of series: their hash, whatever their order, and their form in a file.
+//! Attributes of series: their hash, which does not depend on their order, and their form in a file.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hash, Hasher as _, RandomState};
@@ -11,8 +11,9 @@ use serde_json::{Map, Value as Json};
 use super::ledger::nanoseconds;
 use crate::metrics::Point;
 
-/// Hashes attributes without copying them. Its key is random, so that nobody can make two
-/// series meet; of 100,000 series, two do by chance once in three thousand million processes.
+/// Hashes attributes without copying them. The key is random, so that a collision cannot be
+/// provoked; among 100,000 series, one happens by chance in one of three thousand million
+/// processes.
 #[derive(Default)]
 pub(super) struct Hasher(RandomState);
 
@@ -78,7 +79,7 @@ fn sum(pairs: impl Iterator<Item = u64>) -> u64 {
     pairs.fold(0, u64::wrapping_add)
 }
 
-/// Encoded attributes as JSON; `None` where JSON cannot tell them.
+/// Encoded attributes as JSON; `None` for types that JSON would not preserve.
 pub(super) fn json(encoded: &[u8]) -> Option<Map<String, Json>> {
     let list = KeyValueList::decode(encoded).ok()?;
     let pairs = list.values.into_iter().map(|pair| {

@@ -1,5 +1,5 @@
-//! The delivery of metrics: an exporter of the SDK that tells the receiver what is gone,
-//! divides what is too large, and reads what the receiver answers.
+//! The delivery of metrics: an exporter for the SDK that marks series that have ended, divides a
+//! push into messages, retries them, and reads the receiver's answers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,19 +27,19 @@ const HTTP_BYTES: usize = 20 * 1024 * 1024 - 64 * 1024;
 /// The latest points of a family.
 pub type PointsOf = Arc<dyn Fn(&str) -> Arc<Vec<Point>> + Send + Sync>;
 
-/// What a delivery needs to know beside where to send.
+/// The configuration of a delivery, except that of the connection.
 pub struct DeliveryConfig {
-    /// What the user prefers; the SDK is asked for cumulative values in any case.
+    /// The temporality that is sent; the SDK collects cumulative values in any case.
     pub temporality: Temporality,
-    /// The largest message, encoded and uncompressed, where the user sets it.
+    /// Size of the largest message in bytes, encoded and uncompressed, if it is set.
     pub max_message_bytes: Option<usize>,
-    /// From one push to the next.
+    /// Time from one push to the next.
     pub interval: Duration,
-    /// The points that the instruments observe: where their start times are found.
+    /// The points that the instruments observe: they have the start times.
     pub points: PointsOf,
-    /// Families whose counts survive a restart.
+    /// Families whose counts the checkpoint restores.
     pub counted: Vec<&'static str>,
-    /// Where what was delivered of them is kept.
+    /// The file that keeps how much of them was accepted.
     pub file: Option<DeliveredFile>,
 }
 
@@ -65,13 +65,13 @@ impl PointCounts {
     }
 }
 
-/// Delivers metrics by OTLP.
+/// Delivers metrics over OTLP.
 pub struct Delivery {
     pub(super) transport: Transport,
     pub(super) limit: usize,
-    /// Of one message, tries and waits together.
+    /// Of one message, including retries and waits.
     pub(super) timeout: Duration,
-    /// From one push to the next: nothing is sent again after that.
+    /// Time from one push to the next: no message is retried after that.
     interval: Duration,
     pub(super) points: PointsOf,
     file: Option<DeliveredFile>,
@@ -82,15 +82,15 @@ pub struct Delivery {
 /// What one push leaves for the next.
 pub(super) struct State {
     pub(super) ledger: Ledger,
-    /// The scope of the agent's instruments, and so of what is gone.
+    /// The scope of the agent's instruments, and so of the marks.
     pub(super) scope: ScopeMetrics,
     /// The file is read at the first push: by then, the process before this one has ended.
     pub(super) started: Option<(Temporality, Vec<&'static str>)>,
-    /// What the receiver said last of points that it did not take.
+    /// The receiver's last reason for rejected points.
     pub(super) partial: Option<String>,
     pub(super) said_oversized: bool,
     pub(super) said_unwritable: bool,
-    /// Until when the receiver wants to be left alone.
+    /// Until when the receiver asked not to be sent anything.
     pub(super) quiet_until: Option<Instant>,
 }
 
@@ -136,7 +136,7 @@ impl Delivery {
         Arc::clone(&self.counts)
     }
 
-    /// After this time a push has ended by itself.
+    /// A push ends by itself within this time.
     pub fn patience(&self) -> Duration {
         self.longest() + self.timeout + Duration::from_secs(5)
     }
@@ -151,7 +151,7 @@ impl Delivery {
     ///
     /// # Errors
     ///
-    /// When a message was not accepted: the first cause, with the setting to look at.
+    /// When a message was not accepted: the first cause, with the setting to check.
     pub async fn deliver(&self, parts: &[&ResourceMetrics]) -> Result<(), String> {
         let mut state = self.state.lock().await;
         if let Some((temporality, counted)) = state.started.take() {
@@ -177,7 +177,7 @@ impl Delivery {
         result
     }
 
-    /// Writes down what was accepted, if that has changed.
+    /// Writes what was accepted to the file, if it has changed.
     async fn save(&self, state: &mut State) {
         let Some(file) = self.file.clone().filter(|_| state.ledger.changed) else {
             return;
@@ -196,7 +196,7 @@ impl Delivery {
         if !std::mem::replace(&mut state.said_unwritable, true) {
             tracing::warn!(
                 error,
-                "STATE_DIR: what was pushed cannot be written down; after a restart it would be pushed again"
+                "STATE_DIR: the file of delivered counts cannot be written; after a restart, some counts would be pushed twice"
             );
         }
     }
@@ -233,7 +233,7 @@ impl Exporter for Delivery {
         Ok(())
     }
 
-    /// Cumulative, whatever the user prefers: deltas are computed from what was accepted.
+    /// Cumulative in any case: deltas are computed from what was accepted.
     fn temporality(&self) -> opentelemetry_sdk::metrics::Temporality {
         opentelemetry_sdk::metrics::Temporality::Cumulative
     }

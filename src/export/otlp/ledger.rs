@@ -1,8 +1,8 @@
-//! What the receiver has been told of each series, and so what it has to be told next.
+//! What has been sent of each series, and so what has to be sent next.
 //!
-//! The SDK collects cumulative values. From one collection to the next, this remembers which
-//! series the receiver may show, so that those that are gone can be marked, and in delta
-//! temporality what of each value has not been accepted yet.
+//! The SDK collects cumulative values. From one collection to the next, the ledger remembers which
+//! series the receiver may show, so that those that have ended can be marked, and, in delta
+//! temporality, how much of each value has not been accepted yet.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -22,22 +22,22 @@ use super::value::Value;
 use crate::metrics::Point;
 use crate::settings::Temporality;
 
-/// A series that is gone is forgotten after this time even if nobody has accepted its mark:
-/// receivers have let go of it by themselves (Prometheus and the collector after five minutes).
+/// A series that has ended is forgotten after this time even if its mark was not accepted: by then
+/// it has expired in the receiver (after five minutes in Prometheus and the collector).
 const MARKS_FOR: Duration = Duration::from_secs(3_600);
 
 /// All series that the receiver may show.
 pub(super) struct Ledger {
     temporality: Temporality,
-    /// Families whose counts survive a restart, where a file keeps what was accepted of them.
+    /// Families whose counts the checkpoint restores, if a file keeps how much was accepted.
     counted: Vec<&'static str>,
     hasher: Hasher,
     metrics: HashMap<String, Family>,
-    /// What a process before this one delivered; taken family by family.
+    /// What an earlier process delivered; taken family by family.
     baselines: Baselines,
     /// The number of the collection under way.
     number: u64,
-    /// Its time and that of the one before, in nanoseconds since 1970.
+    /// Its time and that of the previous one, in nanoseconds since 1970.
     time: u64,
     before: Option<u64>,
     /// Whether what is to be saved has changed.
@@ -45,7 +45,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// `counted` are the families whose deltas go on where `baselines` say.
+    /// `counted` are the families whose deltas continue from `baselines`.
     pub(super) fn new(
         temporality: Temporality,
         counted: Vec<&'static str>,
@@ -135,14 +135,14 @@ impl Ledger {
             });
         }
         if is_first && family.counted {
-            // What is left was of series that are no more.
+            // The rest belonged to series that have ended.
             self.changed |= self.baselines.end(&metric.name);
         }
         family
     }
 
-    /// A series that was not in the collection before counts since then: whatever it counts
-    /// was not there.
+    /// A series that was not in the previous collection starts at the time of that one: nothing
+    /// of it had been counted then.
     fn new_series(&self, attributes: &[KeyValue], is_gauge: bool) -> Series {
         let attributes = KeyValueList {
             values: attributes.to_vec(),
@@ -156,8 +156,8 @@ impl Ledger {
         }
     }
 
-    /// Notes what `value` adds to what is owed. `counted` is the name of a family that goes on
-    /// after a restart, and whether this is its first collection.
+    /// Adds what is new in `value` to what has not been accepted. `counted` is the name of a family
+    /// that continues after a restart, and whether this is its first collection.
     fn owe(
         &mut self,
         series: &mut Series,
@@ -180,7 +180,7 @@ impl Ledger {
         });
         let (accepted, since) = match baseline {
             Some(Delivered::Until(accepted, time)) => (Value::Sum(accepted), time),
-            // Nobody knows what was delivered of it: all that was counted before this process.
+            // How much was delivered is unknown: assume all that was counted before this process.
             Some(Delivered::Unknown) => {
                 self.changed = true;
                 (value.clone(), self.time.saturating_sub(1))
@@ -194,7 +194,7 @@ impl Ledger {
         }));
     }
 
-    /// The metrics that say what is gone, once all that was collected is prepared.
+    /// The marks of the series that have ended; called after everything collected was prepared.
     ///
     /// Each mark is in a metric of its own: the collector's Prometheus exporter reads a metric
     /// up to its first mark (0.161).
@@ -245,7 +245,7 @@ impl Ledger {
                 continue;
             };
             with_points!(data, points => for point in points.iter() {
-                // In cumulative temporality, what is there is sent again in any case.
+                // In cumulative temporality, every point is sent again in any case.
                 if !family.delta && !point.is_gone() {
                     continue;
                 }
@@ -265,7 +265,7 @@ impl Ledger {
         }
     }
 
-    /// What was accepted of the families whose counts survive a restart.
+    /// What was accepted of the families whose counts the checkpoint restores.
     pub(super) fn accepted_of_counted(&self) -> Baselines {
         let mut accepted = self.baselines.clone();
         let counted = self.metrics.iter().filter(|(_, family)| family.counted);
@@ -287,7 +287,7 @@ impl Ledger {
         accepted
     }
 
-    /// Whether the points of a metric are sent as deltas. What goes up and down never is.
+    /// Whether the points of a metric are sent as deltas. Gauges and up-down counters never are.
     /// <https://opentelemetry.io/docs/specs/otel/metrics/sdk_exporters/otlp/#additional-environment-variable-configuration>
     fn is_delta(&self, metric: &Metric) -> bool {
         match &metric.data {

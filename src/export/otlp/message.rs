@@ -1,4 +1,4 @@
-//! Messages below a limit, measured encoded and uncompressed: that is what receivers limit.
+//! Messages below a limit of size, encoded and uncompressed, as receivers limit it.
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::metrics::v1::{Metric, ResourceMetrics, ScopeMetrics};
@@ -18,9 +18,9 @@ pub(super) struct Packer {
     scope: ScopeMetrics,
     /// The metrics of the message that is being filled.
     metrics: Vec<Metric>,
-    /// At least what the message would have, encoded.
+    /// An upper bound of the message's encoded size.
     size: usize,
-    /// Points so far that are larger than a message may be; they are left out.
+    /// Points so far that are larger than a message may be; they are not sent.
     pub(super) dropped: u64,
 }
 
@@ -45,7 +45,7 @@ impl Packer {
         rest
     }
 
-    /// Adds a metric; the messages that are full then.
+    /// Adds a metric; returns the messages that are full.
     pub(super) fn add(&mut self, mut metric: Metric) -> Vec<ExportMetricsServiceRequest> {
         let mut full = Vec::new();
         let Some(mut data) = metric.data.take() else {
@@ -59,7 +59,7 @@ impl Packer {
         full
     }
 
-    /// What is left over.
+    /// The last message, which is not full.
     pub(super) fn rest(&mut self) -> Option<ExportMetricsServiceRequest> {
         self.size = 0;
         let metrics = std::mem::take(&mut self.metrics);
@@ -116,7 +116,7 @@ impl Packer {
         self.metrics.push(metric);
     }
 
-    /// At least the size of a message without metrics.
+    /// An upper bound of the size of a message without metrics.
     fn empty_len(&self) -> usize {
         self.resource.encoded_len() + self.schema_url.len() + self.scope.encoded_len() + 4 * NESTING
     }

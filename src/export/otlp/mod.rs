@@ -1,6 +1,6 @@
-//! OTLP, by the standard's settings.
+//! OTLP, configured by the standard's settings.
 //!
-//! Metrics have a delivery of their own ([`Delivery`]); traces and logs go by
+//! Metrics have an exporter of their own ([`Delivery`]); traces and logs use
 //! `opentelemetry-otlp`.
 
 mod answer;
@@ -113,7 +113,7 @@ fn grpc<B: WithExportConfig + WithTonicConfig>(builder: B, otlp: &Otlp) -> B {
     }
 }
 
-/// The headers, or metadata, that the user wants.
+/// The headers (gRPC: metadata) from the settings.
 fn headers(otlp: &Otlp) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &otlp.headers {
@@ -129,7 +129,7 @@ fn headers(otlp: &Otlp) -> HeaderMap {
     headers
 }
 
-/// TLS, where the endpoint asks for it.
+/// TLS, if the endpoint is `https://`.
 fn grpc_tls(otlp: &Otlp) -> Option<ClientTlsConfig> {
     if otlp.endpoint.scheme() != "https" {
         return None;

@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
 
 use super::value::{self, Value};
 
-/// The flag of a point that says: this series has no value any more.
+/// The flag *no recorded value*: the series has no value any more.
 /// <https://opentelemetry.io/docs/specs/otel/metrics/data-model/#no-recorded-value>
 pub(super) const GONE: u32 = DataPointFlags::NoRecordedValueMask as u32;
 
@@ -24,10 +24,10 @@ pub(super) trait DataPoint: prost::Message + Default {
     fn start(&mut self) -> &mut u64;
     fn time(&self) -> u64;
     fn flags(&mut self) -> &mut u32;
-    /// Whether it says that its series is gone.
+    /// Whether it has the flag *no recorded value*.
     fn is_gone(&self) -> bool;
     fn value(&self) -> Option<Value>;
-    /// Sets the value; what is known of the cumulative one alone (minimum and maximum) goes.
+    /// Sets the value; minimum and maximum, which only the cumulative one has, are removed.
     fn set(&mut self, value: &Value);
 }
 

@@ -1,4 +1,4 @@
-//! One push: its messages, their tries, and what the receiver says of them.
+//! One push: its messages, their retries, and the receiver's answers.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ pub(super) struct Round<'a> {
     pub(super) state: &'a mut State,
     /// When the next push is due.
     pub(super) no_retry_after: Instant,
-    /// When this one is given up.
+    /// When this one ends, finished or not.
     pub(super) ends: Instant,
     pub(super) failure: Option<String>,
     /// Whether nothing more is sent.
@@ -66,13 +66,13 @@ impl Round<'_> {
         }
     }
 
-    /// Sends one message until it is accepted or given up.
+    /// Sends one message until it is accepted or its time is over.
     async fn deliver(&mut self, mut request: ExportMetricsServiceRequest) {
         let points = message::points(&mut request);
         let counts = &self.delivery.counts;
         if !self.stopped && Instant::now() >= self.ends {
             self.stopped = true;
-            let late = "the receiver takes longer than SAMPLE_INTERVAL_SECONDS for all messages of a push; what is left of it was not sent";
+            let late = "the receiver needs longer than SAMPLE_INTERVAL_SECONDS for all messages of a push; the remaining ones were not sent";
             self.failure.get_or_insert_with(|| late.to_owned());
         }
         let sent = match self.stopped {
@@ -156,23 +156,22 @@ impl Round<'_> {
             tracing::warn!(
                 dropped,
                 limit = self.delivery.limit,
-                "OTLP_MAX_MESSAGE_BYTES: single points are larger than a message may be; they are left out"
+                "OTLP_MAX_MESSAGE_BYTES: points that are larger than a message may be are dropped"
             );
         }
     }
 
-    /// The result; what the receiver says of points that it did not take is logged when it
-    /// changes.
+    /// The result. The receiver's reason for rejected points is logged when it changes.
     pub(super) fn end(self) -> Result<(), String> {
         if let Some(partial) = &self.partial {
-            // The same complaint may come with other numbers each time.
+            // The same reason may have other numbers each time.
             let words = partial.message.replace(|c: char| c.is_ascii_digit(), "");
             if self.state.partial.as_ref() != Some(&words) {
                 let Accepted { rejected, message } = partial;
                 tracing::warn!(
                     rejected,
                     message,
-                    "the OTLP receiver took a push in part; prefect_agent_export_points_total counts what it rejects"
+                    "the OTLP receiver rejected points, or has a warning; prefect_agent_export_points_total counts rejected points"
                 );
             }
             self.state.partial = Some(words);

@@ -1,5 +1,5 @@
-//! What of the counts that survive a restart was delivered, kept in `STATE_DIR` in delta
-//! temporality: without it, a restart would deliver twice or not at all.
+//! How much of the counts that a checkpoint restores was delivered, kept in `STATE_DIR` in delta
+//! temporality: without it, counts would be lost or delivered twice at a restart.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -22,9 +22,9 @@ type Attributes = Map<String, Json>;
 /// What was delivered of a series before this process.
 #[derive(Debug, PartialEq)]
 pub(super) enum Delivered {
-    /// So much, at that time (nanoseconds since 1970).
+    /// This value, at this time (nanoseconds since 1970).
     Until(f64, u64),
-    /// Something: nothing is written down of the whole family.
+    /// Unknown: the file does not have the family.
     Unknown,
 }
 
@@ -76,7 +76,7 @@ impl Baselines {
         !std::mem::take(&mut family.series).is_empty()
     }
 
-    /// Sets what is delivered of a family.
+    /// Sets what was delivered of a family.
     pub(super) fn set(&mut self, metric: &str, series: Vec<(Attributes, f64)>, time: u64) {
         let series = series.into_iter();
         let series = series.map(|(attributes, value)| (key(&attributes), value));
@@ -109,7 +109,7 @@ impl DeliveredFile {
         }
     }
 
-    /// What it holds. One that cannot be used is set aside, which is said.
+    /// Its content. A file that cannot be used is renamed, with a warning.
     pub(super) fn read(&self) -> Baselines {
         match self.load() {
             Ok(baselines) => baselines,
@@ -118,7 +118,7 @@ impl DeliveredFile {
                 let path = self.path.display();
                 let kept = checkpoint::set_aside(&self.path);
                 let kept = kept.ok().map(|kept| kept.display().to_string());
-                tracing::warn!(%path, %error, kept, "STATE_DIR: what was pushed before the restart cannot be read; deltas go on from the restored counts");
+                tracing::warn!(%path, %error, kept, "STATE_DIR: the file of delivered counts cannot be read; deltas continue from the restored counts");
                 Baselines::default()
             }
         }
@@ -137,7 +137,7 @@ impl DeliveredFile {
         if content.version != VERSION || content.prefect_api_url != self.prefect_api_url {
             let (version, url) = (content.version, content.prefect_api_url);
             return Err(io::Error::other(format!(
-                "it says version {version} of {url}"
+                "it is version {version}, for {url}"
             )));
         }
         let mut baselines = Baselines::default();
@@ -151,7 +151,7 @@ impl DeliveredFile {
     ///
     /// # Errors
     ///
-    /// When the disk is full or the folder cannot be written; the old one is still there then.
+    /// When the disk is full or the folder cannot be written; the old file stays.
     pub(super) fn write(&self, baselines: &Baselines) -> io::Result<()> {
         let families = baselines.0.iter().map(|(metric, family)| {
             let series = family.series.iter().filter_map(|(key, value)| {

@@ -1,4 +1,4 @@
-//! One series as the ledger knows it, and the points that are made from that alone.
+//! One series in the ledger, and the points that are made from it alone.
 
 use std::collections::HashMap;
 
@@ -24,13 +24,13 @@ pub(super) struct Family {
 }
 
 pub(super) struct Series {
-    /// Encoded: read only when the series is gone.
+    /// Encoded: read only when the series has ended.
     pub(super) attributes: Box<[u8]>,
     /// The last collection that had it.
     pub(super) seen: u64,
-    /// Since when it was not there any more; 0 while it is.
+    /// When it ended; 0 if it has not.
     pub(super) gone: u64,
-    /// Since when it counts, where the SDK does not know; 0 where it does.
+    /// Its start time, if it is not the SDK's; else 0.
     pub(super) start: u64,
     pub(super) progress: Option<Box<Progress>>,
 }
@@ -39,14 +39,14 @@ pub(super) struct Series {
 pub(super) struct Progress {
     /// The value of the last collection.
     pub(super) last: Value,
-    /// What of it has not been accepted.
+    /// The part of it that has not been accepted.
     pub(super) owed: Option<Value>,
-    /// Since when that counts.
+    /// The start time of that part.
     pub(super) since: u64,
 }
 
 impl Series {
-    /// Sets a point to what is owed.
+    /// Sets a point to the part that has not been accepted.
     pub(super) fn show<P: DataPoint>(&self, point: &mut P) {
         let Some(progress) = &self.progress else {
             return;
@@ -58,9 +58,9 @@ impl Series {
         }
     }
 
-    /// The point that says that the series is gone. It has the shape of the others, since
-    /// receivers end the sum, the count and each bucket that they find in it; the values in it
-    /// mean nothing.
+    /// The mark: a point with the flag *no recorded value*. It has the shape of the others, since
+    /// receivers end the sum, the count and each bucket that they find in it; its values mean
+    /// nothing.
     pub(super) fn mark(&self, empty: &Metric, bounds: &[f64], time: u64) -> Option<Metric> {
         let attributes = KeyValueList::decode(&*self.attributes).ok()?.values;
         let mut metric = empty.clone();
@@ -75,8 +75,8 @@ impl Series {
         Some(metric)
     }
 
-    /// The last delta of a series that is gone, if some of it was not accepted. After it, the
-    /// stream simply ends: a delta says nothing about the time after it.
+    /// The last delta of a series that has ended, if some of it was not accepted. No mark follows: a
+    /// delta has no meaning beyond its own interval.
     pub(super) fn last(&self, empty: &Metric, bounds: &[f64], time: u64) -> Option<Metric> {
         let owed = self.progress.as_ref()?.owed.as_ref();
         owed.filter(|owed| !owed.is_zero())?;

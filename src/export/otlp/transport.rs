@@ -1,4 +1,4 @@
-//! How a message travels: over HTTP by reqwest, over gRPC by the protocol's own client.
+//! The transports: HTTP by `reqwest`, gRPC by the protocol's generated client.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::answer::{self, Accepted, Failure, Then};
 use crate::export::Error;
 use crate::settings::{Compression, Otlp, Protocol};
 
-/// The largest answer that is read; the specification's advice.
+/// The largest answer that is read, as the specification recommends.
 /// <https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>
 const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
 
@@ -45,14 +45,14 @@ pub(super) struct Grpc {
     port: Option<u16>,
 }
 
-/// A message as it is sent, once or again.
+/// An encoded message, for the first attempt and for retries.
 pub(super) enum Prepared<'a> {
     Body(Bytes),
     Request(&'a ExportMetricsServiceRequest),
 }
 
 impl Transport {
-    /// By the settings; nothing is connected yet. Inside a tokio runtime.
+    /// A transport by the settings; it connects with the first message. Inside a tokio runtime.
     pub(super) fn new(otlp: &Otlp) -> Result<Self, Error> {
         let gzip = otlp.compression == Compression::Gzip;
         Ok(match otlp.protocol {
@@ -67,7 +67,7 @@ impl Transport {
                 if gzip {
                     headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
                 }
-                // What the user says wins.
+                // The user's headers take precedence.
                 headers.extend(super::headers(otlp));
                 Transport::Http(Http {
                     client: super::http_client(otlp)?,
@@ -94,7 +94,7 @@ impl Transport {
         })
     }
 
-    /// Encodes and compresses a message, where that is not done anew at each try.
+    /// Encodes and compresses a message once for all attempts, if the transport allows that.
     pub(super) async fn prepare<'a>(
         &self,
         request: &'a ExportMetricsServiceRequest,
@@ -143,7 +143,7 @@ impl Transport {
             let milliseconds = patience.as_millis();
             Err(Failure {
                 text: format!(
-                    "no answer within {milliseconds} ms; OTEL_EXPORTER_OTLP_TIMEOUT sets how long is waited"
+                    "no answer within {milliseconds} ms; OTEL_EXPORTER_OTLP_TIMEOUT sets the time-out"
                 ),
                 then: Then::Retry,
             })
@@ -186,7 +186,7 @@ impl Http {
     }
 }
 
-/// Reads an answer up to the bound; what is cut off there is no OTLP any more.
+/// Reads an answer up to the limit; one that is cut off there cannot be decoded.
 async fn read(mut response: Response) -> Result<BytesMut, reqwest::Error> {
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await? {
@@ -221,6 +221,6 @@ fn channel(otlp: &Otlp) -> Result<Channel, tonic::transport::Error> {
     if let Some(tls) = super::grpc_tls(otlp) {
         endpoint = endpoint.tls_config(tls)?;
     }
-    // A receiver that is gone without a word is noticed within one push.
+    // A receiver that does not answer at all is noticed within one push.
     Ok(endpoint.connect_timeout(otlp.timeout).connect_lazy())
 }

@@ -59,8 +59,8 @@ impl Value {
         }
     }
 
-    /// What was added since `earlier`: all of it after a reset, which shows in anything having
-    /// become less.
+    /// What was added since `earlier`. If any part is less than it was, that was a reset, and all of
+    /// it is new.
     /// <https://opentelemetry.io/docs/specs/otel/metrics/data-model/#resets-and-gaps>
     pub(super) fn since(&self, earlier: &Value) -> Value {
         self.minus(earlier).unwrap_or_else(|| self.clone())
@@ -79,7 +79,7 @@ impl Value {
         }
     }
 
-    /// Both together. Values of different shapes cannot be added: the later one stays.
+    /// The sum of both. Values of different shapes cannot be added: the later one is kept.
     pub(super) fn plus(self, later: Value) -> Value {
         match (self, later) {
             (Value::Sum(one), Value::Sum(other)) => Value::Sum(one + other),
