@@ -9,14 +9,15 @@ use prefect_otel_agent::metrics::Point;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
-use crate::support::collected::{Collection, delivery, export, outcome};
+use crate::support::collected::{Collection, Process, delivery, export, outcome};
 use crate::support::otlp::{Answer, Receiver};
-use crate::support::points::{all_three, got, is, over_grpc, over_http, values};
+use crate::support::points::{Got, all_three, got, is, over_grpc, over_http, values};
 use crate::support::prefect::free_port;
 use crate::support::process::AgentProcess;
 use crate::support::small_stub;
 use crate::support::tls::Certificates;
 
+const DELTA: (&str, &str) = ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta");
 const GRPC: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,6 +80,62 @@ async fn counters_start_when_they_began_to_count() {
     assert_eq!(back[0].start, gone[1].time);
     export(&delivery, &both).await.unwrap();
     assert_eq!(got(&receiver)[0].start, gone[1].time);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_histogram_that_is_reset_has_a_new_start() {
+    let (receiver, endpoint) = over_http().await;
+    let delivery = delivery(&endpoint, &[], vec![]);
+    let start = async |collection: &Collection| {
+        export(&delivery, collection).await.unwrap();
+        let all = got(&receiver);
+        let runs = all.iter().find(|point| point.key == "runs").unwrap();
+        (runs.start, runs.time)
+    };
+    let with = |collection: Collection| collection.histogram("runs", &[2.0]);
+    let process = Process::default();
+    let nothing = Collection::default().gauge("stays", 1.0).of(&process);
+    export(&delivery, &nothing).await.unwrap();
+    let before = got(&receiver)[0].time;
+    let first = with(nothing.clone());
+    let (started, time) = start(&first).await;
+    assert_eq!(started, before, "it was not in the collection before");
+    let reset = with(Collection::default());
+    let (restarted, _) = start(&reset).await;
+    assert!(restarted > time);
+    assert_eq!(start(&reset).await.0, restarted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_start_is_later_than_its_point_or_before_1970() {
+    let (receiver, endpoint) = over_http().await;
+    let ahead = SystemTime::now() + Duration::from_secs(300);
+    let long_ago = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+    let point = |key: &'static str, start| Point {
+        value: 5.0,
+        attributes: vec![KeyValue::new("key", key)],
+        start: Some(start),
+    };
+    let points = vec![point("ahead", ahead), point("long ago", long_ago)];
+    for more in [&[][..], &[DELTA]] {
+        let delivery = delivery(&endpoint, more, points.clone());
+        let collection = Collection::default();
+        let collection = collection.counter("ahead", 5.0).counter("long ago", 5.0);
+        export(&delivery, &collection).await.unwrap();
+        let first = got(&receiver);
+        for point in &first {
+            let hour = Duration::from_secs(3_600).as_nanos() as u64;
+            let latest = point.time - hour..=point.time;
+            assert!(latest.contains(&point.start), "{point:?}");
+        }
+        export(&delivery, &collection).await.unwrap();
+        if more.is_empty() {
+            let starts = |all: &[Got]| all.iter().map(|point| point.start).collect::<Vec<_>>();
+            assert_eq!(starts(&got(&receiver)), starts(&first), "no reset");
+        } else {
+            got(&receiver);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,17 +119,15 @@ impl Ledger {
                 let key = self.hasher.key(point.attributes());
                 let series = family.series.entry(key);
                 let series = series.or_insert_with(|| self.new_series(point.attributes(), is_gauge));
-                if let Some(start) = starts.get(&key) {
-                    series.start = *start;
-                }
+                let (began, time) = (*point.start(), point.time());
+                series.begin(began, starts.get(&key).copied(), time);
                 series.seen = self.number;
                 series.gone = 0;
-                if series.start != 0 {
-                    *point.start() = series.start;
-                }
+                // Clocks are set back, too.
+                *point.start() = series.since(began).min(time);
                 if family.delta && let Some(value) = point.value() {
                     let goes_on = family.counted.then_some((metric.name.as_str(), is_first));
-                    self.owe(series, value, *point.start(), goes_on);
+                    self.owe(series, value, began, goes_on);
                     series.show(point);
                 }
             });
@@ -156,17 +154,23 @@ impl Ledger {
         }
     }
 
-    /// Notes what `value` adds to what is owed. `counted` is the name of a family that goes on
-    /// after a restart, and whether this is its first collection.
+    /// Notes what `value`, which the SDK counts since `began`, adds to what is owed. `counted` is
+    /// the name of a family that goes on after a restart, and whether this is its first
+    /// collection.
     fn owe(
         &mut self,
         series: &mut Series,
         value: Value,
-        start: u64,
+        began: u64,
         counted: Option<(&str, bool)>,
     ) {
         if let Some(progress) = &mut series.progress {
-            let added = value.since(&progress.last);
+            // The instrument may have been made anew, and have counted as much again.
+            let added = match progress.began == began {
+                true => value.since(&progress.last),
+                false => value.clone(),
+            };
+            progress.began = began;
             progress.owed = Some(match progress.owed.take() {
                 Some(owed) => owed.plus(added),
                 None => added,
@@ -185,11 +189,12 @@ impl Ledger {
                 self.changed = true;
                 (value.clone(), self.time.saturating_sub(1))
             }
-            None => (value.zero(), start),
+            None => (value.zero(), series.since(began)),
         };
         series.progress = Some(Box::new(Progress {
             owed: Some(value.since(&accepted)),
             last: value,
+            began,
             since,
         }));
     }
