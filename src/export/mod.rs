@@ -22,6 +22,7 @@ use opentelemetry_sdk::metrics::{MeterProviderBuilder, SdkMeterProvider};
 use crate::metrics::{Family, Options, Reading, Source};
 use crate::settings::Settings;
 use collected::Exporter as _;
+pub use collected::NotAccepted;
 pub use histograms::Histograms;
 pub use instruments::Recorder;
 use instruments::Slots;

@@ -174,6 +174,18 @@ async fn a_push_is_divided_into_messages_below_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_resource_that_leaves_no_room_for_points_is_a_failure() {
+    let (receiver, endpoint) = over_http().await;
+    let small = ("OTLP_MAX_MESSAGE_BYTES", "10000");
+    let delivery = delivery(&endpoint, &[small], vec![]);
+    let all_too_large = Collection::default().gauge(&"x".repeat(20_000), 1.0);
+    let error = export(&delivery, &all_too_large).await.unwrap_err();
+    assert!(error.contains("OTEL_RESOURCE_ATTRIBUTES"), "{error}");
+    assert!(receiver.take_pushes().is_empty());
+    assert_eq!(outcome(&delivery, "dropped"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_may_pass_is_sent_again_when_the_receiver_says_so() {
     let (receiver, endpoint) = over_http().await;
     let collection = Collection::default().gauge("a", 1.0);
@@ -267,6 +279,59 @@ async fn a_login_page_is_a_failure_that_names_the_endpoint() {
     // As Prometheus answers: no body, no type.
     receiver.answer([Answer::Http(StatusCode::OK.into_response())]);
     export(&delivery, &collection).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_repeats_the_headers_does_not_get_them_into_the_log() {
+    let headers = (
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "authorization=Bearer%20hunter2-token",
+    );
+    let collection = Collection::default().gauge("a", 1.0);
+    let (receiver, endpoint) = over_http().await;
+    let over_http = delivery(&endpoint, &[headers], vec![]);
+    // Also where the text is cut off in the middle of it.
+    for before in [10, 290] {
+        let said = format!("{} Bearer hunter2-token", "x".repeat(before));
+        let answer = (StatusCode::UNAUTHORIZED, said).into_response();
+        receiver.answer([Answer::Http(answer)]);
+        let error = export(&over_http, &collection).await.unwrap_err();
+        assert!(error.contains("401") && !error.contains("hunt"), "{error}");
+    }
+    let (receiver, endpoint) = over_grpc();
+    let over_grpc = delivery(&endpoint, &[headers, GRPC], vec![]);
+    let said = "the token hunter2-token is not known";
+    receiver.answer([Answer::Grpc(tonic::Status::unauthenticated(said))]);
+    let error = export(&over_grpc, &collection).await.unwrap_err();
+    assert!(error.contains("the token *"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn details_that_cannot_be_read_are_a_failure_like_any_other() {
+    let (receiver, endpoint) = over_grpc();
+    let delivery = delivery(&endpoint, &[GRPC], vec![]);
+    let details = [("grpc-status-details-bin", "no base64!")];
+    let details = details.map(|(name, value)| {
+        let name = axum::http::HeaderName::from_static(name);
+        (name, axum::http::HeaderValue::from_static(value))
+    });
+    let metadata = tonic::metadata::MetadataMap::from_headers(details.into_iter().collect());
+    let status = tonic::Status::with_metadata(Code::InvalidArgument, "no", metadata);
+    receiver.answer([Answer::Grpc(status)]);
+    let collection = Collection::default().gauge("a", 1.0);
+    let error = export(&delivery, &collection).await.unwrap_err();
+    assert!(error.contains("InvalidArgument"), "{error}");
+    export(&delivery, &collection).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_does_not_answer_is_told_by_the_setting_of_how_long() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    for protocol in ["http/protobuf", "grpc"] {
+        let error = error(&endpoint, protocol, &[]).await;
+        assert!(error.contains("OTEL_EXPORTER_OTLP_TIMEOUT"), "{error}");
+    }
 }
 
 /// The error of a push to `endpoint`.

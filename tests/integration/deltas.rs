@@ -7,7 +7,9 @@ use axum::response::IntoResponse as _;
 use opentelemetry_proto::tonic::metrics::v1::AggregationTemporality;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 
-use crate::support::collected::{Collection, Process, delivery, export};
+use tokio::sync::Notify;
+
+use crate::support::collected::{Collection, Process, delivery, export, export_until};
 use crate::support::otlp::{Answer, Receiver};
 use crate::support::page::Page;
 use crate::support::points::{all_three, got, got_of, is, over_http, values};
@@ -147,6 +149,45 @@ async fn a_restart_goes_on_where_the_last_accepted_push_ended() {
             .all(|(_, _, value)| *value == Some(0.0))
     );
     assert!(file("damaged-0").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_accepted_of_a_push_that_the_end_cut_off_does_not_come_again() {
+    let (receiver, endpoint) = over_http().await;
+    let folder = tempfile::tempdir().unwrap();
+    let small = ("OTLP_MAX_MESSAGE_BYTES", "10000");
+    let state = [DELTA, small, ("STATE_DIR", folder.path().to_str().unwrap())];
+    let (one, other) = ("1".repeat(6_000), "2".repeat(6_000));
+    let with = |value| {
+        let collection = Collection::default().counter(&one, value);
+        collection.counter(&other, value)
+    };
+    let process = Process::default();
+    let first = delivery(&endpoint, &state, vec![]);
+    export(&first, &with(1.0).of(&process)).await.unwrap();
+    assert_eq!(got(&receiver).len(), 2);
+    let throttled = (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "5")]);
+    let answers = [
+        Answer::Partial(0, ""),
+        Answer::Http(throttled.into_response()),
+    ];
+    receiver.answer(answers);
+    let (give_up, more) = (Notify::new(), with(3.0).of(&process));
+    let ends = async {
+        while got(&receiver).is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        give_up.notify_one();
+    };
+    let (pushed, ()) = tokio::join!(export_until(&first, &more, &give_up), ends);
+    pushed.unwrap_err();
+    drop(first);
+    receiver.answer_well();
+    let second = delivery(&endpoint, &state, vec![]);
+    export(&second, &with(3.0)).await.unwrap();
+    let mut deltas: Vec<_> = got(&receiver).iter().map(|point| point.value).collect();
+    deltas.sort_by(|one, other| one.partial_cmp(other).unwrap());
+    assert_eq!(deltas, [Some(0.0), Some(2.0)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

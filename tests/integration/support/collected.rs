@@ -17,6 +17,7 @@ use opentelemetry_sdk::metrics::{
 use prefect_otel_agent::export::otlp::{DeliveredFile, Delivery, DeliveryConfig};
 use prefect_otel_agent::metrics::Point;
 use prefect_otel_agent::settings::Settings;
+use tokio::sync::Notify;
 
 /// What instruments show: each series has one attribute, `key`.
 #[derive(Clone, Default)]
@@ -188,7 +189,18 @@ fn delivery_by(settings: &Settings, points: Vec<Point>) -> Delivery {
 
 /// Exports a collection; the error's text, if there is one.
 pub(crate) async fn export(delivery: &Delivery, collection: &Collection) -> Result<(), String> {
-    delivery.deliver(&[&collection.collect()]).await
+    export_until(delivery, collection, &Notify::new()).await
+}
+
+/// The same, until `give_up` is notified.
+pub(crate) async fn export_until(
+    delivery: &Delivery,
+    collection: &Collection,
+    give_up: &Notify,
+) -> Result<(), String> {
+    let collected = collection.collect();
+    let delivered = delivery.deliver(&[&collected], give_up).await;
+    delivered.map_err(|error| error.reason)
 }
 
 /// Points so far by outcome.
