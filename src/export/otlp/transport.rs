@@ -1,5 +1,6 @@
 //! How a message travels: over HTTP by reqwest, over gRPC by the protocol's own client.
 
+use std::error::Error as _;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use reqwest::{Client, Response, Url};
 use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, TimeoutExpired};
 
 use super::answer::{self, Accepted, Failure, Then};
 use super::details::{self, Readable};
@@ -225,12 +227,19 @@ impl Grpc {
         request.set_timeout(patience);
         let mut answer = match self.client.clone().export(request).await {
             Ok(response) => Ok(Accepted::from(response.into_inner())),
+            // tonic waits for as long as we do, and may be the first to notice.
+            Err(status) if is_timeout(&status) => Err(too_late(patience)),
             Err(status) => Err(answer::status(&status, self.port)),
         };
         let (Ok(Accepted { message: text, .. }) | Err(Failure { text, .. })) = &mut answer;
         *text = self.secrets.hidden(text);
         answer
     }
+}
+
+fn is_timeout(status: &Status) -> bool {
+    let mut causes = std::iter::successors(status.source(), |cause| (*cause).source());
+    causes.any(|cause| cause.is::<TimeoutExpired>())
 }
 
 fn channel(otlp: &Otlp) -> Result<Channel, tonic::transport::Error> {
