@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -230,16 +231,40 @@ pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let new = PathBuf::from(new);
-    let mut file = File::create(&new)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&new, path)?;
+    let written = File::create(&new).and_then(|mut file| {
+        file.write_all(text)?;
+        file.sync_all()
+    });
+    if let Err(error) = written.and_then(|()| fs::rename(&new, path)) {
+        // A part of it would take room on a disk that is full.
+        _ = fs::remove_file(&new);
+        return Err(error);
+    }
     // The rename lasts only once the folder is on the disk; not every file system can do that.
     if let Some(Ok(folder)) = path.parent().map(File::open) {
         _ = folder.sync_all();
     }
     Ok(())
+}
+
+/// Writes a new file to `path`, all of it or nothing; `false` if there is one already.
+///
+/// # Errors
+///
+/// When the disk is full or the folder cannot be written.
+pub(crate) fn create(path: &Path, text: &[u8]) -> io::Result<bool> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .prefix(".new-")
+        .permissions(fs::Permissions::from_mode(0o644))
+        .tempfile_in(folder)?;
+    file.write_all(text)?;
+    file.as_file().sync_all()?;
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error.error),
+    }
 }
 
 /// Keeps the checkpoint of a process, where there is to be one.
@@ -353,6 +378,15 @@ mod tests {
         assert!(matches!(second.lock(Duration::ZERO), Err(Error::InUse(_))));
         drop(here);
         second.lock(Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_replaced_leaves_no_part_of_the_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("in the way");
+        fs::create_dir(&path).unwrap();
+        replace(&path, b"new").unwrap_err();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -88,8 +88,7 @@ impl Publisher {
     /// Publishes the last report and ends the exporters, within `patience`.
     pub async fn finish(mut self, report: &Report, patience: Duration) {
         let (number, readings) = (report.state.number, self.readings(report));
-        self.exporters.update(number, readings);
-        self.exporters.shutdown(number, patience).await;
+        self.exporters.shutdown(number, readings, patience).await;
     }
 
     fn readings(&mut self, report: &Report) -> Vec<Reading> {

@@ -2,18 +2,20 @@
 
 use std::future::Future;
 
-use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::metrics::Temporality;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::metrics::reader::MetricReader as _;
+
+use tokio::sync::Notify;
 
 use super::histograms::Outlet;
 use super::push::Reader;
 
 /// What the instruments of one exporter show at a time. Of one resource, in two parts, since
 /// the SDK cannot join what two meter providers collect.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Collected([ResourceMetrics; 2]);
 
 impl Collected {
@@ -37,10 +39,37 @@ impl Collected {
     }
 }
 
+/// A push that was not accepted as a whole.
+#[derive(Debug)]
+pub struct NotAccepted {
+    /// Why, for the user.
+    pub reason: String,
+    /// Whether the receiver has answered all of it all the same, so that sending it again would
+    /// change nothing.
+    pub is_answered: bool,
+}
+
+impl From<OTelSdkError> for NotAccepted {
+    fn from(error: OTelSdkError) -> Self {
+        NotAccepted {
+            // Without the SDK's words around it.
+            reason: match error {
+                OTelSdkError::InternalFailure(reason) => reason,
+                other => other.to_string(),
+            },
+            is_answered: false,
+        }
+    }
+}
+
 /// What sends the metrics of an exporter.
 pub(super) trait Exporter: Send + Sync + 'static {
-    /// Sends all parts: one push.
-    fn export(&self, collected: &Collected) -> impl Future<Output = OTelSdkResult> + Send;
+    /// Sends all parts: one push. Once `give_up` is notified, nothing more is sent.
+    fn export(
+        &self,
+        collected: &Collected,
+        give_up: &Notify,
+    ) -> impl Future<Output = Result<(), NotAccepted>> + Send;
 
     /// Ends it.
     fn shutdown(&self) -> OTelSdkResult;
@@ -51,7 +80,7 @@ pub(super) trait Exporter: Send + Sync + 'static {
 
 /// The SDK's exporters send each part by itself.
 impl<E: PushMetricExporter> Exporter for E {
-    async fn export(&self, collected: &Collected) -> OTelSdkResult {
+    async fn export(&self, collected: &Collected, _: &Notify) -> Result<(), NotAccepted> {
         for part in collected.parts() {
             PushMetricExporter::export(self, part).await?;
         }

@@ -22,6 +22,7 @@ use opentelemetry_sdk::metrics::{MeterProviderBuilder, SdkMeterProvider};
 use crate::metrics::{Family, Options, Reading, Source};
 use crate::settings::Settings;
 use collected::Exporter as _;
+pub use collected::NotAccepted;
 pub use histograms::Histograms;
 pub use instruments::Recorder;
 use instruments::Slots;
@@ -139,19 +140,18 @@ impl Exporters {
 
     /// Publishes readings, which show state `number`, to every exporter.
     pub fn publish(&self, number: u64, readings: Vec<Reading>) {
-        self.update(number, readings);
+        self.set(readings);
+        if let Some(bridge) = &self.bridge {
+            bridge.render(number);
+        }
         for push in &self.pushes {
             push.offer(number);
         }
     }
 
-    /// The same without a push: `shutdown` sends the last one.
-    pub fn update(&self, number: u64, readings: Vec<Reading>) {
+    fn set(&self, readings: Vec<Reading>) {
         for reading in readings {
             self.slots.set(reading.family.name, reading.points);
-        }
-        if let Some(bridge) = &self.bridge {
-            bridge.render(number);
         }
     }
 
@@ -170,9 +170,10 @@ impl Exporters {
         self.bridge.as_ref().map(Bridge::page)
     }
 
-    /// Pushes what was published last, state `number`, once more and ends the exporters, within
-    /// `patience`.
-    pub async fn shutdown(&self, number: u64, patience: Duration) {
+    /// Pushes readings, which show state `number`, and ends the exporters, within `patience`. The
+    /// page is not served any more.
+    pub async fn shutdown(&self, number: u64, readings: Vec<Reading>, patience: Duration) {
+        self.set(readings);
         let ends = self.pushes.iter().map(|push| push.finish(number, patience));
         futures_util::future::join_all(ends).await;
         for provider in &self.providers {

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, Temporality};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::collected::{Collected, Exporter};
+use super::collected::{Collected, Exporter, NotAccepted};
 use super::histograms::Outlet;
 use super::shown::Shown;
 
@@ -48,6 +48,9 @@ impl MetricReader for Reader {
     }
 }
 
+/// A push that is given up has so long to keep what was accepted of it.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// Pushes by their outcome.
 #[derive(Debug, Default)]
 struct Counts {
@@ -70,6 +73,8 @@ struct Waiting {
 struct Shared {
     waiting: Mutex<Waiting>,
     wake: Notify,
+    /// The push under way is to end, and to keep what was accepted.
+    give_up: Notify,
     counts: Counts,
     shown: Shown,
 }
@@ -197,15 +202,19 @@ impl Push {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let Some(task) = task else {
+        let Some(mut task) = task else {
             return;
         };
         let abort = task.abort_handle();
         let last = self.collect().map(|metrics| (number, metrics));
         self.shared.put(last, true);
-        if tokio::time::timeout(patience, task).await.is_err() {
+        if tokio::time::timeout(patience, &mut task).await.is_ok() {
+            return;
+        }
+        tracing::warn!(exporter = self.name, "the last push was given up");
+        self.shared.give_up.notify_one();
+        if tokio::time::timeout(LAST_WORDS, task).await.is_err() {
             abort.abort();
-            tracing::warn!(exporter = self.name, "the last push did not end in time");
         }
     }
 }
@@ -222,19 +231,30 @@ impl Sender {
     async fn run<E: Exporter>(self, exporter: E) {
         let mut failed: u64 = 0;
         while let Some((number, metrics)) = self.shared.take().await {
-            let result = match tokio::time::timeout(self.timeout, exporter.export(&metrics)).await {
-                Ok(result) => result.map_err(reason),
-                Err(_) => Err(format!("no answer within {} ms", self.timeout.as_millis())),
-            };
+            let export = exporter.export(&metrics, &self.shared.give_up);
+            let result = tokio::time::timeout(self.timeout, export).await;
+            let result = result.unwrap_or_else(|_| {
+                Err(NotAccepted {
+                    reason: format!("no answer within {} ms", self.timeout.as_millis()),
+                    is_answered: false,
+                })
+            });
+            // What is refused for good is not shown by sending it again either: whoever waits
+            // for it would wait for ever.
+            if result
+                .as_ref()
+                .map_or_else(|error| error.is_answered, |()| true)
+            {
+                self.shared.shown.note(number);
+            }
             match result {
                 Ok(()) => {
                     self.shared.counts.success.fetch_add(1, Ordering::Relaxed);
-                    self.shared.shown.note(number);
                     self.note_success(&mut failed);
                 }
                 Err(error) => {
                     self.shared.counts.failure.fetch_add(1, Ordering::Relaxed);
-                    self.note_failure(&mut failed, &error);
+                    self.note_failure(&mut failed, &error.reason);
                 }
             }
         }
@@ -266,10 +286,56 @@ impl Sender {
     }
 }
 
-/// What went wrong, without the SDK's words around it.
-fn reason(error: OTelSdkError) -> String {
-    match error {
-        OTelSdkError::InternalFailure(reason) => reason,
-        other => other.to_string(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers so.
+    struct Scripted(fn() -> Result<(), NotAccepted>);
+
+    impl Exporter for Scripted {
+        async fn export(&self, _: &Collected, _: &Notify) -> Result<(), NotAccepted> {
+            (self.0)()
+        }
+
+        fn shutdown(&self) -> OTelSdkResult {
+            Ok(())
+        }
+
+        fn temporality(&self) -> Temporality {
+            Temporality::Cumulative
+        }
+    }
+
+    async fn shown_after(answer: fn() -> Result<(), NotAccepted>) -> u64 {
+        let shared = Arc::new(Shared::default());
+        let sender = Sender {
+            name: "test",
+            target: "nowhere".to_owned(),
+            timeout: Duration::from_secs(60),
+            shared: Arc::clone(&shared),
+        };
+        shared.put(Some((7, Collected::default())), true);
+        sender.run(Scripted(answer)).await;
+        crate::export::shown::by_all([&shared.shown], Duration::from_secs(3_600))
+    }
+
+    #[tokio::test]
+    async fn a_push_has_shown_its_state_when_all_of_it_was_answered_for_good() {
+        assert_eq!(shown_after(|| Ok(())).await, 7);
+        let answered = || {
+            Err(NotAccepted {
+                reason: "HTTP 400".to_owned(),
+                is_answered: true,
+            })
+        };
+        assert_eq!(shown_after(answered).await, 7);
+        let unknown = || {
+            Err(NotAccepted {
+                reason: "no answer".to_owned(),
+                is_answered: false,
+            })
+        };
+        assert_eq!(shown_after(unknown).await, 0);
     }
 }

@@ -88,21 +88,25 @@ fn instance_id(settings: &Settings, resource: &Resource) -> Uuid {
     })
 }
 
-/// The id in the file at `path`; if there is none, a new one, which is there from now on.
+/// The id in the file at `path`; if there is none, a new one, which is there from now on. Of
+/// agents that start at once, one makes it.
 fn kept(path: &Path) -> io::Result<Uuid> {
     match fs::read_to_string(path) {
-        Ok(text) => Uuid::try_parse(text.trim())
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder)?;
             }
-            let id = Uuid::new_v4();
-            checkpoint::replace(path, format!("{id}\n").as_bytes())?;
-            Ok(id)
+            let id = format!("{}\n", Uuid::new_v4());
+            checkpoint::create(path, id.as_bytes())?;
+            parse(&fs::read_to_string(path)?)
         }
-        Err(error) => Err(error),
+        text => parse(&text?),
     }
+}
+
+fn parse(text: &str) -> io::Result<Uuid> {
+    let id = Uuid::try_parse(text.trim());
+    id.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// An id derived from the URL of the API and what distinguishes two agents with the same URL. A
@@ -236,6 +240,29 @@ mod tests {
             id(&[PREFECT, ("STATE_DIR", other.to_str().unwrap())]),
             first
         );
+    }
+
+    #[test]
+    fn agents_that_start_at_once_have_the_same_id() {
+        let folder = tempfile::tempdir().unwrap();
+        for round in 0..20 {
+            let path = folder.path().join(format!("new/{round}"));
+            let start = std::sync::Barrier::new(8);
+            let ids: std::collections::HashSet<_> = std::thread::scope(|scope| {
+                let agent = || {
+                    start.wait();
+                    kept(&path).unwrap()
+                };
+                let agents: Vec<_> = (0..8).map(|_| scope.spawn(agent)).collect();
+                agents
+                    .into_iter()
+                    .map(|agent| agent.join().unwrap())
+                    .collect()
+            });
+            assert_eq!(ids.len(), 1);
+        }
+        let files = fs::read_dir(folder.path().join("new")).unwrap();
+        assert_eq!(files.count(), 20, "nothing else is left there");
     }
 
     #[test]

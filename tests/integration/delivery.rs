@@ -9,14 +9,15 @@ use prefect_otel_agent::metrics::Point;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
-use crate::support::collected::{Collection, delivery, export, outcome};
+use crate::support::collected::{Collection, Process, delivery, export, outcome};
 use crate::support::otlp::{Answer, Receiver};
-use crate::support::points::{all_three, got, is, over_grpc, over_http, values};
+use crate::support::points::{Got, all_three, got, is, over_grpc, over_http, values};
 use crate::support::prefect::free_port;
 use crate::support::process::AgentProcess;
 use crate::support::small_stub;
 use crate::support::tls::Certificates;
 
+const DELTA: (&str, &str) = ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta");
 const GRPC: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,6 +83,62 @@ async fn counters_start_when_they_began_to_count() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_histogram_that_is_reset_has_a_new_start() {
+    let (receiver, endpoint) = over_http().await;
+    let delivery = delivery(&endpoint, &[], vec![]);
+    let start = async |collection: &Collection| {
+        export(&delivery, collection).await.unwrap();
+        let all = got(&receiver);
+        let runs = all.iter().find(|point| point.key == "runs").unwrap();
+        (runs.start, runs.time)
+    };
+    let with = |collection: Collection| collection.histogram("runs", &[2.0]);
+    let process = Process::default();
+    let nothing = Collection::default().gauge("stays", 1.0).of(&process);
+    export(&delivery, &nothing).await.unwrap();
+    let before = got(&receiver)[0].time;
+    let first = with(nothing.clone());
+    let (started, time) = start(&first).await;
+    assert_eq!(started, before, "it was not in the collection before");
+    let reset = with(Collection::default());
+    let (restarted, _) = start(&reset).await;
+    assert!(restarted > time);
+    assert_eq!(start(&reset).await.0, restarted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_start_is_later_than_its_point_or_before_1970() {
+    let (receiver, endpoint) = over_http().await;
+    let ahead = SystemTime::now() + Duration::from_secs(300);
+    let long_ago = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+    let point = |key: &'static str, start| Point {
+        value: 5.0,
+        attributes: vec![KeyValue::new("key", key)],
+        start: Some(start),
+    };
+    let points = vec![point("ahead", ahead), point("long ago", long_ago)];
+    for more in [&[][..], &[DELTA]] {
+        let delivery = delivery(&endpoint, more, points.clone());
+        let collection = Collection::default();
+        let collection = collection.counter("ahead", 5.0).counter("long ago", 5.0);
+        export(&delivery, &collection).await.unwrap();
+        let first = got(&receiver);
+        for point in &first {
+            let hour = Duration::from_secs(3_600).as_nanos() as u64;
+            let latest = point.time - hour..=point.time;
+            assert!(latest.contains(&point.start), "{point:?}");
+        }
+        export(&delivery, &collection).await.unwrap();
+        if more.is_empty() {
+            let starts = |all: &[Got]| all.iter().map(|point| point.start).collect::<Vec<_>>();
+            assert_eq!(starts(&got(&receiver)), starts(&first), "no reset");
+        } else {
+            got(&receiver);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_push_is_divided_into_messages_below_the_limit() {
     let (http, grpc) = (over_http().await, over_grpc());
     for ((receiver, endpoint), protocol) in [(http, None), (grpc, Some(GRPC))] {
@@ -114,6 +171,18 @@ async fn a_push_is_divided_into_messages_below_the_limit() {
         let (accepted, failed) = (outcome(&delivery, "accepted"), outcome(&delivery, "failed"));
         assert!(failed > 0 && accepted + failed == 4_000);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_that_leaves_no_room_for_points_is_a_failure() {
+    let (receiver, endpoint) = over_http().await;
+    let small = ("OTLP_MAX_MESSAGE_BYTES", "10000");
+    let delivery = delivery(&endpoint, &[small], vec![]);
+    let all_too_large = Collection::default().gauge(&"x".repeat(20_000), 1.0);
+    let error = export(&delivery, &all_too_large).await.unwrap_err();
+    assert!(error.contains("OTEL_RESOURCE_ATTRIBUTES"), "{error}");
+    assert!(receiver.take_pushes().is_empty());
+    assert_eq!(outcome(&delivery, "dropped"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,6 +279,59 @@ async fn a_login_page_is_a_failure_that_names_the_endpoint() {
     // As Prometheus answers: no body, no type.
     receiver.answer([Answer::Http(StatusCode::OK.into_response())]);
     export(&delivery, &collection).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_repeats_the_headers_does_not_get_them_into_the_log() {
+    let headers = (
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "authorization=Bearer%20hunter2-token",
+    );
+    let collection = Collection::default().gauge("a", 1.0);
+    let (receiver, endpoint) = over_http().await;
+    let over_http = delivery(&endpoint, &[headers], vec![]);
+    // Also where the text is cut off in the middle of it.
+    for before in [10, 290] {
+        let said = format!("{} Bearer hunter2-token", "x".repeat(before));
+        let answer = (StatusCode::UNAUTHORIZED, said).into_response();
+        receiver.answer([Answer::Http(answer)]);
+        let error = export(&over_http, &collection).await.unwrap_err();
+        assert!(error.contains("401") && !error.contains("hunt"), "{error}");
+    }
+    let (receiver, endpoint) = over_grpc();
+    let over_grpc = delivery(&endpoint, &[headers, GRPC], vec![]);
+    let said = "the token hunter2-token is not known";
+    receiver.answer([Answer::Grpc(tonic::Status::unauthenticated(said))]);
+    let error = export(&over_grpc, &collection).await.unwrap_err();
+    assert!(error.contains("the token *"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn details_that_cannot_be_read_are_a_failure_like_any_other() {
+    let (receiver, endpoint) = over_grpc();
+    let delivery = delivery(&endpoint, &[GRPC], vec![]);
+    let details = [("grpc-status-details-bin", "no base64!")];
+    let details = details.map(|(name, value)| {
+        let name = axum::http::HeaderName::from_static(name);
+        (name, axum::http::HeaderValue::from_static(value))
+    });
+    let metadata = tonic::metadata::MetadataMap::from_headers(details.into_iter().collect());
+    let status = tonic::Status::with_metadata(Code::InvalidArgument, "no", metadata);
+    receiver.answer([Answer::Grpc(status)]);
+    let collection = Collection::default().gauge("a", 1.0);
+    let error = export(&delivery, &collection).await.unwrap_err();
+    assert!(error.contains("InvalidArgument"), "{error}");
+    export(&delivery, &collection).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_does_not_answer_is_told_by_the_setting_of_how_long() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    for protocol in ["http/protobuf", "grpc"] {
+        let error = error(&endpoint, protocol, &[]).await;
+        assert!(error.contains("OTEL_EXPORTER_OTLP_TIMEOUT"), "{error}");
+    }
 }
 
 /// The error of a push to `endpoint`.

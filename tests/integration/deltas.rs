@@ -7,7 +7,9 @@ use axum::response::IntoResponse as _;
 use opentelemetry_proto::tonic::metrics::v1::AggregationTemporality;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 
-use crate::support::collected::{Collection, delivery, export};
+use tokio::sync::Notify;
+
+use crate::support::collected::{Collection, Process, delivery, export, export_until};
 use crate::support::otlp::{Answer, Receiver};
 use crate::support::page::Page;
 use crate::support::points::{all_three, got, got_of, is, over_http, values};
@@ -23,13 +25,15 @@ async fn failed_pushes_lose_and_repeat_nothing() {
         let delivery = delivery(&endpoint, &[DELTA], vec![]);
         let (mut counted, mut measured, mut ends) = (0.0, 0.0, 0);
         let mut seen = Vec::new();
+        let process = Process::default();
         for push in 1..=30 {
             // Values grow, so that the scale of an exponential histogram falls.
             seen.push(1.5_f64.powi(push));
             let mut collection = Collection::default()
                 .gauge("now", push.into())
                 .counter("runs", push.into())
-                .histogram("runs", &seen);
+                .histogram("runs", &seen)
+                .of(&process);
             if exponential {
                 collection = collection.exponential();
             }
@@ -55,13 +59,35 @@ async fn failed_pushes_lose_and_repeat_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn histograms_that_were_reset_to_the_same_count_have_counted_anew() {
+    for exponential in [false, true] {
+        let (receiver, endpoint) = over_http().await;
+        let delivery = delivery(&endpoint, &[DELTA], vec![]);
+        let mut measured = 0.0;
+        for _ in 0..3 {
+            let mut collection = Collection::default().histogram("runs", &[2.0]);
+            if exponential {
+                collection = collection.exponential();
+            }
+            for _ in 0..2 {
+                export(&delivery, &collection).await.unwrap();
+                measured += values(&receiver)[0].2.unwrap();
+            }
+        }
+        assert_eq!(measured, 3.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_series_that_is_gone_leaves_its_last_count() {
     let (receiver, endpoint) = over_http().await;
     let delivery = delivery(&endpoint, &[DELTA], vec![]);
-    export(&delivery, &all_three("leaves")).await.unwrap();
+    let process = Process::default();
+    let leaves = all_three("leaves").of(&process);
+    export(&delivery, &leaves).await.unwrap();
     got(&receiver);
     receiver.answer([Answer::Http(StatusCode::BAD_REQUEST.into_response())]);
-    let more = all_three("leaves").counter("new", 2.0);
+    let more = leaves.counter("new", 2.0);
     export(&delivery, &more).await.unwrap_err();
     let rest = Collection::default().gauge("stays", 1.0);
     export(&delivery, &rest).await.unwrap();
@@ -85,12 +111,14 @@ async fn a_restart_goes_on_where_the_last_accepted_push_ended() {
     let delta = |receiver: &Receiver| values(receiver).pop().unwrap().2.unwrap();
     // There are counts already, and nothing says who got them.
     let first = process();
-    export(&first, &counted(20.0)).await.unwrap();
+    let instruments = Process::default();
+    let counted_there = |value| counted(value).of(&instruments);
+    export(&first, &counted_there(20.0)).await.unwrap();
     assert_eq!(delta(&receiver), 0.0);
-    export(&first, &counted(23.0)).await.unwrap();
+    export(&first, &counted_there(23.0)).await.unwrap();
     assert_eq!(delta(&receiver), 3.0);
     receiver.answer([Answer::Http(StatusCode::BAD_REQUEST.into_response())]);
-    export(&first, &counted(24.0)).await.unwrap_err();
+    export(&first, &counted_there(24.0)).await.unwrap_err();
     drop(first);
     // Killed: one more was counted that nobody got, and one while it was down.
     let second = process();
@@ -124,12 +152,52 @@ async fn a_restart_goes_on_where_the_last_accepted_push_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_accepted_of_a_push_that_the_end_cut_off_does_not_come_again() {
+    let (receiver, endpoint) = over_http().await;
+    let folder = tempfile::tempdir().unwrap();
+    let small = ("OTLP_MAX_MESSAGE_BYTES", "10000");
+    let state = [DELTA, small, ("STATE_DIR", folder.path().to_str().unwrap())];
+    let (one, other) = ("1".repeat(6_000), "2".repeat(6_000));
+    let with = |value| {
+        let collection = Collection::default().counter(&one, value);
+        collection.counter(&other, value)
+    };
+    let process = Process::default();
+    let first = delivery(&endpoint, &state, vec![]);
+    export(&first, &with(1.0).of(&process)).await.unwrap();
+    assert_eq!(got(&receiver).len(), 2);
+    let throttled = (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "5")]);
+    let answers = [
+        Answer::Partial(0, ""),
+        Answer::Http(throttled.into_response()),
+    ];
+    receiver.answer(answers);
+    let (give_up, more) = (Notify::new(), with(3.0).of(&process));
+    let ends = async {
+        while got(&receiver).is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        give_up.notify_one();
+    };
+    let (pushed, ()) = tokio::join!(export_until(&first, &more, &give_up), ends);
+    pushed.unwrap_err();
+    drop(first);
+    receiver.answer_well();
+    let second = delivery(&endpoint, &state, vec![]);
+    export(&second, &with(3.0)).await.unwrap();
+    let mut deltas: Vec<_> = got(&receiver).iter().map(|point| point.value).collect();
+    deltas.sort_by(|one, other| one.partial_cmp(other).unwrap());
+    assert_eq!(deltas, [Some(0.0), Some(2.0)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn low_memory_sends_histograms_as_deltas_and_counters_as_they_are() {
     let (receiver, endpoint) = over_http().await;
     let preference = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
     let delivery = delivery(&endpoint, &[(preference, "lowmemory")], vec![]);
+    let collection = all_three("a");
     for _ in 0..2 {
-        export(&delivery, &all_three("a")).await.unwrap();
+        export(&delivery, &collection).await.unwrap();
     }
     let push = receiver.last().unwrap().metrics;
     for metric in &push.resource_metrics[0].scope_metrics[0].metrics {

@@ -52,7 +52,7 @@ impl From<ExportMetricsServiceResponse> for Accepted {
         let partial = response.partial_success.unwrap_or_default();
         Accepted {
             rejected: u64::try_from(partial.rejected_data_points).unwrap_or_default(),
-            message: partial.error_message,
+            message: printable(partial.error_message.as_bytes()),
         }
     }
 }
@@ -100,7 +100,7 @@ fn from_json(body: &[u8]) -> Option<Accepted> {
     let message = partial.get("errorMessage").and_then(Json::as_str);
     Some(Accepted {
         rejected: rejected.unwrap_or_default(),
-        message: message.unwrap_or_default().to_owned(),
+        message: printable(message.unwrap_or_default().as_bytes()),
     })
 }
 
@@ -300,6 +300,20 @@ mod tests {
         );
         let body = br#"{"partialSuccess":{"rejectedDataPoints":"7","errorMessage":"too old"}}"#;
         assert_eq!(accepted("application/json", body), Ok(partial));
+    }
+
+    #[test]
+    fn what_a_receiver_says_is_one_short_line() {
+        let response = ExportMetricsServiceResponse {
+            partial_success: Some(ExportMetricsPartialSuccess {
+                rejected_data_points: -7,
+                error_message: format!("\u{1b}[31mtoo\nold{}", "!".repeat(3_000_000)),
+            }),
+        };
+        let accepted = Accepted::from(response);
+        assert_eq!(accepted.rejected, 0);
+        assert!(accepted.message.len() <= 300);
+        assert!(accepted.message.starts_with("[31mtoo old!"), "{accepted:?}");
     }
 
     #[test]

@@ -34,11 +34,12 @@ impl Hasher {
         sum(pairs)
     }
 
-    /// The start times of those `points` that have one, by hash, in nanoseconds since 1970.
+    /// The start times of those `points` that have one after 1970, by hash, in nanoseconds since
+    /// then.
     pub(super) fn starts(&self, points: &[Point]) -> HashMap<u64, u64> {
         let with_start = points.iter().filter_map(|point| {
             let start = nanoseconds(point.start?);
-            Some((self.observed(&point.attributes), start))
+            (start > 0).then(|| (self.observed(&point.attributes), start))
         });
         with_start.collect()
     }

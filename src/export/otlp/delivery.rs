@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use opentelemetry_proto::tonic::metrics::v1::ScopeMetrics;
-use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use super::ledger::Ledger;
 use super::round::Round;
 use super::saved::{Baselines, DeliveredFile};
 use super::transport::Transport;
 use crate::export::Error;
-use crate::export::collected::{Collected, Exporter};
+use crate::export::collected::{Collected, Exporter, NotAccepted};
 use crate::metrics::Point;
 use crate::settings::{Otlp, Protocol, Temporality};
 
@@ -86,8 +86,8 @@ pub(super) struct State {
     pub(super) scope: ScopeMetrics,
     /// The file is read at the first push: by then, the process before this one has ended.
     pub(super) started: Option<(Temporality, Vec<&'static str>)>,
-    /// The receiver's last reason for rejected points.
-    pub(super) partial: Option<String>,
+    /// The receiver's last logged reason for rejected points, and when it was logged.
+    pub(super) partial: Option<(String, Instant)>,
     pub(super) said_oversized: bool,
     pub(super) said_unwritable: bool,
     /// Until when the receiver asked not to be sent anything.
@@ -147,12 +147,16 @@ impl Delivery {
     }
 
     /// Delivers what was collected at one time, in parts of one resource that have no metric
-    /// in common.
+    /// in common. Once `give_up` is notified, it ends, and what was accepted until then counts.
     ///
     /// # Errors
     ///
     /// When a message was not accepted: the first cause, with the setting to check.
-    pub async fn deliver(&self, parts: &[&ResourceMetrics]) -> Result<(), String> {
+    pub async fn deliver(
+        &self,
+        parts: &[&ResourceMetrics],
+        give_up: &Notify,
+    ) -> Result<(), NotAccepted> {
         let mut state = self.state.lock().await;
         if let Some((temporality, counted)) = state.started.take() {
             let baselines = match &self.file {
@@ -168,10 +172,15 @@ impl Delivery {
             no_retry_after: Instant::now() + self.interval,
             ends: Instant::now() + self.longest(),
             failure: None,
+            is_answered: true,
+            has_sent: false,
             stopped: false,
             partial: None,
         };
-        round.send(parts).await;
+        tokio::select! {
+            () = round.send(parts) => {}
+            () = give_up.notified() => round.give_up(),
+        }
         let result = round.end();
         self.save(&mut state).await;
         result
@@ -223,10 +232,9 @@ fn collected_at(parts: &[&ResourceMetrics]) -> SystemTime {
 }
 
 impl Exporter for Delivery {
-    async fn export(&self, collected: &Collected) -> OTelSdkResult {
+    async fn export(&self, collected: &Collected, give_up: &Notify) -> Result<(), NotAccepted> {
         let parts: Vec<_> = collected.parts().collect();
-        let delivered = self.deliver(&parts).await;
-        delivered.map_err(OTelSdkError::InternalFailure)
+        self.deliver(&parts, give_up).await
     }
 
     fn shutdown(&self) -> OTelSdkResult {

@@ -119,17 +119,15 @@ impl Ledger {
                 let key = self.hasher.key(point.attributes());
                 let series = family.series.entry(key);
                 let series = series.or_insert_with(|| self.new_series(point.attributes(), is_gauge));
-                if let Some(start) = starts.get(&key) {
-                    series.start = *start;
-                }
+                let (began, time) = (*point.start(), point.time());
+                series.begin(began, starts.get(&key).copied(), time);
                 series.seen = self.number;
                 series.gone = 0;
-                if series.start != 0 {
-                    *point.start() = series.start;
-                }
+                // Clocks are set back, too.
+                *point.start() = series.since(began).min(time);
                 if family.delta && let Some(value) = point.value() {
                     let goes_on = family.counted.then_some((metric.name.as_str(), is_first));
-                    self.owe(series, value, *point.start(), goes_on);
+                    self.owe(series, value, began, goes_on);
                     series.show(point);
                 }
             });
@@ -156,17 +154,23 @@ impl Ledger {
         }
     }
 
-    /// Adds what is new in `value` to what has not been accepted. `counted` is the name of a family
-    /// that continues after a restart, and whether this is its first collection.
+    /// Adds what is new in `value`, which the SDK has counted since `began`, to what has not been
+    /// accepted. `counted` is the name of a family that continues after a restart, and whether this
+    /// is its first collection.
     fn owe(
         &mut self,
         series: &mut Series,
         value: Value,
-        start: u64,
+        began: u64,
         counted: Option<(&str, bool)>,
     ) {
         if let Some(progress) = &mut series.progress {
-            let added = value.since(&progress.last);
+            // The instrument may have been made anew, and have counted as much again.
+            let added = match progress.began == began {
+                true => value.since(&progress.last),
+                false => value.clone(),
+            };
+            progress.began = began;
             progress.owed = Some(match progress.owed.take() {
                 Some(owed) => owed.plus(added),
                 None => added,
@@ -185,11 +189,12 @@ impl Ledger {
                 self.changed = true;
                 (value.clone(), self.time.saturating_sub(1))
             }
-            None => (value.zero(), start),
+            None => (value.zero(), series.since(began)),
         };
         series.progress = Some(Box::new(Progress {
             owed: Some(value.since(&accepted)),
             last: value,
+            began,
             since,
         }));
     }
@@ -308,97 +313,4 @@ pub(super) fn nanoseconds(time: SystemTime) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-    use opentelemetry_proto::tonic::common::v1::{AnyValue, any_value};
-    use opentelemetry_proto::tonic::metrics::v1::{
-        Gauge, NumberDataPoint, ResourceMetrics, ScopeMetrics, number_data_point,
-    };
-
-    use super::*;
-
-    fn gauge(series: &[&[(&str, &str)]]) -> Metric {
-        let pair = |(key, value): &(&str, &str)| KeyValue {
-            key: (*key).to_owned(),
-            value: Some(AnyValue {
-                value: Some(any_value::Value::StringValue((*value).to_owned())),
-            }),
-            ..KeyValue::default()
-        };
-        let points = series.iter().map(|attributes| NumberDataPoint {
-            attributes: attributes.iter().map(pair).collect(),
-            value: Some(number_data_point::Value::AsDouble(1.0)),
-            ..NumberDataPoint::default()
-        });
-        Metric {
-            name: "gauge".to_owned(),
-            data: Some(Data::Gauge(Gauge {
-                data_points: points.collect(),
-            })),
-            ..Metric::default()
-        }
-    }
-
-    /// The marks of a collection at `seconds` that has these series.
-    fn collect(ledger: &mut Ledger, seconds: u64, series: &[&[(&str, &str)]]) -> Vec<Metric> {
-        ledger.begin(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-        if !series.is_empty() {
-            ledger.prepare(&mut gauge(series), &[]);
-        }
-        ledger.marks()
-    }
-
-    fn accept(ledger: &mut Ledger, metrics: Vec<Metric>) {
-        ledger.accepted(&mut ExportMetricsServiceRequest {
-            resource_metrics: vec![ResourceMetrics {
-                scope_metrics: vec![ScopeMetrics {
-                    metrics,
-                    ..ScopeMetrics::default()
-                }],
-                ..ResourceMetrics::default()
-            }],
-        });
-    }
-
-    fn cumulative() -> Ledger {
-        Ledger::new(Temporality::Cumulative, Vec::new(), Baselines::default())
-    }
-
-    #[test]
-    fn marks_that_nobody_accepts_are_given_up_after_an_hour() {
-        let mut ledger = cumulative();
-        assert!(collect(&mut ledger, 1_000, &[&[("a", "1")]]).is_empty());
-        assert_eq!(collect(&mut ledger, 1_030, &[]).len(), 1);
-        assert_eq!(collect(&mut ledger, 1_030 + 3_600, &[]).len(), 1);
-        assert!(collect(&mut ledger, 1_031 + 3_600, &[]).is_empty());
-        assert!(ledger.metrics.is_empty(), "nothing is kept");
-    }
-
-    #[test]
-    fn an_accepted_mark_leaves_nothing_behind_and_one_that_was_overtaken_no_harm() {
-        let mut ledger = cumulative();
-        collect(&mut ledger, 1_000, &[&[("a", "1")], &[("a", "2")]]);
-        let marks = collect(&mut ledger, 1_030, &[&[("a", "2")]]);
-        assert_eq!(marks.len(), 1);
-        accept(&mut ledger, marks);
-        assert_eq!(ledger.metrics["gauge"].series.len(), 1);
-        let marks = collect(&mut ledger, 1_060, &[]);
-        assert_eq!(marks.len(), 1);
-        assert!(collect(&mut ledger, 1_090, &[&[("a", "2")]]).is_empty());
-        accept(&mut ledger, marks);
-        assert_eq!(
-            collect(&mut ledger, 1_120, &[]).len(),
-            1,
-            "it is there again"
-        );
-    }
-
-    #[test]
-    fn the_order_of_attributes_does_not_make_another_series() {
-        let mut ledger = cumulative();
-        collect(&mut ledger, 1_000, &[&[("a", "1"), ("b", "2")]]);
-        assert!(collect(&mut ledger, 1_030, &[&[("b", "2"), ("a", "1")]]).is_empty());
-        let swapped = collect(&mut ledger, 1_060, &[&[("a", "2"), ("b", "1")]]);
-        assert_eq!(swapped.len(), 1);
-    }
-}
+mod tests;

@@ -6,11 +6,13 @@
 mod answer;
 mod attributes;
 mod delivery;
+mod details;
 mod ledger;
 mod message;
 mod point;
 mod round;
 mod saved;
+mod secrets;
 mod series;
 mod transport;
 mod value;

@@ -11,10 +11,14 @@ use opentelemetry_sdk::metrics::data::{self, ResourceMetrics};
 use super::answer::{Accepted, Failure, Then};
 use super::delivery::{Delivery, State};
 use super::message::{self, Packer};
+use crate::export::collected::NotAccepted;
 
 /// The wait before a message is sent again: it doubles, with jitter, up to five seconds.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Another complaint of the receiver is logged after this time: some name a series in each.
+const SAY_AGAIN: Duration = Duration::from_secs(600);
 
 /// One push under way.
 pub(super) struct Round<'a> {
@@ -25,6 +29,10 @@ pub(super) struct Round<'a> {
     /// When this one ends, finished or not.
     pub(super) ends: Instant,
     pub(super) failure: Option<String>,
+    /// Whether every message so far was accepted, or refused for what it is.
+    pub(super) is_answered: bool,
+    /// Whether there was any message.
+    pub(super) has_sent: bool,
     /// Whether nothing more is sent.
     pub(super) stopped: bool,
     pub(super) partial: Option<Accepted>,
@@ -58,6 +66,10 @@ impl Round<'_> {
             self.deliver(rest).await;
         }
         self.note_oversized(packer.dropped);
+        if packer.dropped > 0 && !self.has_sent {
+            self.is_answered = false;
+            self.failure = Some("OTLP_MAX_MESSAGE_BYTES: no point fits into a message with the resource; is OTEL_RESOURCE_ATTRIBUTES too long?".to_owned());
+        }
     }
 
     async fn pack(&mut self, packer: &mut Packer, metric: Metric) {
@@ -68,10 +80,12 @@ impl Round<'_> {
 
     /// Sends one message until it is accepted or its time is over.
     async fn deliver(&mut self, mut request: ExportMetricsServiceRequest) {
+        self.has_sent = true;
         let points = message::points(&mut request);
         let counts = &self.delivery.counts;
         if !self.stopped && Instant::now() >= self.ends {
             self.stopped = true;
+            self.is_answered = false;
             let late = "the receiver needs longer than SAMPLE_INTERVAL_SECONDS for all messages of a push; the remaining ones were not sent";
             self.failure.get_or_insert_with(|| late.to_owned());
         }
@@ -98,6 +112,7 @@ impl Round<'_> {
             Some(Err(failure)) => {
                 counts.failed.fetch_add(points, Ordering::Relaxed);
                 self.stopped |= failure.then != Then::Next;
+                self.is_answered &= failure.then == Then::Next;
                 self.failure.get_or_insert(failure.text);
             }
             None => _ = counts.failed.fetch_add(points, Ordering::Relaxed),
@@ -161,24 +176,41 @@ impl Round<'_> {
         }
     }
 
-    /// The result. The receiver's reason for rejected points is logged when it changes.
-    pub(super) fn end(self) -> Result<(), String> {
+    /// Ends it before the receiver has answered.
+    pub(super) fn give_up(&mut self) {
+        let ends = "the agent ends before the receiver has answered";
+        self.failure.get_or_insert_with(|| ends.to_owned());
+        self.is_answered = false;
+    }
+
+    /// The result. The receiver's reason for rejected points is logged when it changes, but not
+    /// repeatedly.
+    pub(super) fn end(self) -> Result<(), NotAccepted> {
         if let Some(partial) = &self.partial {
             // The same reason may have other numbers each time.
             let words = partial.message.replace(|c: char| c.is_ascii_digit(), "");
-            if self.state.partial.as_ref() != Some(&words) {
+            let said = self.state.partial.as_ref();
+            let is_new = said.is_none_or(|(said, at)| *said != words && at.elapsed() > SAY_AGAIN);
+            if is_new {
                 let Accepted { rejected, message } = partial;
                 tracing::warn!(
                     rejected,
                     message,
                     "the OTLP receiver rejected points, or has a warning; prefect_agent_export_points_total counts rejected points"
                 );
+                self.state.partial = Some((words, Instant::now()));
             }
-            self.state.partial = Some(words);
         } else if self.failure.is_none() {
-            self.state.partial = None;
+            let said = self.state.partial.take();
+            self.state.partial = said.filter(|(_, at)| at.elapsed() <= SAY_AGAIN);
         }
-        self.failure.map_or(Ok(()), Err)
+        let Some(reason) = self.failure else {
+            return Ok(());
+        };
+        Err(NotAccepted {
+            reason,
+            is_answered: self.is_answered,
+        })
     }
 }
 

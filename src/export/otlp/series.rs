@@ -39,6 +39,8 @@ pub(super) struct Series {
 pub(super) struct Progress {
     /// The value of the last collection.
     pub(super) last: Value,
+    /// Since when the SDK has counted it: a later time is a reset.
+    pub(super) began: u64,
     /// The part of it that has not been accepted.
     pub(super) owed: Option<Value>,
     /// The start time of that part.
@@ -46,12 +48,34 @@ pub(super) struct Progress {
 }
 
 impl Series {
+    /// Takes in since when the series counts, at a point of `time`: since `began` by the SDK,
+    /// since `observed` by what its instrument observed. That is by another clock, which may be
+    /// ahead of the SDK's. The start stays then: a later one would be a reset.
+    pub(super) fn begin(&mut self, began: u64, observed: Option<u64>, time: u64) {
+        let is_new = self.seen == 0 || self.gone != 0 || self.start == 0;
+        self.start = match observed {
+            Some(start) if is_new => start.min(time),
+            Some(start) => start.min(self.start),
+            // The instrument was made anew.
+            None if self.start < began => 0,
+            None => self.start,
+        };
+    }
+
+    /// Since when it counts, if it has counted since `began` by the SDK.
+    pub(super) fn since(&self, began: u64) -> u64 {
+        match self.start {
+            0 => began,
+            start => start,
+        }
+    }
+
     /// Sets a point to the part that has not been accepted.
     pub(super) fn show<P: DataPoint>(&self, point: &mut P) {
         let Some(progress) = &self.progress else {
             return;
         };
-        *point.start() = progress.since;
+        *point.start() = progress.since.min(point.time());
         match &progress.owed {
             Some(owed) => point.set(owed),
             None => point.set(&progress.last.zero()),

@@ -1,5 +1,6 @@
 //! The transports: HTTP by `reqwest`, gRPC by the protocol's generated client.
 
+use std::error::Error as _;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -15,8 +16,11 @@ use reqwest::{Client, Response, Url};
 use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, TimeoutExpired};
 
 use super::answer::{self, Accepted, Failure, Then};
+use super::details::{self, Readable};
+use super::secrets::Secrets;
 use crate::export::Error;
 use crate::settings::{Compression, Otlp, Protocol};
 
@@ -37,12 +41,14 @@ pub(super) struct Http {
     url: Url,
     headers: HeaderMap,
     gzip: bool,
+    secrets: Secrets,
 }
 
 pub(super) struct Grpc {
-    client: MetricsServiceClient<Channel>,
+    client: MetricsServiceClient<Readable>,
     metadata: MetadataMap,
     port: Option<u16>,
+    secrets: Secrets,
 }
 
 /// An encoded message, for the first attempt and for retries.
@@ -74,12 +80,13 @@ impl Transport {
                     url: otlp.endpoint.clone(),
                     headers,
                     gzip,
+                    secrets: Secrets::of(otlp),
                 })
             }
             Protocol::Grpc => {
                 let channel =
                     channel(otlp).map_err(|error| Error::Otlp(answer::innermost(&error)))?;
-                let mut client = MetricsServiceClient::new(channel)
+                let mut client = MetricsServiceClient::new(details::readable(channel))
                     .accept_compressed(CompressionEncoding::Gzip)
                     .max_decoding_message_size(LARGEST_ANSWER);
                 if gzip {
@@ -89,6 +96,7 @@ impl Transport {
                     client,
                     metadata: MetadataMap::from_headers(super::headers(otlp)),
                     port: otlp.endpoint.port(),
+                    secrets: Secrets::of(otlp),
                 })
             }
         })
@@ -127,7 +135,9 @@ impl Transport {
     ) -> Result<Accepted, Failure> {
         let sent = async {
             match (self, message) {
-                (Transport::Http(http), Prepared::Body(body)) => http.send(body.clone()).await,
+                (Transport::Http(http), Prepared::Body(body)) => {
+                    http.send(body.clone(), patience).await
+                }
                 (Transport::Grpc(grpc), Prepared::Request(request)) => {
                     grpc.send((*request).clone(), patience).await
                 }
@@ -139,15 +149,17 @@ impl Transport {
             }
         };
         let answer = tokio::time::timeout(patience, sent).await;
-        answer.unwrap_or_else(|_| {
-            let milliseconds = patience.as_millis();
-            Err(Failure {
-                text: format!(
-                    "no answer within {milliseconds} ms; OTEL_EXPORTER_OTLP_TIMEOUT sets the time-out"
-                ),
-                then: Then::Retry,
-            })
-        })
+        answer.unwrap_or_else(|_| Err(too_late(patience)))
+    }
+}
+
+fn too_late(patience: Duration) -> Failure {
+    let milliseconds = patience.as_millis();
+    Failure {
+        text: format!(
+            "no answer within {milliseconds} ms; OTEL_EXPORTER_OTLP_TIMEOUT sets the time-out"
+        ),
+        then: Then::Retry,
     }
 }
 
@@ -159,10 +171,13 @@ fn cannot_compress(error: &dyn std::fmt::Display) -> Failure {
 }
 
 impl Http {
-    async fn send(&self, body: Bytes) -> Result<Accepted, Failure> {
-        let no_answer = |error: reqwest::Error| {
-            let port = self.url.port();
-            answer::transport(&answer::innermost(&error), Protocol::HttpProtobuf, port)
+    async fn send(&self, body: Bytes, patience: Duration) -> Result<Accepted, Failure> {
+        let no_answer = |error: reqwest::Error| match error.is_timeout() && !error.is_connect() {
+            true => too_late(patience),
+            false => {
+                let port = self.url.port();
+                answer::transport(&answer::innermost(&error), Protocol::HttpProtobuf, port)
+            }
         };
         let request = self.client.post(self.url.clone());
         let request = request.headers(self.headers.clone()).body(body);
@@ -170,16 +185,18 @@ impl Http {
         let (status, headers) = (response.status(), response.headers().clone());
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let content_type = header(CONTENT_TYPE).unwrap_or_default();
-        let body = read(response).await.map_err(no_answer)?;
+        let mut body = read(response).await.map_err(no_answer)?;
+        self.secrets.hide(&mut body);
         if status.is_success() {
             return answer::accepted(content_type, &body);
         }
         let location = header(LOCATION).filter(|_| status.is_redirection());
+        let location = location.map(|location| self.secrets.hidden(location));
         let retry_after = header(RETRY_AFTER);
         Err(answer::refused(
             status.as_u16(),
             retry_after,
-            location,
+            location.as_deref(),
             content_type,
             &body,
         ))
@@ -208,12 +225,21 @@ impl Grpc {
         let mut request = tonic::Request::new(message);
         *request.metadata_mut() = self.metadata.clone();
         request.set_timeout(patience);
-        let response = self.client.clone().export(request).await;
-        match response {
-            Ok(response) => Ok(response.into_inner().into()),
+        let mut answer = match self.client.clone().export(request).await {
+            Ok(response) => Ok(Accepted::from(response.into_inner())),
+            // tonic waits for as long as we do, and may be the first to notice.
+            Err(status) if is_timeout(&status) => Err(too_late(patience)),
             Err(status) => Err(answer::status(&status, self.port)),
-        }
+        };
+        let (Ok(Accepted { message: text, .. }) | Err(Failure { text, .. })) = &mut answer;
+        *text = self.secrets.hidden(text);
+        answer
     }
+}
+
+fn is_timeout(status: &Status) -> bool {
+    let mut causes = std::iter::successors(status.source(), |cause| (*cause).source());
+    causes.any(|cause| cause.is::<TimeoutExpired>())
 }
 
 fn channel(otlp: &Otlp) -> Result<Channel, tonic::transport::Error> {

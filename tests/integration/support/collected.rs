@@ -1,10 +1,11 @@
 //! Collections of the SDK, made to measure, and a delivery that exports them.
 
-use std::sync::{Arc, Weak};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry::metrics::{AsyncInstrument, Histogram, MeterProvider as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
@@ -16,15 +17,34 @@ use opentelemetry_sdk::metrics::{
 use prefect_otel_agent::export::otlp::{DeliveredFile, Delivery, DeliveryConfig};
 use prefect_otel_agent::metrics::Point;
 use prefect_otel_agent::settings::Settings;
+use tokio::sync::Notify;
 
 /// What instruments show: each series has one attribute, `key`.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Collection {
     gauges: Vec<(String, f64)>,
     counters: Vec<(String, f64)>,
     histograms: Vec<(String, Vec<f64>)>,
     exponential: bool,
+    process: Process,
 }
+
+/// What collections of one process have in common: its instruments, and so their start time.
+#[derive(Clone, Default)]
+pub(crate) struct Process(Arc<OnceLock<Instruments>>);
+
+struct Instruments {
+    _provider: SdkMeterProvider,
+    reader: Reader,
+    histogram: Histogram<f64>,
+    /// What is observed now.
+    gauges: Slot,
+    counters: Slot,
+    /// So many values have been recorded of each series.
+    recorded: Mutex<HashMap<String, usize>>,
+}
+
+type Slot = Arc<Mutex<Vec<(String, f64)>>>;
 
 impl Collection {
     pub(crate) fn gauge(mut self, key: &str, value: f64) -> Self {
@@ -37,6 +57,7 @@ impl Collection {
         self
     }
 
+    /// All values that were recorded of a series since the process began.
     pub(crate) fn histogram(mut self, key: &str, values: &[f64]) -> Self {
         self.histograms.push((key.to_owned(), values.to_vec()));
         self
@@ -48,10 +69,36 @@ impl Collection {
         self
     }
 
+    /// It is one of this process; otherwise it is one of its own.
+    pub(crate) fn of(mut self, process: &Process) -> Self {
+        self.process = process.clone();
+        self
+    }
+
     /// What the SDK makes of it: `test.gauge`, `test.counter`, `test.histogram`.
     pub(crate) fn collect(&self) -> ResourceMetrics {
+        let new = || Instruments::new(self.exponential);
+        let instruments = self.process.0.get_or_init(new);
+        self.gauges
+            .clone_into(&mut instruments.gauges.lock().unwrap());
+        self.counters
+            .clone_into(&mut instruments.counters.lock().unwrap());
+        let mut recorded = instruments.recorded.lock().unwrap();
+        for (name, values) in &self.histograms {
+            let before = recorded.insert(name.clone(), values.len());
+            for value in &values[before.unwrap_or_default()..] {
+                instruments.histogram.record(*value, &key(name));
+            }
+        }
+        let mut metrics = ResourceMetrics::default();
+        instruments.reader.collect(&mut metrics).unwrap();
+        metrics
+    }
+}
+
+impl Instruments {
+    fn new(exponential: bool) -> Self {
         let reader = Reader(Arc::new(ManualReader::builder().build()));
-        let exponential = self.exponential;
         let view = move |instrument: &Instrument| {
             let mut stream = Stream::builder().with_cardinality_limit(200_000);
             if exponential && instrument.kind() == InstrumentKind::Histogram {
@@ -73,37 +120,39 @@ impl Collection {
             .with_resource(resource.build())
             .build();
         let meter = provider.meter("test");
-        let key = |key: &str| [KeyValue::new("key", key.to_owned())];
-        let gauges = self.gauges.clone();
+        let (gauges, counters) = (Slot::default(), Slot::default());
+        let observed = Arc::clone(&gauges);
         meter
             .f64_observable_gauge("test.gauge")
-            .with_callback(move |observer| {
-                for (name, value) in &gauges {
-                    observer.observe(*value, &key(name));
-                }
-            })
+            .with_callback(move |observer| observe(&observed, observer))
             .build();
-        let counters = self.counters.clone();
+        let observed = Arc::clone(&counters);
         meter
             .f64_observable_counter("test.counter")
-            .with_callback(move |observer| {
-                for (name, value) in &counters {
-                    observer.observe(*value, &key(name));
-                }
-            })
+            .with_callback(move |observer| observe(&observed, observer))
             .build();
         let histogram = meter
             .f64_histogram("test.histogram")
             .with_boundaries(vec![1.0, 10.0])
             .build();
-        for (name, values) in &self.histograms {
-            for value in values {
-                histogram.record(*value, &key(name));
-            }
+        Instruments {
+            _provider: provider,
+            reader,
+            histogram,
+            gauges,
+            counters,
+            recorded: Mutex::default(),
         }
-        let mut metrics = ResourceMetrics::default();
-        reader.collect(&mut metrics).unwrap();
-        metrics
+    }
+}
+
+fn key(key: &str) -> [KeyValue; 1] {
+    [KeyValue::new("key", key.to_owned())]
+}
+
+fn observe(slot: &Slot, observer: &dyn AsyncInstrument<f64>) {
+    for (name, value) in slot.lock().unwrap().iter() {
+        observer.observe(*value, &key(name));
     }
 }
 
@@ -140,7 +189,18 @@ fn delivery_by(settings: &Settings, points: Vec<Point>) -> Delivery {
 
 /// Exports a collection; the error's text, if there is one.
 pub(crate) async fn export(delivery: &Delivery, collection: &Collection) -> Result<(), String> {
-    delivery.deliver(&[&collection.collect()]).await
+    export_until(delivery, collection, &Notify::new()).await
+}
+
+/// The same, until `give_up` is notified.
+pub(crate) async fn export_until(
+    delivery: &Delivery,
+    collection: &Collection,
+    give_up: &Notify,
+) -> Result<(), String> {
+    let collected = collection.collect();
+    let delivered = delivery.deliver(&[&collected], give_up).await;
+    delivered.map_err(|error| error.reason)
 }
 
 /// Points so far by outcome.

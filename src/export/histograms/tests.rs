@@ -1,0 +1,167 @@
+use std::time::SystemTime;
+
+use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
+
+use super::*;
+use crate::metrics::catalogue;
+use crate::settings::{Settings, Sources};
+
+struct Exported {
+    histograms: Histograms,
+    pushed: Arc<Outlet>,
+    scraped: Arc<Outlet>,
+    options: Options,
+}
+
+fn exported(limit: &str) -> Exported {
+    let environment = [
+        ("METRICS_CARDINALITY_LIMIT", limit),
+        ("TASK_RUNS_ENABLED", "True"),
+    ];
+    let environment = environment.map(|(name, value)| (name.into(), value.into()));
+    let settings = Settings::load(&Sources {
+        environment: environment.into_iter().collect(),
+        ..Sources::default()
+    });
+    let options = Options::new(&settings.unwrap()).unwrap();
+    let mut histograms = Histograms::new(&options, &Resource::builder_empty().build());
+    Exported {
+        pushed: histograms.pushed(Temporality::Cumulative, false).unwrap(),
+        scraped: histograms.scraped().unwrap(),
+        histograms,
+        options,
+    }
+}
+
+/// A series of a push: the value of its first attribute, its count, and its start.
+type Series = (String, u64, SystemTime);
+
+impl Exported {
+    fn record(&self, family: &str, first: &str) {
+        let mut families = catalogue();
+        let family = families.find(|declared| declared.name == family).unwrap();
+        let mut values = vec![Label::from("etl"); family.attributes.len()];
+        values[0] = Label::from(first);
+        let attributes = self.options.counted(family, &values, &[]);
+        self.histograms.record(family, &values, 1.5, &attributes);
+    }
+
+    fn run(&self, deployment: &str) {
+        self.record("prefect.flow_run.duration", deployment);
+    }
+
+    fn forget_all_but(&self, alive: &[&str]) -> bool {
+        self.histograms
+            .forget(|deployment, _| alive.contains(&&**deployment))
+    }
+
+    fn pushed(&self) -> Vec<Series> {
+        let metrics = self.pushed.collect().unwrap();
+        let mut series = Vec::new();
+        for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {
+            let AggregatedMetrics::F64(MetricData::Histogram(histogram)) = metric.data() else {
+                panic!("{metric:?}");
+            };
+            series.extend(histogram.data_points().map(|point| {
+                let first = point.attributes().next().unwrap();
+                (
+                    first.value.to_string(),
+                    point.count(),
+                    histogram.start_time(),
+                )
+            }));
+        }
+        series.sort();
+        series
+    }
+
+    fn scraped(&self) -> usize {
+        let families = self.scraped.gather();
+        families
+            .iter()
+            .map(|family| family.get_metric().len())
+            .sum()
+    }
+}
+
+#[test]
+fn under_churn_series_follow_what_is_alive() {
+    let exported = exported("50000");
+    let mut most = 0;
+    for round in 0..40 {
+        exported.run("stays");
+        let now: Vec<_> = (0..250).map(|number| format!("{round}-{number}")).collect();
+        now.iter().for_each(|deployment| exported.run(deployment));
+        let mut alive: Vec<_> = now.iter().map(String::as_str).collect();
+        alive.push("stays");
+        exported.forget_all_but(&alive);
+        most = most.max(exported.pushed().len());
+        assert_eq!(exported.scraped(), exported.pushed().len());
+    }
+    // 10,001 have been there; dead ones are at most so many as are let be.
+    assert!(most <= FEW + 251, "{most}");
+    assert!(exported.histograms.recorded().len() <= 1);
+}
+
+#[test]
+fn what_is_alive_goes_on_counting_from_a_new_start() {
+    let exported = exported("50000");
+    for _ in 0..3 {
+        exported.run("stays");
+    }
+    let (_, count, started) = exported.pushed().remove(0);
+    assert_eq!(count, 3);
+    for number in 0..FEW {
+        exported.run(&format!("gone-{number}"));
+    }
+    assert!(!exported.forget_all_but(&["stays"]), "few do no harm");
+    exported.run("gone too");
+    let last_shown = SystemTime::now();
+    assert!(exported.forget_all_but(&["stays"]));
+    assert_eq!((exported.pushed(), exported.scraped()), (vec![], 0));
+    exported.run("stays");
+    let after = exported.pushed();
+    assert_eq!((after.len(), after[0].1), (1, 1), "a reset: {after:?}");
+    assert!(after[0].2 >= last_shown && last_shown >= started);
+}
+
+#[test]
+fn at_the_limit_a_new_deployment_gets_its_own_series_again() {
+    let exported = exported("10");
+    for number in 0..15 {
+        exported.run(&format!("old-{number}"));
+    }
+    exported.run("new");
+    let names = || -> Vec<String> {
+        let series = exported.pushed().into_iter();
+        series.map(|(name, ..)| name).collect()
+    };
+    assert!(
+        names().contains(&"true".to_owned()),
+        "overflow: {:?}",
+        names()
+    );
+    assert!(!names().contains(&"new".to_owned()));
+    assert!(exported.forget_all_but(&["new", "old-1"]));
+    exported.run("new");
+    exported.run("old-1");
+    assert_eq!(names(), ["new", "old-1"]);
+}
+
+#[test]
+fn what_is_alive_is_not_reset_for_being_much() {
+    let exported = exported("10");
+    for number in 0..15 {
+        exported.run("alive");
+        exported.run(&format!("alive-{number}"));
+        // Nobody knows which tasks are gone.
+        exported.record("prefect.task_run.duration", &format!("task-{number}"));
+    }
+    let forgotten = exported
+        .histograms
+        .forget(|deployment, _| deployment.starts_with("alive"));
+    assert!(!forgotten);
+    let alive = exported.pushed();
+    let alive = alive.iter().find(|(name, ..)| name == "alive").unwrap();
+    assert_eq!(alive.1, 15);
+}

@@ -1,0 +1,61 @@
+//! What is not to be said, even if a receiver says it.
+
+use secrecy::ExposeSecret as _;
+
+use crate::settings::Otlp;
+
+/// Anything shorter would be found in other words.
+const SHORTEST: usize = 4;
+
+/// The values of the headers that the user sets. A receiver may repeat them in an answer, which
+/// is logged.
+pub(super) struct Secrets(Vec<String>);
+
+impl Secrets {
+    /// Those of the settings: whole, and without the scheme of an `authorization`.
+    pub(super) fn of(otlp: &Otlp) -> Self {
+        let values = otlp.headers.iter().map(|(_, value)| value.expose_secret());
+        let parts = values.flat_map(|value| [Some(value), value.split_whitespace().last()]);
+        let parts = parts.flatten().filter(|part| part.len() >= SHORTEST);
+        Secrets(parts.map(str::to_owned).collect())
+    }
+
+    /// Writes asterisks over them: as many, so that an encoded text stays what it is.
+    pub(super) fn hide(&self, text: &mut [u8]) {
+        for secret in &self.0 {
+            let secret = secret.as_bytes();
+            let mut rest = &mut *text;
+            while let Some(place) = find(rest, secret) {
+                let (hidden, after) = rest[place..].split_at_mut(secret.len());
+                hidden.fill(b'*');
+                rest = after;
+            }
+        }
+    }
+
+    /// The same, of a text.
+    pub(super) fn hidden(&self, text: &str) -> String {
+        let mut bytes = text.as_bytes().to_vec();
+        self.hide(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+fn find(text: &[u8], part: &[u8]) -> Option<usize> {
+    text.windows(part.len()).position(|window| window == part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_receiver_repeats_of_a_header_is_hidden() {
+        let secrets = ["Bearer s3cr3t", "s3cr3t"].map(str::to_owned);
+        let secrets = Secrets(secrets.to_vec());
+        let said = "authorization: Bearer s3cr3t, s3cr3ts3cr3t and Bearer s3cr";
+        let hidden = "authorization: *************, ************ and Bearer s3cr";
+        assert_eq!(secrets.hidden(said), hidden);
+        assert_eq!(secrets.hidden(""), "");
+    }
+}
