@@ -16,6 +16,7 @@ mod end_to_end;
 mod exactly_once;
 mod families;
 mod faults;
+mod first_events;
 mod fleet;
 mod honesty;
 mod lifecycle;
