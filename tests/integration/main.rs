@@ -24,6 +24,7 @@ mod native;
 mod otlp;
 mod push_path;
 mod receivers;
+mod recreate;
 mod soak;
 mod stack;
 mod support;

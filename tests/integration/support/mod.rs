@@ -9,6 +9,7 @@ pub(crate) mod postgres;
 pub(crate) mod prefect;
 pub(crate) mod process;
 pub(crate) mod programs;
+pub(crate) mod samples;
 pub(crate) mod stack;
 pub(crate) mod stub;
 pub(crate) mod tls;
