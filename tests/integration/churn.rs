@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::json;
 
+use crate::support::process::AgentProcess;
 use crate::support::{agent, cycle, fleet, small_stub};
 
 const RUNS: &str = "prefect_flow_run_duration_seconds_count";
@@ -62,4 +63,62 @@ async fn histograms_of_deleted_deployments_leave_and_the_others_go_on() {
     let runs: usize = (1..=ROUNDS).sum();
     assert_eq!(total, runs as f64, "every run of the one that stays");
     assert!(before < runs as f64, "there was a reset");
+}
+
+/// What a process has in memory, in bytes.
+fn resident(process: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.unwrap().trim().strip_suffix(" kB").unwrap();
+    kilobytes.parse::<usize>().unwrap() * 1_024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn page_and_memory_of_a_process_follow_what_is_alive() {
+    const ROUNDS: usize = 12;
+    const EACH: usize = 400;
+    let stub = small_stub().await;
+    // Counts of what is gone stay for an hour, and failed runs for a week: they are left out.
+    let settings = [
+        (
+            "METRICS_INCLUDE",
+            "prefect_flow_run_*,prefect_info_deployment",
+        ),
+        ("FAILED_RUNS_OFFSET_MINUTES", "0"),
+        ("OFFSET_MINUTES", "1"),
+    ];
+    let (mut sizes, mut memory) = (Vec::new(), Vec::new());
+    tokio::task::block_in_place(|| {
+        let agent = AgentProcess::start(&stub.url, &settings);
+        for round in 0..ROUNDS {
+            let numbers = 1 + round * EACH..1 + (round + 1) * EACH;
+            let last = format!("deployment-{}", numbers.end - 1);
+            {
+                let mut contents = stub.contents();
+                contents.deployments.truncate(1);
+                contents.flow_runs.clear();
+                for number in numbers {
+                    fleet::deploy(&mut contents, number);
+                    let runs = ["COMPLETED", "FAILED"].map(|state| fleet::ended(number, state));
+                    contents.flow_runs.extend(runs);
+                }
+            }
+            let having = [("deployment_name", last.as_str()), ("state_type", "FAILED")];
+            let shown = agent.wait_for_page("the new ones", |page| {
+                page.value(RUNS, &having)?;
+                Some(page.family(RUNS).len())
+            });
+            // The living, fewer than a thousand dead or as many as are alive, and those that
+            // died since the last look at what is dead.
+            let alive = 2 * EACH;
+            assert!((alive..=3 * alive + 1_000).contains(&shown), "{shown}");
+            sizes.push(agent.get("/metrics").1.len());
+            memory.push(resident(agent.process.id()));
+        }
+    });
+    for (what, values) in [("page", sizes), ("memory", memory)] {
+        let most = |rounds: std::ops::Range<usize>| *values[rounds].iter().max().unwrap();
+        let (early, late) = (most(0..ROUNDS / 3), most(ROUNDS * 2 / 3..ROUNDS));
+        assert!(late < 2 * early, "{what}, round by round: {values:?}");
+    }
 }

@@ -14,7 +14,7 @@ use crate::support::otlp::{Answer, Receiver};
 use crate::support::page::Page;
 use crate::support::points::{all_three, got, got_of, is, over_http, values};
 use crate::support::process::{AgentProcess, wait_for};
-use crate::support::{fleet, small_stub};
+use crate::support::{fleet, pass, small_stub};
 
 const DELTA: (&str, &str) = ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta");
 
@@ -273,5 +273,81 @@ async fn each_run_arrives_once_through_failures_a_kill_and_a_restart() {
             pushes(page).filter(|count| *count > so_far + 2.0)
         });
         assert_eq!(count(&receiver), 30.0);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_whose_tags_change_is_not_counted_anew() {
+    let stub = small_stub().await;
+    let (receiver, endpoint) = over_http().await;
+    let folder = tempfile::tempdir().unwrap();
+    let settings = [
+        DELTA,
+        ("OTEL_METRICS_EXPORTER", "otlp"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("STATE_DIR", folder.path().to_str().unwrap()),
+        ("DEPLOYMENT_TAG_LABELS", "team"),
+    ];
+    let mut arrived = 0.0;
+    let mut pushes = 0;
+    // The sum of all deltas, and how many collections brought some.
+    let mut count = |receiver: &Receiver| {
+        let finished = got_of(receiver, "prefect.flow_runs.finished");
+        let times: std::collections::BTreeSet<u64> =
+            finished.iter().map(|point| point.time).collect();
+        pushes += times.len();
+        arrived += finished.iter().filter_map(|point| point.value).sum::<f64>();
+        (arrived, pushes)
+    };
+    let end = |runs: usize| {
+        let runs = (0..runs).map(|_| fleet::ended(0, "COMPLETED"));
+        stub.contents().flow_runs.extend(runs);
+    };
+    let tag = |team: &str| stub.contents().deployments[0]["tags"] = serde_json::json!([team]);
+    let patience = Duration::from_secs(60);
+    tokio::task::block_in_place(|| {
+        let mut wait = |runs: f64| {
+            let after = wait_for(&format!("{runs} runs"), patience, || {
+                let (arrived, pushes) = count(&receiver);
+                assert!(arrived <= runs, "{arrived} of {runs} runs");
+                (arrived == runs).then_some(pushes)
+            });
+            // And nothing twice.
+            wait_for("more pushes", patience, || {
+                let (arrived, pushes) = count(&receiver);
+                assert_eq!(arrived, runs);
+                (pushes > after + 3).then_some(())
+            });
+        };
+        tag("team:blue");
+        let mut agent = AgentProcess::start(&stub.url, &settings);
+        wait(0.0);
+        end(20);
+        wait(20.0);
+        tag("team:green");
+        wait(20.0);
+        end(20);
+        wait(40.0);
+        // Again, while nothing arrives, and the process is killed.
+        let refuse = || Answer::Http(StatusCode::BAD_REQUEST.into_response());
+        receiver.answer(std::iter::repeat_with(refuse).take(10_000));
+        end(5);
+        pass(&stub, 3);
+        tag("team:blue");
+        pass(&stub, 3);
+        end(5);
+        pass(&stub, 3);
+        agent.process.signal("-KILL");
+        agent.process.wait(patience);
+        receiver.answer_well();
+        end(5);
+        let mut agent = AgentProcess::start(&stub.url, &settings);
+        wait(55.0);
+        agent.process.signal("-TERM");
+        agent.process.wait(patience);
+        tag("team:green");
+        end(5);
+        let _agent = AgentProcess::start(&stub.url, &settings);
+        wait(60.0);
     });
 }

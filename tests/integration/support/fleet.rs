@@ -63,6 +63,22 @@ pub(crate) fn at(run: &mut Value, seconds_ago: i64) {
     }
 }
 
+/// A run of this deployment that has just ended.
+pub(crate) fn ended(deployment: usize, state: &str) -> Value {
+    let mut run = run_at(0, state, 0);
+    run["id"] = json!(uuid::Uuid::new_v4().to_string());
+    run["deployment_id"] = json!(id(DEPLOYMENT, deployment));
+    run
+}
+
+/// One more deployment of flow 0.
+pub(crate) fn deploy(contents: &mut Contents, number: usize) {
+    let mut deployment = object("deployment", DEPLOYMENT, number);
+    deployment["name"] = json!(format!("deployment-{number}"));
+    deployment["flow_id"] = json!(id(FLOW, 0));
+    contents.deployments.push(deployment);
+}
+
 /// One deployment of one flow, in one queue of one pool.
 pub(crate) fn small(contents: &mut Contents) {
     inventory(contents, 1, 1, 1, 1);

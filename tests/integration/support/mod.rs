@@ -9,6 +9,7 @@ pub(crate) mod postgres;
 pub(crate) mod prefect;
 pub(crate) mod process;
 pub(crate) mod programs;
+pub(crate) mod samples;
 pub(crate) mod stack;
 pub(crate) mod stub;
 pub(crate) mod tls;
@@ -68,6 +69,21 @@ pub(crate) fn memory(start: Timestamp, cursor: Option<Timestamp>) -> SavedState 
 /// An agent whose cycles the test steps.
 pub(crate) async fn agent(api_url: &str, more: &[(&str, &str)]) -> Agent {
     Agent::new(&settings(api_url, more)).await.unwrap().0
+}
+
+/// Waits until so many cycles of a process are over.
+pub(crate) fn pass(stub: &stub::Stub, cycles: usize) {
+    stub.take_requests();
+    let begun = || {
+        let contents = stub.contents();
+        let requests = contents.requests.iter();
+        requests
+            .filter(|request| request.path == "/admin/version")
+            .count()
+    };
+    let patience = std::time::Duration::from_secs(60);
+    // The first one may have been under way; the last one counts once the next one begins.
+    process::wait_for("cycles", patience, || (begun() > cycles + 1).then_some(()));
 }
 
 /// One cycle, and the page after it.

@@ -1,5 +1,6 @@
 //! Programs that a test starts, and ends by their ids.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
@@ -118,6 +119,27 @@ pub(crate) fn agent_command(settings: &[(&str, &str)]) -> Command {
     command
 }
 
+/// The same on a host of this name, where the system lets anyone make one.
+fn on_host(command: Command, host: &str) -> Command {
+    let in_namespace = |program: &[&OsStr]| {
+        let mut unshare = Command::new("unshare");
+        let name = ["sh", "-c", "hostname \"$0\" && exec \"$@\"", host];
+        unshare.args(["--user", "--map-root-user", "--uts"]);
+        unshare.args(name).args(program).stderr(Stdio::null());
+        unshare
+    };
+    let mut probe = in_namespace(&[OsStr::new("true")]);
+    if !probe.status().is_ok_and(|status| status.success()) {
+        return command;
+    }
+    let mut elsewhere = in_namespace(&[command.get_program()]);
+    let environment = command.get_envs();
+    let environment = environment.filter_map(|(name, value)| Some((name, value?)));
+    elsewhere.env_clear().envs(environment);
+    elsewhere.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    elsewhere
+}
+
 /// The agent as a process.
 pub(crate) struct AgentProcess {
     pub(crate) process: Process,
@@ -127,6 +149,19 @@ pub(crate) struct AgentProcess {
 impl AgentProcess {
     /// Starts it on a free port; `/metrics` and nothing else unless `settings` say so.
     pub(crate) fn start(api_url: &str, settings: &[(&str, &str)]) -> Self {
+        AgentProcess::start_as(api_url, settings, |command| command)
+    }
+
+    /// Starts it so on a host of this name.
+    pub(crate) fn start_on(host: &str, api_url: &str, settings: &[(&str, &str)]) -> Self {
+        AgentProcess::start_as(api_url, settings, |command| on_host(command, host))
+    }
+
+    fn start_as(
+        api_url: &str,
+        settings: &[(&str, &str)],
+        change: impl FnOnce(Command) -> Command,
+    ) -> Self {
         let mut all = vec![
             ("PREFECT_API_URL", api_url),
             ("METRICS_ADDR", "127.0.0.1"),
@@ -136,7 +171,7 @@ impl AgentProcess {
             ("INVENTORY_INTERVAL_SECONDS", "1"),
         ];
         all.extend(settings);
-        let process = Process::start(&mut agent_command(&all));
+        let process = Process::start(&mut change(agent_command(&all)));
         let started = process.wait_for_line("listening_on");
         let address = started
             .split(['=', ' ', '"', ','])
