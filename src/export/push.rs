@@ -1,6 +1,6 @@
 //! Pushes: each exporter sends in a task of its own, so it never holds up the publisher.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -75,6 +75,7 @@ struct Shared {
     wake: Notify,
     /// The push under way is to end, and to keep what was accepted.
     give_up: Notify,
+    is_given_up: AtomicBool,
     counts: Counts,
     shown: Shown,
 }
@@ -212,6 +213,7 @@ impl Push {
             return;
         }
         tracing::warn!(exporter = self.name, "the last push was given up");
+        self.shared.is_given_up.store(true, Ordering::Relaxed);
         self.shared.give_up.notify_one();
         if tokio::time::timeout(LAST_WORDS, task).await.is_err() {
             abort.abort();
@@ -274,7 +276,8 @@ impl Sender {
     }
 
     fn note_failure(&self, failed: &mut u64, error: &str) {
-        if *failed == 0 {
+        let is_said = self.shared.is_given_up.load(Ordering::Relaxed);
+        if *failed == 0 && !is_said {
             tracing::warn!(
                 exporter = self.name,
                 target_url = self.target,
