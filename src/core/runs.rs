@@ -123,7 +123,8 @@ impl Runs {
             return;
         }
         if self.is_taken(&run.id, state, uptime) {
-            if self.unread.remove(&run.id) {
+            // A replica that lags behind may show it as it was before it had earlier states.
+            if self.needs_history(run) && self.unread.remove(&run.id) {
                 self.wait(run, known_since, false, uptime, now);
             }
             return;
@@ -366,6 +367,7 @@ impl Runs {
     pub(super) fn prune(&mut self, uptime: Duration, now: Timestamp) {
         self.windows.prune(now);
         self.counted.prune(uptime, now);
+        self.unread.retain(|id| self.counted.contains_run(id));
         let (unfinished, waiting) = (&self.unfinished, &self.waiting);
         let used = |id: &Id| unfinished.known_since(id).is_some() || waiting.contains_key(id);
         self.histories.retain(|id, _| used(id));
@@ -393,3 +395,6 @@ impl Runs {
         awaited
     }
 }
+
+#[cfg(test)]
+mod tests;
