@@ -262,6 +262,8 @@ impl Lab {
             if plan.is_empty() {
                 break;
             }
+            // Only the seed decides about the order.
+            plan.sort_by_cached_key(|ask| text(&ask.request));
             self.rng.shuffle(&mut plan);
             let cut_off = self.rng.f64() < self.weather.cut_off;
             let answered = if cut_off {
@@ -640,6 +642,20 @@ impl Lab {
             }
         }
     }
+}
+
+/// A request as text, whatever the order of the ids that it names.
+fn text(request: &Request) -> String {
+    let mut request = request.clone();
+    match &mut request {
+        Request::FlowRuns { filter, .. } | Request::CountFlowRuns(filter) => {
+            filter.id.not_any.sort_unstable();
+            filter.id.any.iter_mut().for_each(|ids| ids.sort_unstable());
+        }
+        Request::ByIds { ids, .. } => ids.sort_unstable(),
+        _ => {}
+    }
+    format!("{request:?}")
 }
 
 /// Whether nobody can tell that a run ended after counting began.
