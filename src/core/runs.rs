@@ -278,6 +278,7 @@ impl Runs {
         // The current state was counted with all retries, before the history was known.
         let told = !waiting.counts && waiting.run.is_final();
         self.histories.insert(Arc::clone(id), history);
+        self.unread.remove(id);
         for mut terminal in earlier {
             if told {
                 terminal.retries = 0;
@@ -373,9 +374,10 @@ impl Runs {
         self.histories.retain(|id, _| used(id));
     }
 
-    /// The runs that are counted without their earlier states.
+    /// The runs that are counted, or may be, without their earlier states. The state that is still
+    /// to be counted can be an earlier one, if lists showed a run in both.
     pub(super) fn unread(&self) -> HashSet<Id> {
-        let waiting = self.waiting.values().filter(|waiting| !waiting.counts);
+        let waiting = self.waiting.values();
         let unread = waiting.map(|waiting| Arc::clone(&waiting.run.id));
         let unnamed = self.unnamed.keys().map(|(run, _)| Arc::clone(run));
         let before = self.unread.iter().cloned();

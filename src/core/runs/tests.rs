@@ -1,6 +1,7 @@
 //! Which runs' earlier states are read.
 
 use super::*;
+use crate::core::tags::TagKeys;
 
 const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
@@ -41,4 +42,16 @@ fn what_is_not_remembered_as_counted_is_not_unread() {
     let mut runs = unread(&[]);
     runs.prune(Duration::ZERO, NOW);
     assert!(runs.unread().is_empty());
+}
+
+#[test]
+fn an_earlier_state_that_waits_while_a_later_one_is_counted_survives_a_restart() {
+    let mut runs = unread(&[]);
+    runs.prune(Duration::ZERO, NOW);
+    runs.ended(&failed("last", 3), None, Duration::ZERO, NOW);
+    runs.ended(&failed("first", 2), None, Duration::ZERO, NOW);
+    let names = Reader::new(TagKeys::none());
+    let events = runs.count(&names, true, Duration::ZERO, NOW);
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert!(runs.unread().contains("r"));
 }
