@@ -14,7 +14,7 @@ use crate::prefect::runs::{FlowRun, StateType};
 use crate::prefect::{Id, Request};
 
 /// How often a window is compared.
-const EVERY: Duration = Duration::from_secs(3600);
+pub(super) const EVERY: Duration = Duration::from_secs(3600);
 
 /// A long window is read in this many parts concurrently.
 const SIDE_BY_SIDE: i64 = 4;

@@ -54,7 +54,9 @@ impl Difference {
     /// The questions about the runs that are `known`.
     pub(super) fn new<'a>(known: impl Iterator<Item = &'a Run> + Clone) -> Self {
         let mut groups: HashMap<Option<Arc<str>>, Vec<Id>> = HashMap::new();
-        for run in known.clone() {
+        let mut in_order: Vec<_> = known.clone().collect();
+        in_order.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+        for run in &in_order {
             let name = run.state_name.value().cloned();
             groups.entry(name).or_default().push(Arc::clone(&run.id));
         }
@@ -72,7 +74,7 @@ impl Difference {
         if !rest.is_empty() {
             changed.push((None, rest));
         }
-        let all: Vec<Id> = known.clone().map(|run| Arc::clone(&run.id)).collect();
+        let all: Vec<Id> = in_order.iter().map(|run| Arc::clone(&run.id)).collect();
         Difference {
             new: ranges(known.map(|run| run.expected_start_time)),
             changed,

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::Run;
 use super::clock::before;
-use super::comparison::{Comparison, List};
+use super::comparison::{Comparison, EVERY, List};
 use super::cursor::Cursor;
 use super::sections::Section;
 use super::windows::Found;
@@ -36,7 +36,8 @@ pub(super) struct Finished {
     finished: Comparison,
     failed: Comparison,
     /// The times at the server when the last comparison of finished runs began, and the one
-    /// before.
+    /// before. They are at least an hour apart: of those in between, which follow restarts, none
+    /// is kept.
     compared: [Option<Timestamp>; 2],
     /// Where the one that is under way begins.
     since: Timestamp,
@@ -188,7 +189,11 @@ impl Finished {
     /// The finished runs that a comparison found, once it is complete, and since when.
     pub(super) fn take_finished(&mut self, uptime: Duration) -> Option<(Timestamp, Found)> {
         let (began, found) = self.finished.take(uptime)?;
-        self.compared = [Some(began), self.compared[0]];
+        let [last, _] = self.compared;
+        // Each process compares as it starts, and a replica may lag behind all the while.
+        if last.is_none_or(|last| began.duration_since(last).unsigned_abs() >= EVERY) {
+            self.compared = [Some(began), last];
+        }
         Some((self.since, found))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! One entry in `reading` says how a section is read and where it goes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -488,7 +488,7 @@ impl Reader {
         if context.first_page_only || self.names_failed || reading {
             return Vec::new();
         }
-        let (mut deployments, mut flows) = (HashSet::new(), HashSet::new());
+        let (mut deployments, mut flows) = (BTreeSet::new(), BTreeSet::new());
         let mut gone = HashSet::new();
         for run in runs {
             for (id, missing) in [
@@ -506,7 +506,7 @@ impl Reader {
             }
         }
         self.gone = gone;
-        let requests = |resource, ids: HashSet<Id>| {
+        let requests = |resource, ids: BTreeSet<Id>| {
             let ids: Vec<Id> = ids.into_iter().collect();
             let chunks = ids.chunks(context.limit.max(1));
             let request = |ids: &[Id]| Request::ByIds {

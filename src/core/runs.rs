@@ -123,7 +123,8 @@ impl Runs {
             return;
         }
         if self.is_taken(&run.id, state, uptime) {
-            if self.unread.remove(&run.id) {
+            // A replica that lags behind may show it as it was before it had earlier states.
+            if self.needs_history(run) && self.unread.remove(&run.id) {
                 self.wait(run, known_since, false, uptime, now);
             }
             return;
@@ -277,6 +278,7 @@ impl Runs {
         // The current state was counted with all retries, before the history was known.
         let told = !waiting.counts && waiting.run.is_final();
         self.histories.insert(Arc::clone(id), history);
+        self.unread.remove(id);
         for mut terminal in earlier {
             if told {
                 terminal.retries = 0;
@@ -366,14 +368,16 @@ impl Runs {
     pub(super) fn prune(&mut self, uptime: Duration, now: Timestamp) {
         self.windows.prune(now);
         self.counted.prune(uptime, now);
+        self.unread.retain(|id| self.counted.contains_run(id));
         let (unfinished, waiting) = (&self.unfinished, &self.waiting);
         let used = |id: &Id| unfinished.known_since(id).is_some() || waiting.contains_key(id);
         self.histories.retain(|id, _| used(id));
     }
 
-    /// The runs that are counted without their earlier states.
+    /// The runs that are counted, or may be, without their earlier states. The state that is still
+    /// to be counted can be an earlier one, if lists showed a run in both.
     pub(super) fn unread(&self) -> HashSet<Id> {
-        let waiting = self.waiting.values().filter(|waiting| !waiting.counts);
+        let waiting = self.waiting.values();
         let unread = waiting.map(|waiting| Arc::clone(&waiting.run.id));
         let unnamed = self.unnamed.keys().map(|(run, _)| Arc::clone(run));
         let before = self.unread.iter().cloned();
@@ -393,3 +397,6 @@ impl Runs {
         awaited
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -241,7 +241,8 @@ impl Unfinished {
     }
 
     fn plan_look_up(&self, limit: usize, plan: &mut Vec<(Purpose, Request)>) {
-        let ids: Vec<Id> = self.missing.keys().cloned().collect();
+        let mut ids: Vec<Id> = self.missing.keys().cloned().collect();
+        ids.sort_unstable();
         let request = |ids: &[Id]| Request::FlowRuns {
             filter: FlowRunFilter::of_ids(ids.iter().cloned()),
             order: Order::Id,

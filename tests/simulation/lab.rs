@@ -87,6 +87,8 @@ pub(crate) struct Lab {
     log: Vec<Pair>,
     tasks: Vec<Pair>,
     saved: Option<(SavedState, usize, usize)>,
+    /// When counting began, as the checkpoint says.
+    saved_since: Option<Timestamp>,
     /// The number of the last state that was made, and of that before the checkpoint.
     made: u64,
     saved_at: u64,
@@ -142,6 +144,7 @@ impl Lab {
             log: Vec::new(),
             tasks: Vec::new(),
             saved: None,
+            saved_since: None,
             made: 0,
             saved_at: 0,
             saved_arrived: false,
@@ -205,10 +208,7 @@ impl Lab {
     /// tell that it ended after counting began.
     pub(crate) fn ended(&mut self, run: &Id, state: Id, sure: bool) {
         let end = self.world.run(run).and_then(|run| run.end_time);
-        let before = match (end, self.counting_since) {
-            (Some(end), Some(since)) => end < since + SignedDuration::from_secs(5),
-            _ => true,
-        };
+        let before = is_before(end, self.counting_since);
         if before {
             // By this end, all that the run did was before: nobody looks at it any more.
             self.forget_truth(run);
@@ -262,6 +262,8 @@ impl Lab {
             if plan.is_empty() {
                 break;
             }
+            // Only the seed decides about the order.
+            plan.sort_by_cached_key(|ask| text(&ask.request));
             self.rng.shuffle(&mut plan);
             let cut_off = self.rng.f64() < self.weather.cut_off;
             let answered = if cut_off {
@@ -323,12 +325,7 @@ impl Lab {
     fn answer(&mut self, request: &Request) -> Result<Reply, Error> {
         let reply = self.reply(request);
         if self.trace {
-            let text = format!("{reply:?}");
-            eprintln!(
-                "{:?} {request:?} -> {}",
-                self.now,
-                &text[..text.len().min(1_500)]
-            );
+            eprintln!("{:?} {request:?} -> {reply:?}", self.now);
         }
         reply
     }
@@ -392,6 +389,10 @@ impl Lab {
     }
 
     fn save(&mut self, memory: SavedState) {
+        if self.trace {
+            eprintln!("{:?} SAVE {} counted", self.now, self.log.len());
+        }
+        self.saved_since = self.core.counting_since();
         self.saved = Some((memory, self.log.len(), self.tasks.len()));
         self.saved_arrived &= self.saved_at >= self.made;
         self.saved_at = self.made;
@@ -454,11 +455,15 @@ impl Lab {
             self.counting_since = None;
             self.saved = None;
         }
+        if memory.is_some() {
+            self.count_since(self.saved_since);
+        }
         if self.trace {
             eprintln!(
-                "{:?} RESTART {death:?} down {down:?} memory {}",
+                "{:?} RESTART {death:?} down {down:?} memory {}, {} counted",
                 self.now,
-                memory.is_some()
+                memory.is_some(),
+                self.log.len()
             );
         }
         self.pass(down, events);
@@ -474,6 +479,28 @@ impl Lab {
             self.wrong(seen);
         }
         self.push(&first);
+    }
+
+    /// Counting began when the checkpoint says. The process that died may have learned that it
+    /// began earlier, from a clock that it had taken to be ahead; then nobody knows any more.
+    fn count_since(&mut self, since: Option<Timestamp>) {
+        if since > self.counting_since {
+            let ended_before = |(run, state): &&Pair| {
+                let mut states = self.world.states(run).iter();
+                let of_pair = states.find(|of| of.id == *state);
+                let end = of_pair.and_then(|state| state.timestamp);
+                is_before(end, since)
+            };
+            let before: Vec<Pair> = self
+                .truth
+                .required
+                .iter()
+                .filter(ended_before)
+                .cloned()
+                .collect();
+            before.iter().for_each(|(run, _)| self.forget_truth(run));
+        }
+        self.counting_since = since;
     }
 
     /// `increase()` over everything, for those to whom a restarted process is the same one, and
@@ -614,6 +641,28 @@ impl Lab {
                 ))
             }
         }
+    }
+}
+
+/// A request as text, whatever the order of the ids that it names.
+fn text(request: &Request) -> String {
+    let mut request = request.clone();
+    match &mut request {
+        Request::FlowRuns { filter, .. } | Request::CountFlowRuns(filter) => {
+            filter.id.not_any.sort_unstable();
+            filter.id.any.iter_mut().for_each(|ids| ids.sort_unstable());
+        }
+        Request::ByIds { ids, .. } => ids.sort_unstable(),
+        _ => {}
+    }
+    format!("{request:?}")
+}
+
+/// Whether nobody can tell that a run ended after counting began.
+fn is_before(end: Option<Timestamp>, since: Option<Timestamp>) -> bool {
+    match (end, since) {
+        (Some(end), Some(since)) => end < since + SignedDuration::from_secs(5),
+        _ => true,
     }
 }
 

@@ -34,8 +34,9 @@ pub(crate) struct Observer {
     /// What nobody can have seen: it was kept and shown, and the process died before the state
     /// that showed it arrived.
     lost: u64,
-    /// What arrived last, whatever instance it came from.
-    arrived: HashMap<Series, u64>,
+    /// What arrived last of each series, whatever instance it came from. A checkpoint may have a
+    /// series that left after it was written: what it showed has been seen.
+    arrived: HashMap<Series, Total>,
 }
 
 impl Observer {
@@ -60,10 +61,7 @@ impl Observer {
                 false => total.value - before.value,
             };
         }
-        self.arrived = now
-            .iter()
-            .map(|(series, total)| (series.clone(), total.value))
-            .collect();
+        self.arrived.extend(now.clone());
         // A series that is away for a while is the same one when it returns.
         self.series.extend(now);
         Ok(())
@@ -75,12 +73,12 @@ impl Observer {
         self.series.clear();
         let mut lost = 0;
         for (series, total) in shown(first) {
-            let before = self.arrived.get(&series).copied().unwrap_or_default();
+            // One that began anew has not been seen.
+            let before = self.arrived.insert(series, total);
+            let before = before.filter(|before| before.since == total.since);
+            let before = before.map_or(0, |before| before.value);
             lost += total.value.saturating_sub(before);
         }
-        self.arrived = shown(first)
-            .map(|(series, total)| (series, total.value))
-            .collect();
         if arrived && lost > 0 {
             return Err(format!(
                 "{lost} events are in the first samples of an instance"
