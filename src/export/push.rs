@@ -51,6 +51,10 @@ impl MetricReader for Reader {
 /// A push that is given up has so long to keep what was accepted of it.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// After so many pushes in a row that the receiver refused for their content, their state counts
+/// as shown: it will not take a series that it refuses, and counters would be held for ever.
+const MOST_REFUSED: u32 = 20;
+
 /// Pushes by their outcome.
 #[derive(Debug, Default)]
 struct Counts {
@@ -231,7 +235,7 @@ struct Sender {
 
 impl Sender {
     async fn run<E: Exporter>(self, exporter: E) {
-        let mut failed: u64 = 0;
+        let (mut failed, mut refused): (u64, u32) = (0, 0);
         while let Some((number, metrics)) = self.shared.take().await {
             let export = exporter.export(&metrics, &self.shared.give_up);
             let result = tokio::time::timeout(self.timeout, export).await;
@@ -241,12 +245,11 @@ impl Sender {
                     is_answered: false,
                 })
             });
-            // What is refused for good is not shown by sending it again either: whoever waits
-            // for it would wait for ever.
-            if result
-                .as_ref()
-                .map_or_else(|error| error.is_answered, |()| true)
-            {
+            refused = match &result {
+                Err(error) if error.is_answered => refused.saturating_add(1),
+                _ => 0,
+            };
+            if result.is_ok() || refused >= MOST_REFUSED {
                 self.shared.shown.note(number);
             }
             match result {
@@ -310,7 +313,8 @@ mod tests {
         }
     }
 
-    async fn shown_after(answer: fn() -> Result<(), NotAccepted>) -> u64 {
+    /// The state shown after so many pushes of state 7.
+    async fn shown_after(pushes: u32, answer: fn() -> Result<(), NotAccepted>) -> u64 {
         let shared = Arc::new(Shared::default());
         let sender = Sender {
             name: "test",
@@ -318,27 +322,32 @@ mod tests {
             timeout: Duration::from_secs(60),
             shared: Arc::clone(&shared),
         };
-        shared.put(Some((7, Collected::default())), true);
-        sender.run(Scripted(answer)).await;
+        let run = tokio::spawn(sender.run(Scripted(answer)));
+        for push in 1..=pushes {
+            shared.put(Some((7, Collected::default())), push == pushes);
+            tokio::task::yield_now().await;
+        }
+        run.await.unwrap();
         crate::export::shown::by_all([&shared.shown], Duration::from_secs(3_600))
     }
 
     #[tokio::test]
-    async fn a_push_has_shown_its_state_when_all_of_it_was_answered_for_good() {
-        assert_eq!(shown_after(|| Ok(())).await, 7);
+    async fn a_push_has_shown_its_state_once_accepted_or_refused_again_and_again() {
+        assert_eq!(shown_after(1, || Ok(())).await, 7);
         let answered = || {
             Err(NotAccepted {
                 reason: "HTTP 400".to_owned(),
                 is_answered: true,
             })
         };
-        assert_eq!(shown_after(answered).await, 7);
+        assert_eq!(shown_after(MOST_REFUSED - 1, answered).await, 0);
+        assert_eq!(shown_after(MOST_REFUSED, answered).await, 7);
         let unknown = || {
             Err(NotAccepted {
                 reason: "no answer".to_owned(),
                 is_answered: false,
             })
         };
-        assert_eq!(shown_after(unknown).await, 0);
+        assert_eq!(shown_after(MOST_REFUSED, unknown).await, 0);
     }
 }
