@@ -156,8 +156,9 @@ fn grafana_is_provisioned_with_what_is_there() {
 }
 
 /// Flow and deployment of the demo that a dashboard of one deployment is looked at for: one
-/// that completes and one that fails. No panel is empty for both.
-const CHOICES: [(&str, &str); 2] = [("etl", "hourly"), ("broken", "legacy")];
+/// that completes, one that fails, and one that is under way most of the time. No panel is empty
+/// for all of them.
+const CHOICES: [(&str, &str); 3] = [("etl", "hourly"), ("broken", "legacy"), ("report", "daily")];
 
 /// An expression with the dashboard's variables filled in.
 fn filled_in(expression: &str, (flow, deployment): (&str, &str)) -> String {
