@@ -14,7 +14,7 @@ use crate::core::State;
 use crate::export::Exporters;
 use crate::http::RequestMetrics;
 use crate::metrics::agent::{CycleCounts, Stats};
-use crate::metrics::{self, Lingering, Options, Reading, View};
+use crate::metrics::{self, Kind, Lingering, Options, Reading, View};
 use crate::resource_usage::ResourceUsage;
 
 /// What is to be published.
@@ -87,7 +87,15 @@ impl Publisher {
 
     /// Publishes the last report and ends the exporters, within `patience`.
     pub async fn finish(mut self, report: &Report, patience: Duration) {
-        let (number, readings) = (report.state.number, self.readings(report));
+        let mut readings = self.readings(report);
+        // As the page does, gauges end with the process: whoever comes after it does not know
+        // which series it has shown. Counters stay, so that their last values are seen.
+        for reading in &mut readings {
+            if reading.family.kind == Kind::Gauge {
+                reading.points = Arc::default();
+            }
+        }
+        let number = report.state.number;
         self.exporters.shutdown(number, readings, patience).await;
     }
 

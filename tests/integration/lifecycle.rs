@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::otlp::Receiver;
+use opentelemetry_proto::tonic::metrics::v1::NumberDataPoint;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+
+use crate::support::otlp::{Received, Receiver};
 use crate::support::process::{AgentProcess, agent_command, wait_for};
 use crate::support::stub::{Stub, recorded_error};
 use crate::support::tls::{Certificates, TlsListener};
@@ -38,8 +41,35 @@ async fn both_signals_end_it_within_five_seconds_with_a_last_push() {
             assert!(status.success(), "{status}");
             assert!(asked.elapsed() < Duration::from_secs(5));
             assert_eq!(pushes(), 3, "the last push");
+            // As on the page, gauges end with the process; counters keep their last values.
+            let last = receiver.last().unwrap();
+            assert!(points_of(&last, "prefect.info.flows").all(|point| point.flags == 1));
+            assert!(points_of(&last, "prefect.info.flows").next().is_some());
+            assert!(points_of(&last, "prefect.flow_runs.finished").all(|point| point.flags == 0));
+            assert!(
+                points_of(&last, "prefect.flow_runs.finished")
+                    .next()
+                    .is_some()
+            );
         });
     }
+}
+
+/// The points of a gauge or a sum in a push.
+fn points_of<'a>(
+    push: &'a Received,
+    name: &'a str,
+) -> impl Iterator<Item = &'a NumberDataPoint> + 'a {
+    let scopes = push.metrics.resource_metrics.iter();
+    let scopes = scopes.flat_map(|resource| &resource.scope_metrics);
+    let metrics = scopes.flat_map(|scope| &scope.metrics);
+    metrics
+        .filter(move |metric| metric.name == name)
+        .flat_map(|metric| match metric.data.as_ref().unwrap() {
+            Data::Gauge(gauge) => &gauge.data_points,
+            Data::Sum(sum) => &sum.data_points,
+            other => panic!("{other:?}"),
+        })
 }
 
 #[tokio::test(flavor = "multi_thread")]
