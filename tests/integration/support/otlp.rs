@@ -281,7 +281,8 @@ pub(crate) fn translated(push: &Received) -> Page {
                 }
                 other => panic!("{other:?}"),
             };
-            for point in points {
+            // A mark says that its series has ended.
+            for point in points.iter().filter(|point| point.flags & 1 == 0) {
                 let value = match point.value.unwrap() {
                     number_data_point::Value::AsDouble(value) => value,
                     number_data_point::Value::AsInt(value) => value as f64,
