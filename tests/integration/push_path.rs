@@ -7,14 +7,16 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::support::fleet;
 use crate::support::page::Labels;
 use crate::support::prefect::Server;
 use crate::support::process::{AgentProcess, Process, wait_for};
 use crate::support::programs::{Prometheus, programs};
 use crate::support::small_stub;
-use crate::support::stack::{Collector, project, prometheus, run};
-use crate::support::stub::Stub;
+use crate::support::stack::{Collector, project, project_text, prometheus, run};
+use crate::support::stub::{Stub, recorded};
 
 /// Families whose series come and go with the runs.
 const FAMILIES: [&str; 4] = [
@@ -240,4 +242,73 @@ fn ten_minutes_of_the_demos_load_read_alike_on_the_page_and_on_every_push_path()
     let interval = Duration::from_secs(5);
     let ways = ways(&programs, &server.url, interval);
     compare(ways, interval, Duration::from_secs(600), |_| {});
+}
+
+#[test]
+fn a_worker_that_goes_offline_is_never_in_two_states() {
+    let Some(programs) = programs("a_worker_that_goes_offline") else {
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stub = runtime.block_on(small_stub());
+    let mut worker = recorded("worker");
+    worker["work_pool"] = json!("pool-0");
+    worker["last_heartbeat_time"] = json!(jiff::Timestamp::now().to_string());
+    worker["status"] = json!("ONLINE");
+    stub.contents().workers.push(worker);
+    let collector = Collector::start(&programs);
+    let settings = [
+        ("OTEL_METRICS_EXPORTER", "otlp"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp.as_str()),
+    ];
+    let _agent = AgentProcess::start(&stub.url, &settings);
+    let (prometheus, _folder) = prometheus(&programs, &collector, None);
+    // Each answer is checked, whatever it is that is waited for.
+    let wait_until = |wanted: &str| {
+        wait_for(wanted, Duration::from_secs(60), || {
+            let series = prometheus.query("prefect_worker_status == 1").unwrap();
+            assert!(
+                series.len() <= 1,
+                "one worker is in two states: {series:#?}"
+            );
+            let status = series.first().map(|(labels, _)| &labels["worker_status"]);
+            (status.is_some_and(|status| status == wanted)).then_some(())
+        });
+    };
+    wait_until("ONLINE");
+    stub.contents().workers[0]["status"] = json!("OFFLINE");
+    wait_until("OFFLINE");
+    stub.contents().workers[0]["status"] = json!("ONLINE");
+    wait_until("ONLINE");
+}
+
+#[test]
+fn a_large_fleet_arrives_at_an_unmodified_collector_over_grpc() {
+    let Some(programs) = programs("a_large_fleet_arrives") else {
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stub = runtime.block_on(Stub::start());
+    fleet::large(&mut stub.contents());
+    assert!(!project_text("otel-collector.yaml").contains("max_re"));
+    let collector = Collector::start(&programs);
+    let settings = [
+        ("OTEL_METRICS_EXPORTER", "otlp"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp_grpc.as_str()),
+        ("SAMPLE_INTERVAL_SECONDS", "10"),
+    ];
+    let _agent = AgentProcess::start(&stub.url, &settings);
+    wait_for(
+        "every deployment and failed run",
+        Duration::from_secs(180),
+        || {
+            let text = reqwest::blocking::get(format!("http://{}/metrics", collector.metrics));
+            let text = text.unwrap().text().unwrap();
+            let series = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+            let failed = series("prefect_deployment_failed_flow_runs{");
+            let deployments = series("prefect_info_deployment{");
+            (failed == 7_700 && deployments == 1_200).then_some(())
+        },
+    );
 }
