@@ -28,7 +28,7 @@ pub use instruments::Recorder;
 use instruments::Slots;
 use otlp::PointCounts;
 use prometheus::Bridge;
-pub use push::Push;
+pub use push::{Push, Reader};
 pub use resource::resource;
 
 /// The scope of every instrument.

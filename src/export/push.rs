@@ -17,10 +17,11 @@ use super::shown::Shown;
 
 /// The reader that the provider owns, shared with the [`Push`] that collects it.
 #[derive(Debug, Clone)]
-pub(super) struct Reader(Arc<ManualReader>);
+pub struct Reader(Arc<ManualReader>);
 
 impl Reader {
-    pub(super) fn new(temporality: Temporality) -> Self {
+    /// A reader that collects with `temporality`, when it is asked to.
+    pub fn new(temporality: Temporality) -> Self {
         let reader = ManualReader::builder().with_temporality(temporality);
         Reader(Arc::new(reader.build()))
     }

@@ -1,19 +1,17 @@
 //! Collections of the SDK, made to measure, and a delivery that exports them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Histogram, MeterProvider as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
-use opentelemetry_sdk::metrics::reader::MetricReader;
+use opentelemetry_sdk::metrics::reader::MetricReader as _;
 use opentelemetry_sdk::metrics::{
-    Aggregation, Instrument, InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Stream,
-    Temporality,
+    Aggregation, Instrument, InstrumentKind, SdkMeterProvider, Stream, Temporality,
 };
+use prefect_otel_agent::export::Reader;
 use prefect_otel_agent::export::otlp::{DeliveredFile, Delivery, DeliveryConfig};
 use prefect_otel_agent::metrics::Point;
 use prefect_otel_agent::settings::Settings;
@@ -98,7 +96,7 @@ impl Collection {
 
 impl Instruments {
     fn new(exponential: bool) -> Self {
-        let reader = Reader(Arc::new(ManualReader::builder().build()));
+        let reader = Reader::new(Temporality::Cumulative);
         let view = move |instrument: &Instrument| {
             let mut stream = Stream::builder().with_cardinality_limit(200_000);
             if exponential && instrument.kind() == InstrumentKind::Histogram {
@@ -208,29 +206,4 @@ pub(crate) fn outcome(delivery: &Delivery, outcome: &str) -> u64 {
     let counts = delivery.counts().by_outcome();
     let found = counts.iter().find(|(name, _)| *name == outcome);
     found.unwrap().1
-}
-
-#[derive(Debug, Clone)]
-struct Reader(Arc<ManualReader>);
-
-impl MetricReader for Reader {
-    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
-        self.0.register_pipeline(pipeline);
-    }
-
-    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
-        self.0.collect(metrics)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.0.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
-    }
-
-    fn temporality(&self, kind: InstrumentKind) -> Temporality {
-        self.0.temporality(kind)
-    }
 }
