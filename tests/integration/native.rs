@@ -324,7 +324,7 @@ fn check_recipes(prometheus: &Prometheus) {
     for query in queries {
         let quiet = QUIET.iter().any(|part| query.contains(part));
         let what = format!("an answer to {query}");
-        wait_for(&what, Duration::from_secs(120), || {
+        wait_for(&what, || {
             let series = prometheus
                 .query(query)
                 .unwrap_or_else(|error| panic!("{query}: {error}"));
@@ -341,7 +341,7 @@ fn check_first_failures(server: &Server, prometheus: &Prometheus, known: &str) {
             "sum(increase(prefect_flow_runs_finished_total{{state_type=\"FAILED\",deployment_name=\"{deployment}\"}}[5m]))"
         ))
     };
-    wait_for("the series at zero", Duration::from_secs(120), || {
+    wait_for("the series at zero", || {
         increase("quiet").filter(|increase| *increase == 0.0)
     });
     let fail = |deployment: &str| {
@@ -360,7 +360,7 @@ fn check_first_failures(server: &Server, prometheus: &Prometheus, known: &str) {
     );
     fail(&new);
     for deployment in ["quiet", "brand-new"] {
-        let increase = wait_for(deployment, Duration::from_secs(120), || {
+        let increase = wait_for(deployment, || {
             increase(deployment).filter(|increase| *increase > 0.0)
         });
         // increase() extrapolates to the end of its window.
@@ -399,9 +399,7 @@ fn every_family_is_right_and_every_recipe_answers() {
     expect(&agent, "prefect_flow_runs_finished_total", &own, 0.0);
     if let Some(prometheus) = &prometheus {
         let zero = "sum(prefect_flow_runs_retries_total)";
-        wait_for("the series at zero", Duration::from_secs(120), || {
-            prometheus.value(zero)
-        });
+        wait_for("the series at zero", || prometheus.value(zero));
     }
     let runs = load(&server, &deployment);
     check_runs(&server, &agent, &runs);

@@ -4,7 +4,6 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -69,7 +68,7 @@ impl Prometheus {
             url: format!("http://127.0.0.1:{port}"),
             _data: data,
         };
-        wait_for("Prometheus", Duration::from_secs(60), || {
+        wait_for("Prometheus", || {
             let ready = reqwest::blocking::get(format!("{}/-/ready", prometheus.url));
             ready.ok().filter(|answer| answer.status().is_success())
         });

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::prefect::free_port;
-use super::process::Process;
+use super::process::{PATIENCE, Process};
 use super::programs::Prometheus;
 
 /// A file of the project.
@@ -78,7 +78,7 @@ impl Collector {
     }
 
     fn wait_until_healthy(&self) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + PATIENCE;
         while !reqwest::blocking::get(&self.health).is_ok_and(|answer| answer.status().is_success())
         {
             assert!(Instant::now() < deadline, "{:#?}", self.process.log());
@@ -88,7 +88,7 @@ impl Collector {
 
     pub(crate) fn stop(&mut self) {
         self.process.signal("-TERM");
-        self.process.wait(Duration::from_secs(20));
+        self.process.wait(PATIENCE);
     }
 
     pub(crate) fn start_again(&mut self) {
