@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -93,7 +93,9 @@ fn prefect_and_its_worker_need_no_privilege_and_write_to_memory_only() {
     ];
     let server = Process::start(&mut container(server, &venv, &command, &here));
     let http = reqwest::blocking::Client::new();
+    let started = Instant::now();
     wait_for("the Prefect server", Duration::from_secs(180), || {
+        assert!(started.elapsed().as_secs() < 170, "{:#?}", server.log());
         let health = http.get(format!("{url}/health")).send().ok()?;
         health.status().is_success().then_some(())
     });

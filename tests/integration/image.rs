@@ -57,8 +57,8 @@ fn images_are_pinned_by_tag_and_digest_and_are_in_support() {
         let (name, tag) = named.rsplit_once(':').unwrap_or((named, ""));
         assert!(!tag.is_empty() && tag != "latest", "{image} has no version");
         // Distroless has no versions: the digest is one.
-        let versioned = tag.split('.').count() >= 3 || tag.starts_with("18.");
-        assert!(versioned || name.contains("distroless"), "{image}");
+        let versioned = tag.contains('.') || name.contains("distroless");
+        assert!(versioned, "{image}");
         if name != WITHOUT_DIGEST {
             let digest = digest.strip_prefix("sha256:").unwrap_or_default();
             assert!(
@@ -66,7 +66,7 @@ fn images_are_pinned_by_tag_and_digest_and_are_in_support() {
                 "{image} has no digest"
             );
         }
-        // Debian 12 has no full support any more; the other is Debian 13.
+        // Debian 12 is out of support.
         assert!(
             !image.contains("bookworm") && !image.contains("debian12"),
             "{image}"
@@ -136,8 +136,8 @@ fn the_images_say_what_they_are_made_of() {
     let Some(compose) = with_variables("the_images_say_what_they_are_made_of", PUSH) else {
         return;
     };
-    for (service, target) in [("agent", "agent"), ("numbers", "numbers")] {
-        let build = &services(&compose)[service]["build"];
+    for (target, title) in [("agent", env!("CARGO_PKG_NAME")), ("numbers", "numbers")] {
+        let build = &services(&compose)[target]["build"];
         assert_eq!(build["target"], target);
         assert_eq!(build["args"]["COMMIT"], "${COMMIT:-}");
         let stages = stages();
@@ -145,14 +145,7 @@ fn the_images_say_what_they_are_made_of() {
         let labels = lines.iter().find(|line| line.starts_with("LABEL")).unwrap();
         let version = env!("CARGO_PKG_VERSION");
         for label in [
-            format!(
-                "title=\"{}\"",
-                if target == "agent" {
-                    env!("CARGO_PKG_NAME")
-                } else {
-                    target
-                }
-            ),
+            format!("title=\"{title}\""),
             format!("version=\"{version}\""),
             "revision=\"$COMMIT\"".to_owned(),
             "description=\"".to_owned(),
