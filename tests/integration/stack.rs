@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use crate::support::page::{Labels, Page};
 use crate::support::prefect::free_port;
 use crate::support::process::{AgentProcess, Process, built, wait_for};
@@ -19,7 +17,6 @@ fn the_configuration_files_are_valid_and_the_alerts_fire_when_they_should() {
     let Some(programs) = programs("the_configuration_files_are_valid") else {
         return;
     };
-    let root = project("");
     for file in ["prometheus.yml", "alerts.yml"] {
         let what = if file == "alerts.yml" {
             "rules"
@@ -44,12 +41,6 @@ fn the_configuration_files_are_valid_and_the_alerts_fire_when_they_should() {
         run(Command::new(programs.join("otelcol"))
             .args(["validate", "--config"])
             .arg(project(file)));
-    }
-    for profile in ["push", "pull", "push,pull"] {
-        run(Command::new(programs.join("compose-spec"))
-            .arg("compose.yml")
-            .current_dir(&root)
-            .env("COMPOSE_PROFILES", profile));
     }
 }
 
@@ -76,88 +67,6 @@ fn every_alert_has_a_runbook_a_firing_and_a_silent_case() {
         let firing = format!("alertname: {name}\n        exp_alerts:");
         assert!(tests.contains(&silent), "{name} has no silent case");
         assert!(tests.contains(&firing), "{name} has no firing case");
-    }
-}
-
-/// compose.yml as the Compose specification's own program understands it.
-fn compose(programs: &std::path::Path, profiles: &str) -> Value {
-    let output = Command::new(programs.join("compose-spec"))
-        .args(["--format", "json", "compose.yml"])
-        .current_dir(project(""))
-        .env("COMPOSE_PROFILES", profiles)
-        .output()
-        .unwrap();
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-#[test]
-fn the_compose_file_is_fit_for_production() {
-    let Some(programs) = programs("the_compose_file_is_fit_for_production") else {
-        return;
-    };
-    let compose = compose(&programs, "push,pull");
-    let services = compose["services"].as_object().unwrap();
-    for (name, service) in services {
-        assert!(
-            service["mem_limit"].is_string(),
-            "{name} has no memory limit"
-        );
-        assert!(
-            service["restart"].is_string(),
-            "{name} has no restart policy"
-        );
-        let image = service["image"].as_str().unwrap();
-        let (_, tag) = image
-            .split_once(':')
-            .unwrap_or_else(|| panic!("{image} has no version"));
-        assert_ne!(tag, "latest");
-        for port in service["ports"].as_array().into_iter().flatten() {
-            assert_eq!(port["host_ip"], "127.0.0.1", "{name}");
-        }
-        for volume in service["volumes"].as_array().into_iter().flatten() {
-            if volume["type"] == "bind" {
-                let source = std::path::Path::new(volume["source"].as_str().unwrap());
-                assert!(source.exists(), "{name}: {source:?}");
-                assert_eq!(volume["read_only"], true, "{name}: {source:?}");
-            }
-        }
-    }
-    // The collector of the tests is that of the stack.
-    let version = project_text("tests/tools/collector.yaml");
-    let version = version
-        .split("version: ")
-        .nth(1)
-        .unwrap()
-        .lines()
-        .next()
-        .unwrap();
-    let image = services["otel-collector"]["image"].as_str().unwrap();
-    assert!(image.ends_with(version), "{image}, {version}");
-}
-
-/// What is pushed gets `job` and `instance` from the resource, what is scraped from
-/// prometheus.yml: with the same ones, a change of profile goes on with the same series.
-#[test]
-fn the_two_profiles_are_one_instance() {
-    let Some(programs) = programs("the_two_profiles_are_one_instance") else {
-        return;
-    };
-    let compose = compose(&programs, "push,pull");
-    let prometheus = project_text("prometheus.yml");
-    let (_, job) = prometheus
-        .split_once("job_name: prefect-otel-agent\n")
-        .unwrap();
-    let job = job.split("\n\n").next().unwrap();
-    let (_, pulled) = job.split_once("target_label: instance\n").unwrap();
-    let pulled = pulled.trim().strip_prefix("replacement: ").unwrap();
-    for agent in ["agent", "agent-pull"] {
-        let attributes = &compose["services"][agent]["environment"]["OTEL_RESOURCE_ATTRIBUTES"];
-        let attributes = attributes.as_str().unwrap();
-        let mut attributes = attributes.split(',');
-        assert!(
-            attributes.any(|attribute| attribute == format!("service.instance.id={pulled}")),
-            "{agent}: not {pulled:?}"
-        );
     }
 }
 

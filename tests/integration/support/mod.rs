@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod collected;
+pub(crate) mod compose;
 pub(crate) mod fleet;
 pub(crate) mod otlp;
 pub(crate) mod page;

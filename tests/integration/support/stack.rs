@@ -39,7 +39,8 @@ pub(crate) struct Collector {
     pub(crate) metrics: String,
     /// Where it shows its own metrics.
     pub(crate) own_metrics: String,
-    health: String,
+    /// What a health check of it asks.
+    pub(crate) health: String,
 }
 
 impl Collector {
