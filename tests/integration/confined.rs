@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -94,8 +94,8 @@ fn prefect_and_its_worker_need_no_privilege_and_write_to_memory_only() {
     let server = Process::start(&mut container(server, &venv, &command, &here));
     let http = reqwest::blocking::Client::new();
     let started = Instant::now();
-    wait_for("the Prefect server", Duration::from_secs(180), || {
-        assert!(started.elapsed().as_secs() < 170, "{:#?}", server.log());
+    wait_for("the Prefect server", || {
+        assert!(started.elapsed().as_secs() < 590, "{:#?}", server.log());
         let health = http.get(format!("{url}/health")).send().ok()?;
         health.status().is_success().then_some(())
     });
@@ -116,7 +116,7 @@ fn prefect_and_its_worker_need_no_privilege_and_write_to_memory_only() {
     let worker = Process::start(&mut container(worker, &venv, &command, &here));
     for state in ["COMPLETED", "FAILED", "CRASHED"] {
         let filter = json!({"flow_runs": {"state": {"type": {"any_": [state]}}}});
-        wait_for(state, Duration::from_secs(240), || {
+        wait_for(state, || {
             let count = http
                 .post(format!("{url}/flow_runs/count"))
                 .json(&filter)
@@ -125,7 +125,7 @@ fn prefect_and_its_worker_need_no_privilege_and_write_to_memory_only() {
             (count > 0).then_some(())
         });
     }
-    wait_for("the worker's health", Duration::from_secs(30), || {
+    wait_for("the worker's health", || {
         let answer = http.get(format!("http://127.0.0.1:{health}/health"));
         answer
             .send()

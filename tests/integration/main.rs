@@ -3,6 +3,7 @@
 // A test ends by panicking; the lint's own exception for tests does not reach their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod alerts;
 mod checkpoint;
 mod choice;
 mod churn;

@@ -203,6 +203,28 @@ fn check_runs(server: &Server, agent: &AgentProcess, runs: &[String]) {
     );
 }
 
+/// Of two runs that are pending, the one that has been so longer.
+fn check_oldest_pending(server: &Server, agent: &AgentProcess, deployment: &str) {
+    for seconds in [-1, -2] {
+        let run = schedule(server, deployment, seconds);
+        server.set_state(&run, json!({"type": "PENDING"}));
+    }
+    let pending = json!({"flow_runs": {"state": {"type": {"any_": ["PENDING"]}}}});
+    let pending = server.post("/flow_runs/filter", pending);
+    let pending = pending.as_array().unwrap().iter();
+    let since: Vec<f64> = pending
+        .map(|run| time(&run["state"]["timestamp"]))
+        .collect();
+    assert_eq!(since.len(), 2);
+    let family = "prefect_flow_runs_oldest_pending_time_seconds";
+    let labels = [
+        ("deployment_name", "nightly"),
+        ("work_pool_name", "unattended"),
+        ("work_queue_name", "slow"),
+    ];
+    expect(agent, family, &labels, since[0].min(since[1]));
+}
+
 fn check_inventory(server: &Server, agent: &AgentProcess) {
     let kinds = [
         ("limit", "warehouse", "global", 4.0),
@@ -408,6 +430,7 @@ fn every_family_is_right_and_every_recipe_answers() {
     schedule(&server, &deployment, -60);
     let running = schedule(&server, &deployment, -1);
     server.set_state(&running, json!({"type": "RUNNING"}));
+    check_oldest_pending(&server, &agent, &deployment);
     let mut python: Command = server.program("python");
     assert!(python.args(["-c", TASKS]).status().unwrap().success());
     check_tasks(&agent);

@@ -55,6 +55,16 @@ pub(crate) struct Prometheus {
 impl Prometheus {
     /// Starts it on a free port with this configuration file.
     pub(crate) fn start(programs: &Path, config: &Path, flags: &[&str]) -> Self {
+        Prometheus::start_with(programs, config, flags, &[])
+    }
+
+    /// The same, with these variables.
+    pub(crate) fn start_with(
+        programs: &Path,
+        config: &Path,
+        flags: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let data = tempfile::tempdir().unwrap();
         let port = free_port();
         let mut command = Command::new(programs.join("prometheus"));
@@ -62,7 +72,8 @@ impl Prometheus {
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", data.path().display()))
             .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .args(flags);
+            .args(flags)
+            .envs(variables.iter().copied());
         let prometheus = Prometheus {
             _process: Process::start(&mut command),
             url: format!("http://127.0.0.1:{port}"),
