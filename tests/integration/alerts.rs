@@ -140,18 +140,18 @@ fn with_changed(programs: &Path, change: impl Fn(&str) -> String) -> (String, BT
 /// Whether an expectation about this alert fails: one of `alert_rule_test`, or one of what fires.
 fn fails(said: &str, name: &str) -> bool {
     let own = |line: &str| -> BTreeSet<String> {
-        let series = line.split("{").skip(1).map(str::to_owned);
+        let series = line.split('{').skip(1).map(str::to_owned);
         series
             .filter(|series| series.contains(&format!("alertname=\"{name}\"")))
             .map(|series| series.trim_end_matches([',', ' ']).to_owned())
             .collect()
     };
-    let expected = said.split("exp: ").skip(1);
+    let mut expected = said.split("exp: ").skip(1);
     let differs = |rest: &str| {
         let (expected, got) = rest.split_once("got: ").unwrap();
         own(expected) != own(got.lines().next().unwrap())
     };
-    said.contains(&format!("alertname: {name}, time")) || expected.into_iter().any(differs)
+    said.contains(&format!("alertname: {name}, time")) || expected.any(differs)
 }
 
 #[test]
