@@ -320,7 +320,13 @@ fn every_aggregation_and_match_keeps_job_instance_and_workspace() {
     let groups = files.iter().flat_map(|file| read(&prometheus, file));
     for rule in groups.flat_map(|(_, rules)| rules) {
         let found = losing(rule["query"].as_str().unwrap());
-        assert!(found.is_empty(), "{}: {found:?}", rule["name"]);
+        // An agent is replaced by another instance: found by the job, once matched, once grouped.
+        let by_job = if rule["name"] == "PrefectAgentAbsent" {
+            2
+        } else {
+            0
+        };
+        assert_eq!(found.len(), by_job, "{}: {found:?}", rule["name"]);
         count += 1;
     }
     assert!(count > 40, "{count}");
