@@ -36,15 +36,14 @@ def tiles():
 
 def cycles():
     duration = select("prefect_agent_cycle_duration_seconds_bucket")
-    time = {"unit": style.CLOCK, "decimals": 1}
     return [
         row("Cycles"),
         graph("Cycles by outcome", "success: all sections that were due were read; partial: some; failure: none. Each bar has the cycles of the step before it.",
               {"{{outcome}}": steps(select("prefect_agent_cycles_total"), "outcome")}, bars=True, stacked=True, decimals=0, fixed=OUTCOMES),
         graph("Duration of cycles", "From the first request to the last answer.",
-              {"p50": quantile(0.5, duration), "p95": quantile(0.95, duration)}, step="1m", **time),
+              {"p50": quantile(0.5, duration), "p95": quantile(0.95, duration)}, step="1m", unit=style.SECONDS),
         graph("Age of each section", "Time since each part of Prefect was last read. After three of its intervals its gauges are withheld.",
-              {"{{section}}": f"max by (section) ({select('prefect_agent_section_age_seconds')})"}, **time),
+              {"{{section}}": f"round(max by (section) ({select('prefect_agent_section_age_seconds')}))"}, unit=style.HOURS),
     ]
 
 
@@ -61,7 +60,7 @@ def requests():
               unit=style.PER_SECOND, stacked=True, **wide),
         graph("Latency by call, p95", "95 of 100 answers came within this time.",
               {"{{url_template}}": quantile(0.95, of_agent("http_client_request_duration_seconds_bucket"), "url_template")},
-              unit=style.CLOCK, decimals=1, **wide),
+              unit=style.SECONDS, **wide),
         graph("Errors by call", "Requests a second that failed, by call and by what went wrong.",
               {"{{url_template}} {{error_type}}": rate(['error_type!=""'], "url_template, error_type")},
               unit=style.PER_SECOND, empty="No request failed", **wide),
@@ -124,7 +123,7 @@ def prometheus():
         row("Prometheus"),
         graph("Targets", "1 for each target that the last scrape reached, else 0.", {"{{job}} {{instance}}": "up"}, width=6, decimals=0, maximum=1, empty="There is no target"),
         graph("Duration of scrapes", "How long the last scrape of each target took.", {"{{job}} {{instance}}": "scrape_duration_seconds"},
-              width=6, unit=style.CLOCK, decimals=1, empty="There is no target"),
+              width=6, unit=style.SECONDS, empty="There is no target"),
         graph("Samples and series", "Samples of the last scrape of each target, and series in the head of the database.",
               {"{{job}} {{instance}}": "scrape_samples_scraped", "head series": "sum(prometheus_tsdb_head_series)"}, width=6, decimals=0, empty="There is no target"),
         graph("Failed rules", "Rule evaluations a second that failed: alerts that they belong to do not fire.",

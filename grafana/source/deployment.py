@@ -105,7 +105,7 @@ def contents():
         graph("Duration", "Half and 95 of 100 finished runs were running no longer than this; and the last one, whenever it was.",
               {"p50": quantile(0.5, duration), "p95": quantile(0.95, duration), "last run": last}, **time),
         graph("Start delay", "Half and 95 of 100 finished runs started within this time of when they should have.",
-              {"p50": quantile(0.5, delay), "p95": quantile(0.95, delay)}, **time),
+              {"p50": quantile(0.5, delay), "p95": quantile(0.95, delay)}, **time | {"unit": style.HOURS}),
         graph("Retries", "Starts of its finished runs after their first one: each bar has those of the step before it.",
               {"retries": steps(of("prefect_flow_runs_retries_total"))}, bars=True, decimals=0),
         row("Which runs?"), *runs(),

@@ -49,7 +49,7 @@ def contents():
     requests = of("numbers_requests_total", ROUTE)
     buckets = of("http_server_request_duration_seconds_bucket", ROUTE)
     per_second = {"unit": style.PER_SECOND, "step": "1m"}
-    time = {"unit": style.CLOCK, "decimals": 1, "step": "1m", "width": 12, "empty": "There were no requests"}
+    time = {"unit": style.SECONDS, "step": "1m", "width": 12, "empty": "There were no requests"}
     quantile = "histogram_quantile({}, {})".format
     return [
         *tiles(),

@@ -78,7 +78,7 @@ def contents():
         graph("Duration of runs", "Half, 95 and 99 of 100 finished runs were running no longer than this. Not narrowed down by work pool.",
               {f"p{q * 100:.0f}": quantile(q, duration) for q in three}, width=12, empty="No run finished", **time),
         graph("Start delay", "Half, 95 and 99 of 100 finished runs started within this time of when they should have.",
-              {f"p{q * 100:.0f}": quantile(q, delay) for q in three}, width=12, empty="No run finished", **time),
+              {f"p{q * 100:.0f}": quantile(q, delay) for q in three}, width=12, empty="No run finished", **time | {"unit": style.HOURS}),
         row("Tasks, limits and automations"),
         graph("Finished task runs", "Task runs that reached a terminal state, by its type (TASK_RUNS_ENABLED): each bar has those of the step before it.",
               {"{{state_type}}": steps(select("prefect_task_runs_finished_total"), "state_type")}, bars=True, stacked=True,

@@ -26,7 +26,9 @@ NEUTRAL = "blue"
 
 COUNT = "locale"  # all digits: 1,537
 SECONDS = "s"
-CLOCK = "clocks"  # 08m:20s, where "s" would write 8.33 min on an axis
+# On an axis, "s" would write 8.33 min where these write 08m:20s and 00:08:20.
+CLOCK = "clocks"  # of runs, which may take milliseconds
+HOURS = "dthms"  # of what is known to a second at best
 RATIO = "percentunit"
 BYTES = "bytes"
 PER_SECOND = "reqps"
