@@ -121,11 +121,12 @@ def prometheus():
     missing = {"empty": "Prometheus does not scrape itself", "width": 6}
     return [
         row("Prometheus"),
-        graph("Targets", "1 for each target that the last scrape reached, else 0.", {"{{job}} {{instance}}": "up"}, width=6, decimals=0, maximum=1, empty="There is no target"),
-        graph("Duration of scrapes", "How long the last scrape of each target took.", {"{{job}} {{instance}}": "scrape_duration_seconds"},
+        graph("Targets up by job", "Share of each job's targets that the last scrape reached.",
+              {"{{job}}": "avg by (job) (up)"}, width=6, unit=style.RATIO, maximum=1, empty="There is no target"),
+        graph("Duration of scrapes", "How long the last scrape took: the ten slowest targets.", {"{{job}} {{instance}}": "topk(10, scrape_duration_seconds)"},
               width=6, unit=style.SECONDS, empty="There is no target"),
-        graph("Samples and series", "Samples of the last scrape of each target, and series in the head of the database.",
-              {"{{job}} {{instance}}": "scrape_samples_scraped", "head series": "sum(prometheus_tsdb_head_series)"}, width=6, decimals=0, empty="There is no target"),
+        graph("Samples and series", "Samples of the last scrape of the ten largest targets, and series in the head of the database.",
+              {"{{job}} {{instance}}": "topk(10, scrape_samples_scraped)", "head series": "sum(prometheus_tsdb_head_series)"}, width=6, decimals=0, empty="There is no target"),
         graph("Failed rules", "Rule evaluations a second that failed: alerts that they belong to do not fire.",
               {"{{rule_group}}": "sum by (rule_group) (rate(prometheus_rule_evaluation_failures_total[$__rate_interval]))"},
               unit="cps", step="1m", **missing),

@@ -78,6 +78,10 @@ def finished(board):
     """What the SDK does not have, or writes as Grafana before this version did."""
     board["schemaVersion"] = SCHEMA_VERSION
     board["annotations"] = {"list": []}
+    for variable in board["templating"]["list"]:
+        # Those of an interval.
+        for key in ["auto", "auto_min", "auto_count"]:
+            variable.pop(key, None)
     for number, panel in enumerate(board["panels"], start=1):
         panel["id"] = number
         if panel["type"] == "row":

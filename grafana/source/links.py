@@ -63,6 +63,7 @@ def queue_in_prefect(pool="Pool", queue="Queue"):
     return in_prefect("Open the work queue in Prefect", path)
 
 
+FAILED_IN_PREFECT = in_prefect("Show failed runs in Prefect", "/runs?state=Failed")
 LATE_IN_PREFECT = in_prefect("Show late runs in Prefect", "/runs?state=Late")
 
 

@@ -2,7 +2,7 @@
 
 from . import style
 from .frame import choice, dashboard, prefect_ui, scope, values
-from .links import LATE_IN_PREFECT, board as to, in_prefect
+from .links import FAILED_IN_PREFECT, LATE_IN_PREFECT, board as to, in_prefect
 from .panels import graph, row, stat, timeline
 from .rows import deployments
 from .select import (AGENT, DEPLOYMENT_IS, FAILED, FLOW_IS, POOL_IS, increase, or_unknown, quantile, ratio,
@@ -13,6 +13,7 @@ THESE = (FLOW_IS, DEPLOYMENT_IS, POOL_IS)
 # Metrics without a work pool.
 THOSE = (FLOW_IS, DEPLOYMENT_IS)
 POOLS = to("prefect-work-pools", "Show work pools and queues")
+RUNS = in_prefect("Show runs in Prefect", "/runs")
 ALERT_LABELS = '"flow_name", "deployment_name", "work_pool_name", "work_queue_name", "concurrency_limit_name", "section", "metric", "exporter"'
 
 
@@ -29,17 +30,17 @@ def tiles():
 
     return [
         stat("Success ratio", "Share of the runs that completed among those that finished, in the time range and in the last hour. A question mark: none finished.",
-             range_and_hour(lambda window: ratio(finished, window)), unit=style.RATIO, decimals=1, steps=style.SUCCESS),
+             range_and_hour(lambda window: ratio(finished, window)), unit=style.RATIO, decimals=1, steps=style.SUCCESS, links=[RUNS]),
         stat("Failed runs", "Runs that failed or crashed, in the time range and in the last hour. A run that is retried by hand and fails again counts twice.",
-             range_and_hour(lambda window: f"round(sum({increase(finished(FAILED), window)}))"), steps=style.ANY_IS_A_WARNING),
+             range_and_hour(lambda window: f"round(sum({increase(finished(FAILED), window)}))"), steps=style.FAILURES, links=[FAILED_IN_PREFECT]),
         stat("Late runs", "Runs that should have started and have not. The line: over the time range.",
              or_unknown(late), history=late, steps=style.ANY_IS_BAD, links=[POOLS, LATE_IN_PREFECT]),
         stat("Active runs", "Runs pending, running, paused, cancelling or awaiting retry. The line: over the time range.",
-             or_unknown(active), history=active, links=[in_prefect("Show runs in Prefect", "/runs")]),
+             or_unknown(active), history=active, links=[RUNS]),
         stat("Workers online", "Workers of the chosen pools that are online.",
              or_unknown(online), history=online, steps=style.NONE_IS_BAD, links=[POOLS]),
         stat("Finished runs", "Runs that reached a terminal state, in the time range and in the last hour.",
-             range_and_hour(lambda window: f"round(sum({increase(finished(), window)}))")),
+             range_and_hour(lambda window: f"round(sum({increase(finished(), window)}))"), links=[RUNS]),
     ]
 
 

@@ -37,6 +37,8 @@ MOMENT = "dateTimeAsIso"
 # Thresholds: a list of (from, colour). Below the first one, the colour is that of the unknown.
 ANY_IS_BAD = [(0, GOOD), (1, WARNING), (10, BAD)]
 ANY_IS_A_WARNING = [(0, GOOD), (1, WARNING)]
+# None is no proof of health: Prefect may not be read.
+FAILURES = [(0, NEUTRAL), (1, WARNING)]
 NONE_IS_BAD = [(0, BAD), (1, GOOD)]
 SUCCESS = [(0, BAD), (0.9, "yellow"), (0.98, GOOD)]
 SATURATION = [(0, GOOD), (0.8, WARNING), (1, BAD)]
