@@ -51,7 +51,7 @@ def tiles():
              unit=style.RATIO, decimals=1, steps=style.SUCCESS, **narrow),
         stat("Last duration", "Time that its last finished run was running. none: no run has finished since the agent began to count.",
              f"max({of('prefect_deployment_last_run_duration_seconds')}) or {NEVER}",
-             mappings=[style.values({-1: ("none", style.UNKNOWN)})], **seconds | {"decimals": 1}),
+             mappings=[style.values({-1: ("none", style.UNKNOWN)})], unit=style.CLOCK, decimals=1, **narrow),
         stat("Next run in", "Time to its next scheduled start. none: nothing is scheduled within the agent's look-ahead (SCHEDULED_LOOKAHEAD_MINUTES). Late runs do not count.",
              f"{next_run} or -2 * {paused} or -1 * {KNOWN}", mappings=[style.values(no)], links=[IN_PREFECT], **seconds),
         stat("Paused", "Whether the deployment is paused: its schedules start no runs then.",

@@ -51,6 +51,8 @@ def stat(title, description, expressions, *, width=4, height=4, unit=style.COUNT
         panel.with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
     common_to_all(panel, title, description, width, height, targets)
     panel.unit(unit).decimals(decimals).no_value("?")
+    if unit == style.RATIO:
+        panel.min(0).max(1)
     # Texts have no thresholds.
     color = style.color("fixed", style.NEUTRAL) if labels else style.color("thresholds")
     panel.thresholds(style.thresholds(steps)).color_scheme(color)

@@ -68,7 +68,7 @@ def deployments():
                steps=style.SUCCESS, cell=GAUGE, absent="-", min=0, max=1),
         Column("Last success", expression=expressions["last_success"], width=110, mappings=never, **seconds),
         Column("Active", expression=expressions["active"], width=70, decimals=0),
-        Column("Last duration", expression=expressions["duration"], width=110, unit=style.SECONDS,
+        Column("Last duration", expression=expressions["duration"], width=110, unit=style.CLOCK,
                decimals=1, cell=TEXT, mappings=none),
         Column("Next run in", expression=expressions["next"], width=100, mappings=following, **seconds),
         *IDENTITY,
