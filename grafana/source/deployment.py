@@ -76,11 +76,11 @@ def runs():
               [Column("Run", label="flow_run_id", **run), Column("Name", label="flow_run_name"), Column("State", **state),
                Column("Started", expression=row_of(started), **moment),
                Column("Running for", expression=row_of(f"round({ongoing})"), unit=style.SECONDS, decimals=0, width=105), *IDENTITY],
-              width=13, sort=[("Running for", True)], empty="No run is under way, or Prefect is not read"),
+              width=14, sort=[("Running for", True)], empty="No run is under way, or Prefect is not read"),
         table("Newest failed and crashed runs", "Its newest failed runs (FAILED_RUNS_LIMIT, FAILED_RUNS_OFFSET_MINUTES), and since when, within the time range, the agent has reported them. Click on a run to open it in Prefect.",
               [Column("Run", label="last_failed_run_id", **run), Column("State", **state),
                Column("Reported since", expression=row_of(f"{seen} and {failed}"), **moment), *IDENTITY],
-              width=11, sort=[("Reported since", True)], empty="No failed run is known, or Prefect is not read"),
+              width=10, sort=[("Reported since", True)], empty="No failed run is known, or Prefect is not read"),
     ]
 
 

@@ -123,12 +123,14 @@ def timeline(title, description, expression, legend, text, color, *, width=24, h
 class Column:
     """A column of a table: the label or the value of a query that it shows, and how."""
 
-    def __init__(self, title, *, label=None, expression=None, width=None, unit=None, decimals=None,
+    def __init__(self, title, *, label=None, expression=None, width=None, least=None, unit=None, decimals=None,
                  steps=None, cell=None, mappings=(), links=(), absent="?", hidden=False, **more):
         self.title, self.label, self.expression, self.hidden = title, label, expression, hidden
         properties = {"unit": unit, "decimals": decimals, "links": list(links), **more}
         if width:
             properties["custom.width"] = width
+        if least:
+            properties["custom.minWidth"] = least
         if cell:
             properties["custom.cellOptions"] = cell
         if steps:

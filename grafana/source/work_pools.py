@@ -51,8 +51,8 @@ def queues():
     yes_no = {"cell": TEXT, "width": 85}
     return table(
         "Queues", "Each queue: late runs, health (late runs, or no poll within a minute, make it unhealthy), and when a worker last asked it for runs. never: no worker ever has.",
-        [Column("Pool", label="work_pool_name", links=[pool, pool_in_prefect()]),
-         Column("Queue", label="work_queue_name", links=[queue_in_prefect()]),
+        [Column("Pool", label="work_pool_name", least=110, links=[pool, pool_in_prefect()]),
+         Column("Queue", label="work_queue_name", least=120, links=[queue_in_prefect()]),
          Column("Late", expression=row_of(f"max by ({QUEUE}, {labels}) ({late})"), width=60, decimals=0, cell=CELL,
                 steps=[(0, "transparent"), (1, style.WARNING), (10, style.BAD)]),
          Column("Health", label="healthy", mappings=[style.values({"True": ("healthy", style.GOOD), "False": ("unhealthy", style.WARNING)})], **yes_no),
