@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import dashboard as model
 SCOPE = "${job:queryparam}&${instance:queryparam}&${workspace:queryparam}"
 ROW = "&".join(
     f"var-{name}=${{__data.fields.{field}:percentencode}}"
-    for name, field in [("job", "job"), ("instance", "instance"), ("workspace", "prefect_workspace")]
+    for name, field in [("job", "job"), ("instance", "Instance"), ("workspace", "prefect_workspace")]
 )
 DASHBOARDS = {
     "prefect-overview": "Overview",

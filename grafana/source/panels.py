@@ -181,9 +181,12 @@ def table(title, description, columns, *, sort=(), width=24, height=9, empty="No
     return panel.sort_by(by)
 
 
-# What makes a row of an agent unique, kept for links.
+# Whose a row is. The column of workspaces is there if an agent reports more than one; the hidden
+# ones are for links.
+WORKSPACE = Column("Workspace", label="workspace", width=90)
 IDENTITY = [
+    WORKSPACE,
     Column("job", label="job", hidden=True),
-    Column("instance", label="instance", hidden=True),
     Column("prefect_workspace", label="prefect_workspace", hidden=True),
 ]
+INSTANCE = Column("Instance", label="instance", hidden=True)

@@ -75,8 +75,10 @@ def of_pools(expression, *matchers):
 
 
 def row_of(expression):
-    """Gives every row a workspace: `.*`, which a link turns into "All", where there is none."""
-    return f'label_replace({expression}, "prefect_workspace", ".*", "prefect_workspace", "")'
+    """Gives every row a workspace for its links: `.*`, which they turn into "All", where there is
+    none. The label `workspace` is for people, and absent in that case."""
+    shown = f'label_replace({expression}, "workspace", "$1", "prefect_workspace", "(.+)")'
+    return f'label_replace({shown}, "prefect_workspace", ".*", "prefect_workspace", "")'
 
 
 def fresh(section):
