@@ -30,6 +30,9 @@ try {
     await page.close();
     console.log(picture);
   }
+} catch (error) {
+  console.error(`grafana/pictures: ${error.message}`);
+  process.exitCode = 1;
 } finally {
   await browser.close();
 }

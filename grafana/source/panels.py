@@ -68,8 +68,8 @@ def stat(title, description, expressions, *, width=4, height=4, unit=style.COUNT
 
 
 def graph(title, description, targets, *, width=8, height=8, unit=style.COUNT, decimals=None,
-          stacked=False, bars=False, points=False, soft_max=None, maximum=None, step=None,
-          states=False, fixed=None, empty="No data", legend=None):
+          stacked=False, bars=False, maximum=None, step=None,
+          states=False, outcomes=False, empty="No data"):
     """A graph of {legend: expression}."""
     panel = timeseries.Panel()
     targets = [query(text, name) for name, text in targets.items()]
@@ -79,10 +79,7 @@ def graph(title, description, targets, *, width=8, height=8, unit=style.COUNT, d
         panel.decimals(decimals)
     if maximum is not None:
         panel.max(maximum)
-    if soft_max is not None:
-        panel.axis_soft_max(soft_max)
-    drawn = common.GraphDrawStyle.BARS if bars else common.GraphDrawStyle.LINE
-    panel.draw_style(common.GraphDrawStyle.POINTS if points else drawn).line_width(1)
+    panel.draw_style(common.GraphDrawStyle.BARS if bars else common.GraphDrawStyle.LINE).line_width(1)
     panel.fill_opacity(80 if bars else 25 if stacked else 8).span_nulls(False)
     panel.line_interpolation(common.LineInterpolation.LINEAR).point_size(4)
     # A value with a gap on both sides is drawn as a point.
@@ -97,10 +94,10 @@ def graph(title, description, targets, *, width=8, height=8, unit=style.COUNT, d
         panel.interval(step or STEP)
     if states:
         style.color_states(panel)
-    for name, color in (fixed or {}).items():
-        panel.override_by_name(name, [style.fixed(color)])
+    if outcomes:
+        style.color_outcomes(panel)
     place = options.VizLegendOptions().display_mode(common.LegendDisplayMode.LIST)
-    place.placement(common.LegendPlacement.BOTTOM).show_legend(True).calcs(legend or [])
+    place.placement(common.LegendPlacement.BOTTOM).show_legend(True).calcs([])
     panel.legend(place)
     tip = options.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI)
     return panel.tooltip(tip.sort(common.SortOrder.DESCENDING))

@@ -81,6 +81,11 @@ def row_of(expression):
     return f'label_replace({shown}, "prefect_workspace", ".*", "prefect_workspace", "")'
 
 
+# Three intervals of an agent with the default SAMPLE_INTERVAL_SECONDS: then its gauges are withheld.
+FRESH = 90
+
+
 def fresh(section):
     """True while the agent reads this section: what is absent then does not exist."""
-    return f"""and on ({AGENT}) ({select('prefect_agent_section_age_seconds', f'section="{section}"')} < 90)"""
+    age = select("prefect_agent_section_age_seconds", f'section="{section}"')
+    return f"and on ({AGENT}) ({age} < {FRESH})"

@@ -94,6 +94,20 @@ def fixed(value):
     return prop("color", {"mode": "fixed", "fixedColor": value})
 
 
+# Of the agent's cycles, pushes and points.
+OUTCOMES = {
+    "success": GOOD, "accepted": GOOD, "partial": WARNING, "skipped": UNKNOWN,
+    "failure": BAD, "failed": BAD, "rejected": WARNING, "dropped": "purple",
+}
+
+
+def color_outcomes(panel):
+    """Every series whose name ends with an outcome has the colour of that."""
+    for outcome, value in OUTCOMES.items():
+        panel.override_by_regexp(f"/\\b{outcome}$/", [fixed(value)])
+    return panel
+
+
 def color_states(panel):
     """Every series that is named after a state type has the colour of that type."""
     for state, value in STATES.items():
