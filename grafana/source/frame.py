@@ -51,8 +51,12 @@ def scope():
         source(),
         choice("job", "Job", f"label_values({known}, job)", description="The jobs of the agents."),
         choice("instance", "Instance", f"label_values({by_job}, instance)", description="The agents."),
-        choice("workspace", "Workspace", f"label_values({by_instance}, prefect_workspace)",
-               description="Empty if no agent reports more than one workspace."),
+        choice(
+            "workspace",
+            "Workspace",
+            f"label_values({by_instance}, prefect_workspace)",
+            description="Empty if no agent reports more than one workspace.",
+        ),
     ]
 
 
@@ -104,10 +108,18 @@ def exported(board):
             variable["current"] = {"text": chosen, "value": chosen}
     kinds = sorted({panel["type"] for panel in board["panels"]} - {"row"})
     names = {"stat": "Stat", "table": "Table", "timeseries": "Time series", "state-timeline": "State timeline"}
-    one = {"name": "DS_PROMETHEUS", "label": "Prometheus", "description": "", "type": "datasource",
-           "pluginId": "prometheus", "pluginName": "Prometheus"}
-    requires = [{"type": "datasource", "id": "prometheus", "name": "Prometheus", "version": "1.0.0"},
-                {"type": "grafana", "id": "grafana", "name": "Grafana", "version": GRAFANA}]
+    one = {
+        "name": "DS_PROMETHEUS",
+        "label": "Prometheus",
+        "description": "",
+        "type": "datasource",
+        "pluginId": "prometheus",
+        "pluginName": "Prometheus",
+    }
+    requires = [
+        {"type": "datasource", "id": "prometheus", "name": "Prometheus", "version": "1.0.0"},
+        {"type": "grafana", "id": "grafana", "name": "Grafana", "version": GRAFANA},
+    ]
     requires += [{"type": "panel", "id": kind, "name": names[kind], "version": ""} for kind in kinds]
     board.pop("id", None)
     return {"__inputs": [one], "__requires": requires, **board}

@@ -2,11 +2,9 @@
 
 from grafana_foundation_sdk.builders import common as options
 from grafana_foundation_sdk.builders import dashboard as build
-from grafana_foundation_sdk.builders import prometheus
+from grafana_foundation_sdk.builders import prometheus, statetimeline, timeseries
 from grafana_foundation_sdk.builders import stat as stats
-from grafana_foundation_sdk.builders import statetimeline
 from grafana_foundation_sdk.builders import table as tables
-from grafana_foundation_sdk.builders import timeseries
 from grafana_foundation_sdk.models import common
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat, QueryEditorMode
@@ -16,6 +14,9 @@ from . import style
 SOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
 # Bars are as wide as what they count, and no narrower than this.
 STEP = "1m"
+# Counts of what happened, and of what is.
+BARS = {"bars": True, "stacked": True, "decimals": 0}
+STACK = {"stacked": True, "decimals": 0}
 
 
 def row(title):
@@ -36,8 +37,21 @@ def common_to_all(panel, title, description, width, height, targets):
     return panel
 
 
-def stat(title, description, expressions, *, width=4, height=4, unit=style.COUNT, decimals=0,
-         steps=style.INFORMATION, mappings=(), links=(), history=None, labels=()):
+def stat(
+    title,
+    description,
+    expressions,
+    *,
+    width=4,
+    height=4,
+    unit=style.COUNT,
+    decimals=0,
+    steps=style.INFORMATION,
+    mappings=(),
+    links=(),
+    history=None,
+    labels=(),
+):
     """A tile: one expression, or several by name. Instant: what it shows is now. `history` is
     drawn behind it: the moment that the tile shows is appended to it, so that a value that is
     over is not taken for the current one. `labels` are shown instead of values."""
@@ -64,12 +78,32 @@ def stat(title, description, expressions, *, width=4, height=4, unit=style.COUNT
     panel.justify_mode(common.BigValueJustifyMode.AUTO).wide_layout(True).show_percent_change(False)
     panel.percent_change_color_mode(common.PercentChangeColorMode.STANDARD)
     panel.text_mode(common.BigValueTextMode.VALUE_AND_NAME if several else common.BigValueTextMode.AUTO)
-    return panel.orientation(common.VizOrientation.VERTICAL if labels else common.VizOrientation.HORIZONTAL if several else common.VizOrientation.AUTO)
+    return panel.orientation(
+        common.VizOrientation.VERTICAL
+        if labels
+        else common.VizOrientation.HORIZONTAL
+        if several
+        else common.VizOrientation.AUTO
+    )
 
 
-def graph(title, description, targets, *, width=8, height=8, unit=style.COUNT, decimals=None,
-          stacked=False, bars=False, maximum=None, step=None,
-          states=False, outcomes=False, empty="No data"):
+def graph(
+    title,
+    description,
+    targets,
+    *,
+    width=8,
+    height=8,
+    unit=style.COUNT,
+    decimals=None,
+    stacked=False,
+    bars=False,
+    maximum=None,
+    step=None,
+    states=False,
+    outcomes=False,
+    empty="No data",
+):
     """A graph of {legend: expression}."""
     panel = timeseries.Panel()
     targets = [query(text, name) for name, text in targets.items()]
@@ -120,8 +154,24 @@ def timeline(title, description, expression, legend, text, color, *, width=24, h
 class Column:
     """A column of a table: the label or the value of a query that it shows, and how."""
 
-    def __init__(self, title, *, label=None, expression=None, width=None, least=None, unit=None, decimals=None,
-                 steps=None, cell=None, mappings=(), links=(), absent="?", hidden=False, **more):
+    def __init__(
+        self,
+        title,
+        *,
+        label=None,
+        expression=None,
+        width=None,
+        least=None,
+        unit=None,
+        decimals=None,
+        steps=None,
+        cell=None,
+        mappings=(),
+        links=(),
+        absent="?",
+        hidden=False,
+        **more,
+    ):
         self.title, self.label, self.expression, self.hidden = title, label, expression, hidden
         properties = {"unit": unit, "decimals": decimals, "links": list(links), **more}
         if width:
@@ -159,8 +209,10 @@ def table(title, description, columns, *, sort=(), width=24, height=9, empty="No
     names |= {column.label: column for column in columns if column.label}
     if not single:
         panel.with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
-    order = {column.label or next(name for name, one in names.items() if one is column): place
-             for place, column in enumerate(columns)}
+    order = {
+        column.label or next(name for name, one in names.items() if one is column): place
+        for place, column in enumerate(columns)
+    }
     organize = {
         "excludeByName": {name: True for name in ["Time", "__name__", *dropped]},
         "includeByName": {},

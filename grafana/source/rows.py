@@ -3,8 +3,19 @@
 from . import style
 from .links import ROW, board, deployment_in_prefect, field
 from .panels import CELL, GAUGE, IDENTITY, TEXT, Column, table
-from .select import (DEPLOYMENT, DEPLOYMENT_IS, FAILED, COMPLETED, FLOW_IS, POOL_IS, fresh,
-                     increase, ratio, row_of, select)
+from .select import (
+    COMPLETED,
+    DEPLOYMENT,
+    DEPLOYMENT_IS,
+    FAILED,
+    FLOW_IS,
+    POOL_IS,
+    fresh,
+    increase,
+    ratio,
+    row_of,
+    select,
+)
 
 THESE = (FLOW_IS, DEPLOYMENT_IS, POOL_IS)
 BY = f" by ({DEPLOYMENT}) "
@@ -31,7 +42,7 @@ def of_deployments():
     last = select("prefect_deployment_last_run_time_seconds", FLOW_IS, DEPLOYMENT_IS, COMPLETED)
     duration = select("prefect_deployment_last_run_duration_seconds", FLOW_IS, DEPLOYMENT_IS)
     next_run = select("prefect_deployment_next_run_time_seconds", FLOW_IS, DEPLOYMENT_IS)
-    paused = f"""-2 * group{BY}({select('prefect_info_deployment', *THESE, 'paused="True"')})"""
+    paused = f"""-2 * group{BY}({select("prefect_info_deployment", *THESE, 'paused="True"')})"""
     return {
         "late": count("prefect_flow_runs_late"),
         "failures": f"round(sum{BY}({increase(finished(FAILED), '$__range')}))",
@@ -56,21 +67,54 @@ def deployments():
     columns = [
         Column("Deployment", label="deployment_name", links=show),
         Column("Flow", label="flow_name", links=show[:1]),
-        Column("Late", expression=expressions["late"], width=70, cell=CELL, decimals=0,
-               steps=[(0, "transparent"), (1, style.WARNING), (10, style.BAD)]),
-        Column("Failures", expression=expressions["failures"], width=90, cell=CELL, decimals=0,
-               steps=[(0, "transparent"), (1, style.WARNING)]),
-        Column("Success", expression=expressions["success"], width=140, unit=style.RATIO, decimals=1,
-               steps=style.SUCCESS, cell=GAUGE, absent="-", min=0, max=1),
+        Column(
+            "Late",
+            expression=expressions["late"],
+            width=70,
+            cell=CELL,
+            decimals=0,
+            steps=[(0, "transparent"), (1, style.WARNING), (10, style.BAD)],
+        ),
+        Column(
+            "Failures",
+            expression=expressions["failures"],
+            width=90,
+            cell=CELL,
+            decimals=0,
+            steps=[(0, "transparent"), (1, style.WARNING)],
+        ),
+        Column(
+            "Success",
+            expression=expressions["success"],
+            width=140,
+            unit=style.RATIO,
+            decimals=1,
+            steps=style.SUCCESS,
+            cell=GAUGE,
+            absent="-",
+            min=0,
+            max=1,
+        ),
         Column("Last success", expression=expressions["last_success"], width=110, mappings=never, **seconds),
         Column("Active", expression=expressions["active"], width=70, decimals=0),
-        Column("Last duration", expression=expressions["duration"], width=110, unit=style.CLOCK,
-               decimals=1, cell=TEXT, mappings=none),
+        Column(
+            "Last duration",
+            expression=expressions["duration"],
+            width=110,
+            unit=style.CLOCK,
+            decimals=1,
+            cell=TEXT,
+            mappings=none,
+        ),
         Column("Next run in", expression=expressions["next"], width=100, mappings=following, **seconds),
-        Column("Instance", label="instance", width=110), *IDENTITY,
+        Column("Instance", label="instance", width=110),
+        *IDENTITY,
     ]
     return table(
         "Deployments",
         "Worst first: late runs, then failed and crashed ones of the time range, then the success ratio (a dash: no run finished in the time range). never: no success since the agent began to count. A grey question mark: not known now. Runs without a deployment are not in it.",
-        columns, height=11, sort=[("Late", True), ("Failures", True), ("Success", False)],
-        empty="No deployment is known")
+        columns,
+        height=11,
+        sort=[("Late", True), ("Failures", True), ("Success", False)],
+        empty="No deployment is known",
+    )

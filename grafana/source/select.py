@@ -81,6 +81,16 @@ def row_of(expression):
     return f'label_replace({shown}, "prefect_workspace", ".*", "prefect_workspace", "")'
 
 
+# The legend of a concurrency limit.
+LIMIT = "{{concurrency_limit_kind}} {{concurrency_limit_name}}"
+
+
+def slots(metric, *matchers):
+    """The share of a limit that is in use. A limit of 0, of which there is no share, is left out."""
+    active, limit = (select(metric, *matchers, f'slot_kind="{kind}"') for kind in ["active", "limit"])
+    return f"{active} / ignoring (slot_kind) ({limit} > 0)"
+
+
 # Three intervals of an agent with the default SAMPLE_INTERVAL_SECONDS: then its gauges are withheld.
 FRESH = 90
 

@@ -25,13 +25,36 @@ def strip():
     # An agent that is scraped, instead of pushing, has no target_info.
     agents = named("agent", "service_version", agents_only(of_agent("target_info")))
     return [
-        stat("Prefect", "Whether the agent's last cycle could read the Prefect API. While it is DOWN, counters keep their last value, gauges are withheld after three intervals, and what is unknown is a grey question mark.",
-             f"min({select('prefect_up')})", mappings=[style.values(up)], steps=[], **wide),
-        stat("Age of the data", "Time since the part of Prefect that was read longest ago was read.",
-             f"round(max({age}))", unit=style.SECONDS, steps=[(0, style.GOOD), (90, style.WARNING), (180, style.BAD)], **wide),
-        stat("Agent", "Time since the agent last published its metrics. Red after a minute: it is dead, or what it publishes does not arrive. SILENT: nothing is there.",
-             silence, unit=style.SECONDS, steps=[(0, style.GOOD), (60, style.BAD)],
-             mappings=[style.above(SILENT / 2, "SILENT", style.BAD)], **wide),
-        stat("Version", "The version of the Prefect server, which Prefect Cloud does not report, and of the agent, if it pushes.",
-             {"Prefect": server, "agent": agents}, labels=("Prefect", "agent"), **wide),
+        stat(
+            "Prefect",
+            "Whether the agent's last cycle could read the Prefect API. While it is DOWN, counters keep their last value, gauges are withheld after three intervals, and what is unknown is a grey question mark.",
+            f"min({select('prefect_up')})",
+            mappings=[style.values(up)],
+            steps=[],
+            **wide,
+        ),
+        stat(
+            "Age of the data",
+            "Time since the part of Prefect that was read longest ago was read.",
+            f"round(max({age}))",
+            unit=style.SECONDS,
+            steps=[(0, style.GOOD), (90, style.WARNING), (180, style.BAD)],
+            **wide,
+        ),
+        stat(
+            "Agent",
+            "Time since the agent last published its metrics. Red after a minute: it is dead, or what it publishes does not arrive. SILENT: nothing is there.",
+            silence,
+            unit=style.SECONDS,
+            steps=[(0, style.GOOD), (60, style.BAD)],
+            mappings=[style.above(SILENT / 2, "SILENT", style.BAD)],
+            **wide,
+        ),
+        stat(
+            "Version",
+            "The version of the Prefect server, which Prefect Cloud does not report, and of the agent, if it pushes.",
+            {"Prefect": server, "agent": agents},
+            labels=("Prefect", "agent"),
+            **wide,
+        ),
     ]

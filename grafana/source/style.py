@@ -62,10 +62,7 @@ def result(text, color=None, index=None):
 
 def values(mapping):
     """Texts for values: {value: (text, colour)}."""
-    options = {
-        str(value): result(text, color, index)
-        for index, (value, (text, color)) in enumerate(mapping.items())
-    }
+    options = {str(value): result(text, color, index) for index, (value, (text, color)) in enumerate(mapping.items())}
     return model.ValueMap(options=options)
 
 
@@ -96,8 +93,14 @@ def fixed(value):
 
 # Of the agent's cycles, pushes and points.
 OUTCOMES = {
-    "success": GOOD, "accepted": GOOD, "partial": WARNING, "skipped": UNKNOWN,
-    "failure": BAD, "failed": BAD, "rejected": WARNING, "dropped": "purple",
+    "success": GOOD,
+    "accepted": GOOD,
+    "partial": WARNING,
+    "skipped": UNKNOWN,
+    "failure": BAD,
+    "failed": BAD,
+    "rejected": WARNING,
+    "dropped": "purple",
 }
 
 
