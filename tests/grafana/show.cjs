@@ -71,11 +71,16 @@ async function choose(dashboard, look) {
   for (const variable of dashboard.templating?.list ?? []) {
     const { name, type, multi = false, includeAll = false, allValue } = variable;
     let options = [];
+    let error;
     if (type === "query") {
-      const query = typeof variable.query === "string" ? variable.query : variable.query.query;
-      options = await labelValues(look.prometheus, interpolate(query, { variables, fallback: escapedForPrometheus }), look);
+      const template = typeof variable.query === "string" ? variable.query : variable.query.query;
+      const query = interpolate(template, { variables, fallback: escapedForPrometheus });
+      options = await labelValues(look.prometheus, query, look).catch((failure) => {
+        error = failure.message;
+        return [];
+      });
       const filter = variable.regex && grafana.stringToJsRegex(variable.regex);
-      if (filter) options = options.flatMap((text) => text.match(filter)?.[1] ?? (filter.test(text) ? [text] : []));
+      if (filter) options = options.filter((text) => filter.test(text)).map((text) => text.match(filter)[1] ?? text);
     } else if (type === "custom") {
       options = variable.query.split(",").map((text) => text.trim());
     }
@@ -89,7 +94,7 @@ async function choose(dashboard, look) {
       if (multi && value !== ALL && !Array.isArray(value)) value = [value];
     }
     const all = value === ALL;
-    variables[name] = { value: all ? options : value, all, multi, includeAll, allValue, options };
+    variables[name] = { value: all ? options : value, all, multi, includeAll, allValue, options, error };
   }
   return variables;
 }
