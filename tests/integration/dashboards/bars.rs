@@ -18,8 +18,8 @@ const SIX_HOURS: u64 = 21_600;
 
 /// Panels that count events for each interval.
 fn counts(panel: Panel<'_>) -> bool {
-    let increase = |text: &str| text.contains("increase(");
-    panel.has_bars() && panel.expressions().any(increase)
+    let counter = |text: &str| text.contains("_total{");
+    panel.has_bars() && panel.expressions().any(counter)
 }
 
 /// The series of a counter: one for each of some values of the label that bars are split by.
@@ -134,13 +134,16 @@ fn bars_add_up_to_what_happened() {
                 let step = shown.step as u64;
                 let (from, to) = ((end - range) / step * step - step, end / step * step);
                 let queries = Query::of(&parser, panel);
-                let happened: f64 = { queries.iter().flat_map(Query::selectors) }
-                    .filter(|selector| metrics.contains(&selector.metric))
+                let selectors = queries.iter().filter_map(|query| {
+                    let mut counters = query.selectors().into_iter();
+                    counters.find(|selector| metrics.contains(&selector.metric))
+                });
+                let happened: f64 = selectors
                     .map(|selector| truth(&prometheus, &selector, from, to))
                     .sum();
                 // increase() estimates what happened between the last scrape of one interval and
                 // the first one of the next: single bars err, their sum hardly does.
-                if happened < 50.0 || (bars - happened).abs() > happened * 0.1 {
+                if happened < 50.0 || (bars - happened).abs() > happened * 0.05 {
                     wrong.push(format!(
                         "{}: {happened} in {} minutes, bars add up to {bars:.1}",
                         panel.says(),

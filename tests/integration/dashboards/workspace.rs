@@ -125,6 +125,9 @@ fn of(mut run: Value, number: usize) -> Value {
     run["deployment_id"] = json!(id(DEPLOYMENT, number));
     run["flow_id"] = json!(id(FLOW, twin));
     run["work_queue_id"] = json!(id(QUEUE, if twin == NAMES.len() { 0 } else { twin }));
+    if !run["next_scheduled_start_time"].is_null() {
+        run["next_scheduled_start_time"] = run["expected_start_time"].clone();
+    }
     run
 }
 
