@@ -9,10 +9,8 @@ const VARIABLE =
   /\$(\w+)|\[\[(\w+?)(?::(\w+))?\]\]|\${(\w+)((?:\.[^:^{}[\]]+|\["[^"]*"\]|\['[^']*'\]|\[[^\]"']*\])*)(?::([^}]+))?}/g;
 const ALL = "$__all";
 
-function encode(text) {
-  const strictly = (c) => "%" + c.charCodeAt(0).toString(16).toUpperCase();
-  return encodeURIComponent(String(text)).replace(/[!'()*]/g, strictly);
-}
+const strict = (text) => text.replace(/[!'()*]/g, (c) => "%" + c.charCodeAt(0).toString(16).toUpperCase());
+const encode = (text) => strict(encodeURIComponent(String(text)));
 
 const list = (value) => (Array.isArray(value) ? value : [value]).map(String);
 const together = (values, joined) => (values.length === 1 ? values[0] : joined);
@@ -30,6 +28,7 @@ const FORMATS = {
     return together(escaped, `(${escaped.join("|")})`);
   },
   percentencode: (value) => encode(Array.isArray(value) ? `{${value.join(",")}}` : value),
+  uriencode: (value) => strict(encodeURI(Array.isArray(value) ? `{${value.join(",")}}` : String(value))),
   doublequote: (value) => list(value).map((text) => `"${text.replace(/"/g, '\\"')}"`).join(","),
   queryparam: (value, name) => list(value).map((text) => `var-${name}=${encode(text)}`).join("&"),
 };
@@ -79,7 +78,7 @@ function interpolate(text, { variables, built = {}, fallback = FORMATS.glob, con
     if (["__value", "__data", "__field", "__series"].includes(name)) {
       const value = context && ofData(name, steps(fields ?? ""), context);
       if (value === undefined) return match;
-      return (FORMATS[format] ?? FORMATS.raw)(typeof value === "object" ? String(value) : value, name);
+      return (FORMATS[format] ?? fallback)(typeof value === "object" ? String(value) : value, name);
     }
     if (name === "__all_variables") {
       return Object.entries(variables)
@@ -99,4 +98,4 @@ function interpolate(text, { variables, built = {}, fallback = FORMATS.glob, con
   });
 }
 
-module.exports = { interpolate, escapedForPrometheus, ALL };
+module.exports = { interpolate, escapedForPrometheus, FORMATS, ALL };

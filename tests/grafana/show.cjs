@@ -17,7 +17,7 @@ const { lastValueFrom } = require("rxjs");
 globalThis.window = { __grafanaSceneContext: {} };
 globalThis.navigator ??= { language: "en-US", languages: ["en-US"] };
 
-const { interpolate, escapedForPrometheus, ALL } = require("./interpolate.cjs");
+const { interpolate, escapedForPrometheus, FORMATS, ALL } = require("./interpolate.cjs");
 const { ask, labelValues } = require("./prometheus.cjs");
 
 const theme = grafana.createTheme({ colors: { mode: "dark" } });
@@ -165,8 +165,8 @@ async function show(panel, variables, look) {
     __from: time.from,
     __to: time.to,
   };
-  const replaceVariables = (text, scopedVars) =>
-    interpolate(text, { variables, built, context: scopedVars?.__dataContext?.value });
+  const replaceVariables = (text, scopedVars, format) =>
+    interpolate(text, { variables, built, fallback: FORMATS[format], context: scopedVars?.__dataContext?.value });
   const transformed = await lastValueFrom(
     grafana.transformDataFrame(panel.transformations ?? [], answer.frames, { interpolate: replaceVariables }),
   );

@@ -105,7 +105,7 @@ fn bars_add_up_to_what_happened() {
         .collect();
     assert!(metrics.len() > 3, "{metrics:?}");
     // A whole minute: the last bar is full.
-    let end = now() / 60 * 60;
+    let end = now() as u64 / 60 * 60;
     let folder = tempfile::tempdir().unwrap();
     let (file, config) = (folder.path().join("history"), folder.path().join("config"));
     std::fs::write(&file, history(&metrics, end)).unwrap();

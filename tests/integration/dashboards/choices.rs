@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::json::{Dashboard, dashboards, none};
-use super::shown::{Cell, Look, Shown, is_green, is_red};
+use super::shown::{Cell, Look, Shown, is_green, is_red, now};
 use super::workspace::{
     CASES, FRESH, HOPELESS, NAMES, NEVER_POLLED, STEADY, Workspace, of_deployment,
 };
@@ -184,7 +184,7 @@ fn a_state_has_its_own_colour_and_the_same_one_everywhere() {
     };
     let mut colors: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     let mut wrong = Vec::new();
-    for (dashboard, shown) in workspace.show_all("plain", "plain") {
+    for (dashboard, shown) in workspace.show_graphs("plain", "plain") {
         for panel in dashboard.panels() {
             for series in &shown.panel(panel).series {
                 let name = series.name.trim();
@@ -365,7 +365,11 @@ fn a_dashboard_shows_as_much_of_any_name_as_of_a_plain_one() {
             .map(|chosen| {
                 let own = ["flow", "deployment", "pool", "queue"];
                 let own = own.iter().filter(|own| names.contains(own));
-                own.fold(Look::at(file), |look, own| look.with(own, chosen))
+                let look = Look {
+                    to: Some(now() as u64 + 60),
+                    ..Look::at(file)
+                };
+                own.fold(look, |look, own| look.with(own, chosen))
             })
             .collect();
         let shown = workspace.show(&looks);

@@ -429,38 +429,41 @@ fn a_deployments_own_page_has_its_late_runs() {
 
 // 7. Small things.
 
+/// Words in the names of what is an age.
+const AGES: [&str; 6] = [
+    "Age",
+    "Last success",
+    "Last failure",
+    "Last poll",
+    "eartbeat",
+    "since",
+];
+
 #[test]
 fn counts_are_written_out_ages_are_whole_seconds_and_ratios_end_at_100_percent() {
     none(panels_that(|_, panel| {
-        let mut fields = vec![panel.defaults().clone()];
+        let mut fields = vec![(panel.title().to_owned(), panel.defaults().clone())];
         for rule in panel.overrides() {
             let properties = rule["properties"].as_array().unwrap().iter();
-            let mut field = serde_json::Map::new();
-            for property in properties {
+            let field = properties.map(|property| {
                 let id = property["id"].as_str().unwrap();
-                field.insert(id.to_owned(), property["value"].clone());
-            }
-            fields.push(Value::Object(field));
+                (id.to_owned(), property["value"].clone())
+            });
+            let field = Value::Object(field.collect());
+            fields.push((rule["matcher"]["options"].to_string(), field));
         }
-        let ages = panel
-            .expressions()
-            .any(|text| text.contains("time() -") || text.contains("_age_"));
+        let graph = panel.kind() == "timeseries";
+        let axis = graph || ["gauge", "bargauge"].contains(&panel.kind());
         let mut wrong = Vec::new();
-        for field in fields {
-            wrong.extend(unless(
-                field["unit"] != "short",
-                "\"short\" prints 1,537 and 2,499 both as 2 K",
-            ));
-            let age = ages && field["unit"] == "s" && panel.kind() != "timeseries";
-            wrong.extend(unless(
-                !age || field["decimals"] == 0,
-                "an age in parts of a second",
-            ));
-            let axis = field["unit"] == "percentunit" && panel.kind() != "table";
-            wrong.extend(unless(
-                !axis || field["max"] == 1,
-                "a ratio without an end at 1",
-            ));
+        for (name, field) in fields {
+            let unit = field["unit"].as_str().unwrap_or_default();
+            let short = "\"short\" prints 1,537 and 2,499 both as 2 K";
+            wrong.extend(unless(unit != "short", short));
+            let age = AGES.iter().any(|word| name.contains(word)) && unit == "s" && !graph;
+            let whole = format!("{name} in parts of a second");
+            wrong.extend(unless(!age || field["decimals"] == 0, &whole));
+            let ends = unit != "percentunit" || !axis || field["max"] == 1;
+            wrong.extend(unless(ends, "an axis of a ratio without an end at 1"));
         }
         wrong
     }));

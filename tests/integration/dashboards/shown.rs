@@ -222,9 +222,10 @@ pub(super) fn is_green(color: Option<&str>) -> bool {
         .is_some_and(|[red, green, blue]| green > 80 && green / 4 * 3 > red && green / 4 * 3 > blue)
 }
 
-pub(super) fn now() -> u64 {
+/// The time as Unix time.
+pub(super) fn now() -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.as_ref().map_or(0, Duration::as_secs)
+    now.as_ref().map_or(0.0, Duration::as_secs_f64)
 }
 
 /// What Grafana would show of each.
@@ -234,11 +235,11 @@ pub(super) fn show(
     looks: &[Look],
 ) -> Vec<Shown> {
     let looks = looks.iter().map(|look| {
-        let to = look.to.unwrap_or_else(now);
+        let to = look.to.map_or_else(now, |to| to as f64);
         json!({
             "dashboard": project("grafana/dashboards").join(&look.file),
             "prometheus": prometheus.url,
-            "from": to - look.range,
+            "from": to - look.range as f64,
             "to": to,
             "variables": look.variables,
             // As grafana/provisioning has it.

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::json::{Dashboard, dashboards};
-use super::shown::{Look, Shown, packages, show};
+use super::shown::{Look, Shown, now, packages, show};
 use crate::support::fleet::{ended, id, run_at};
 use crate::support::process::{AgentProcess, wait_for};
 use crate::support::programs::{Prometheus, programs};
@@ -218,12 +218,28 @@ impl Workspace {
 
     /// Every dashboard of Prefect as it is opened, that of a deployment with this one.
     pub(super) fn show_all(&self, flow: &str, deployment: &str) -> Vec<(Dashboard, Shown)> {
-        let all: Vec<Dashboard> = dashboards()
-            .into_iter()
+        self.show_all_until(None, flow, deployment)
+    }
+
+    /// The same with graphs: in a minute, a step of each is after the beginning.
+    pub(super) fn show_graphs(&self, flow: &str, deployment: &str) -> Vec<(Dashboard, Shown)> {
+        self.show_all_until(Some(now() as u64 + 60), flow, deployment)
+    }
+
+    fn show_all_until(
+        &self,
+        to: Option<u64>,
+        flow: &str,
+        deployment: &str,
+    ) -> Vec<(Dashboard, Shown)> {
+        let all: Vec<Dashboard> = { dashboards().into_iter() }
             .filter(Dashboard::of_prefect)
             .collect();
         let looks: Vec<Look> = { all.iter() }
-            .map(|dashboard| of_deployment(&dashboard.file, flow, deployment))
+            .map(|dashboard| {
+                let look = of_deployment(&dashboard.file, flow, deployment);
+                Look { to, ..look }
+            })
             .collect();
         let shown = self.show(&looks);
         all.into_iter().zip(shown).collect()
