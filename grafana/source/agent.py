@@ -6,7 +6,6 @@ from .panels import graph, row, stat
 from .select import agents_only, increase, of_agent, quantile, select, steps
 from .strip import strip
 
-OUTCOMES = {"success": style.GOOD, "partial": style.WARNING, "failure": style.BAD, "skipped": style.UNKNOWN}
 
 
 def range_and_hour(selector):
@@ -39,7 +38,7 @@ def cycles():
     return [
         row("Cycles"),
         graph("Cycles by outcome", "success: all sections that were due were read; partial: some; failure: none. Each bar has the cycles of the step before it.",
-              {"{{outcome}}": steps(select("prefect_agent_cycles_total"), "outcome")}, bars=True, stacked=True, decimals=0, fixed=OUTCOMES),
+              {"{{outcome}}": steps(select("prefect_agent_cycles_total"), "outcome")}, bars=True, stacked=True, decimals=0, outcomes=True),
         graph("Duration of cycles", "From the first request to the last answer.",
               {"p50": quantile(0.5, duration), "p95": quantile(0.95, duration)}, step="1m", unit=style.SECONDS),
         graph("Age of each section", "Time since each part of Prefect was last read. After three of its intervals its gauges are withheld.",
@@ -76,10 +75,10 @@ def output():
         row("What goes out"),
         graph("Pushes by outcome", "Pushes of each exporter: each bar has those of the step before it. skipped: replaced by a newer one while another was being sent.",
               {"{{exporter}} {{outcome}}": steps(exports, "exporter, outcome")}, bars=True, stacked=True, decimals=0,
-              width=6, empty="The agent does not push"),
+              width=6, outcomes=True, empty="The agent does not push"),
         graph("Points by outcome", "Data points pushed: accepted, rejected by the receiver, failed in a message that was not delivered, or dropped for their size. Each bar has those of the step before it.",
               {"{{exporter}} {{outcome}}": steps(points, "exporter, outcome")}, bars=True, stacked=True, decimals=0,
-              width=6, empty="The agent does not push"),
+              width=6, outcomes=True, empty="The agent does not push"),
         graph("Series by metric", "The ten metrics with the most series.",
               {"{{metric}}": f"topk(10, max by (metric) ({select('prefect_agent_series')}))"}, width=6, decimals=0),
         graph("Requests to the agent", "Requests a second to /metrics, /readyz and the others. Those that match no route are called other.",
@@ -121,11 +120,12 @@ def prometheus():
     missing = {"empty": "Prometheus does not scrape itself", "width": 6}
     return [
         row("Prometheus"),
-        graph("Targets", "1 for each target that the last scrape reached, else 0.", {"{{job}} {{instance}}": "up"}, width=6, decimals=0, maximum=1, empty="There is no target"),
-        graph("Duration of scrapes", "How long the last scrape of each target took.", {"{{job}} {{instance}}": "scrape_duration_seconds"},
+        graph("Targets up by job", "Share of each job's targets that the last scrape reached.",
+              {"{{job}}": "avg by (job) (up)"}, width=6, unit=style.RATIO, maximum=1, empty="There is no target"),
+        graph("Duration of scrapes", "How long the last scrape took: the ten slowest targets.", {"{{job}} {{instance}}": "topk(10, scrape_duration_seconds)"},
               width=6, unit=style.SECONDS, empty="There is no target"),
-        graph("Samples and series", "Samples of the last scrape of each target, and series in the head of the database.",
-              {"{{job}} {{instance}}": "scrape_samples_scraped", "head series": "sum(prometheus_tsdb_head_series)"}, width=6, decimals=0, empty="There is no target"),
+        graph("Samples and series", "Samples of the last scrape of the ten largest targets, and series in the head of the database.",
+              {"{{job}} {{instance}}": "topk(10, scrape_samples_scraped)", "head series": "sum(prometheus_tsdb_head_series)"}, width=6, decimals=0, empty="There is no target"),
         graph("Failed rules", "Rule evaluations a second that failed: alerts that they belong to do not fire.",
               {"{{rule_group}}": "sum by (rule_group) (rate(prometheus_rule_evaluation_failures_total[$__rate_interval]))"},
               unit="cps", step="1m", **missing),

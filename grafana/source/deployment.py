@@ -3,7 +3,7 @@
 from . import style
 from .frame import choice, dashboard, prefect_ui, scope, values
 from .links import LATE_IN_PREFECT, board as to, deployment_in_prefect, run_in_prefect
-from .panels import TEXT, Column, IDENTITY, graph, row, stat, table
+from .panels import IDENTITY, INSTANCE, TEXT, Column, graph, row, stat, table
 from .select import (AGENT, COMPLETED, DEPLOYMENT_IS, FAILED, FLOW_IS, fresh, increase, or_unknown, quantile,
                      ratio, row_of, select, steps)
 from .strip import strip
@@ -51,7 +51,7 @@ def tiles():
              unit=style.RATIO, decimals=1, steps=style.SUCCESS, **narrow),
         stat("Last duration", "Time that its last finished run was running. none: no run has finished since the agent began to count.",
              f"max({of('prefect_deployment_last_run_duration_seconds')}) or {NEVER}",
-             mappings=[style.values({-1: ("none", style.UNKNOWN)})], **seconds | {"decimals": 1}),
+             mappings=[style.values({-1: ("none", style.UNKNOWN)})], unit=style.CLOCK, decimals=1, **narrow),
         stat("Next run in", "Time to its next scheduled start. none: nothing is scheduled within the agent's look-ahead (SCHEDULED_LOOKAHEAD_MINUTES). Late runs do not count.",
              f"{next_run} or -2 * {paused} or -1 * {KNOWN}", mappings=[style.values(no)], links=[IN_PREFECT], **seconds),
         stat("Paused", "Whether the deployment is paused: its schedules start no runs then.",
@@ -73,14 +73,14 @@ def runs():
     run = {"links": [run_in_prefect()]}
     return [
         table("Under way", "Its runs that have started and not ended. Click on a run to open it in Prefect. Names are there if the agent has ENABLE_FLOW_RUN_NAME_LABEL.",
-              [Column("Run", label="flow_run_id", **run), Column("Name", label="flow_run_name"), Column("State", **state),
+              [Column("Run", label="flow_run_id", least=130, **run), Column("Name", label="flow_run_name", least=90), Column("State", **state),
                Column("Started", expression=row_of(started), **moment),
-               Column("Running for", expression=row_of(f"round({ongoing})"), unit=style.SECONDS, decimals=0, width=105), *IDENTITY],
-              width=13, sort=[("Running for", True)], empty="No run is under way, or Prefect is not read"),
+               Column("Running for", expression=row_of(f"round({ongoing})"), unit=style.SECONDS, decimals=0, width=105), INSTANCE, *IDENTITY],
+              width=14, sort=[("Running for", True)], empty="No run is under way, or Prefect is not read"),
         table("Newest failed and crashed runs", "Its newest failed runs (FAILED_RUNS_LIMIT, FAILED_RUNS_OFFSET_MINUTES), and since when, within the time range, the agent has reported them. Click on a run to open it in Prefect.",
-              [Column("Run", label="last_failed_run_id", **run), Column("State", **state),
-               Column("Reported since", expression=row_of(f"{seen} and {failed}"), **moment), *IDENTITY],
-              width=11, sort=[("Reported since", True)], empty="No failed run is known, or Prefect is not read"),
+              [Column("Run", label="last_failed_run_id", least=120, **run), Column("State", **state),
+               Column("Reported since", expression=row_of(f"{seen} and {failed}"), **moment), INSTANCE, *IDENTITY],
+              width=10, sort=[("Reported since", True)], empty="No failed run is known, or Prefect is not read"),
     ]
 
 

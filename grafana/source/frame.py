@@ -13,6 +13,8 @@ from .select import select
 
 GRAFANA = "13.2.3"
 SCHEMA_VERSION = 42
+# The address of Prefect's user interface, as the browser reaches it: the default of a variable.
+PREFECT_UI = "http://localhost:4200"
 
 
 def text(value):
@@ -56,9 +58,8 @@ def scope():
 
 def prefect_ui():
     variable = build.TextBoxVariable("prefect_ui").label("Prefect at")
-    address = "http://localhost:4200"
     variable.description("The address of Prefect's user interface, used by links.")
-    return variable.default_value(address).current(text(address)).options([text(address)])
+    return variable.default_value(PREFECT_UI).current(text(PREFECT_UI)).options([text(PREFECT_UI)])
 
 
 def dashboard(uid, title, description, *, start, variables, contents, tags=("prefect",)):
@@ -78,6 +79,10 @@ def finished(board):
     """What the SDK does not have, or writes as Grafana before this version did."""
     board["schemaVersion"] = SCHEMA_VERSION
     board["annotations"] = {"list": []}
+    for variable in board["templating"]["list"]:
+        # Those of an interval.
+        for key in ["auto", "auto_min", "auto_count"]:
+            variable.pop(key, None)
     for number, panel in enumerate(board["panels"], start=1):
         panel["id"] = number
         if panel["type"] == "row":

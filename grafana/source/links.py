@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import dashboard as model
 SCOPE = "${job:queryparam}&${instance:queryparam}&${workspace:queryparam}"
 ROW = "&".join(
     f"var-{name}=${{__data.fields.{field}:percentencode}}"
-    for name, field in [("job", "job"), ("instance", "instance"), ("workspace", "prefect_workspace")]
+    for name, field in [("job", "job"), ("instance", "Instance"), ("workspace", "prefect_workspace")]
 )
 DASHBOARDS = {
     "prefect-overview": "Overview",
@@ -63,6 +63,7 @@ def queue_in_prefect(pool="Pool", queue="Queue"):
     return in_prefect("Open the work queue in Prefect", path)
 
 
+FAILED_IN_PREFECT = in_prefect("Show failed runs in Prefect", "/runs?state=Failed")
 LATE_IN_PREFECT = in_prefect("Show late runs in Prefect", "/runs?state=Late")
 
 

@@ -2,17 +2,18 @@
 
 from . import style
 from .frame import choice, dashboard, prefect_ui, scope, values
-from .links import LATE_IN_PREFECT, board as to, in_prefect
+from .links import FAILED_IN_PREFECT, LATE_IN_PREFECT, board as to, in_prefect
 from .panels import graph, row, stat, timeline
 from .rows import deployments
-from .select import (AGENT, DEPLOYMENT_IS, FAILED, FLOW_IS, POOL_IS, increase, or_unknown, quantile, ratio,
-                     select, steps)
+from .select import (AGENT, DEPLOYMENT_IS, FAILED, FLOW_IS, POOL_IS, increase, of_pools, or_unknown, quantile,
+                     ratio, select, steps)
 from .strip import strip
 
 THESE = (FLOW_IS, DEPLOYMENT_IS, POOL_IS)
 # Metrics without a work pool.
 THOSE = (FLOW_IS, DEPLOYMENT_IS)
 POOLS = to("prefect-work-pools", "Show work pools and queues")
+RUNS = in_prefect("Show runs in Prefect", "/runs")
 ALERT_LABELS = '"flow_name", "deployment_name", "work_pool_name", "work_queue_name", "concurrency_limit_name", "section", "metric", "exporter"'
 
 
@@ -22,24 +23,25 @@ def finished(*matchers):
 
 def tiles():
     late, active = (f"sum({select(f'prefect_flow_runs_{kind}', *THESE)})" for kind in ["late", "active"])
-    online = f"""count({select('prefect_worker_status', POOL_IS, 'worker_status="ONLINE"')} == 1)"""
+    served = f"and on ({AGENT}, work_pool_name) {select('prefect_info_deployment', *THESE)}"
+    online = f"""count({select('prefect_worker_status', POOL_IS, 'worker_status="ONLINE"')} == 1 {served})"""
 
     def range_and_hour(expression):
         return {"range": expression("$__range"), "1 h": expression("1h")}
 
     return [
         stat("Success ratio", "Share of the runs that completed among those that finished, in the time range and in the last hour. A question mark: none finished.",
-             range_and_hour(lambda window: ratio(finished, window)), unit=style.RATIO, decimals=1, steps=style.SUCCESS),
+             range_and_hour(lambda window: ratio(finished, window)), unit=style.RATIO, decimals=1, steps=style.SUCCESS, links=[RUNS]),
         stat("Failed runs", "Runs that failed or crashed, in the time range and in the last hour. A run that is retried by hand and fails again counts twice.",
-             range_and_hour(lambda window: f"round(sum({increase(finished(FAILED), window)}))"), steps=style.ANY_IS_A_WARNING),
+             range_and_hour(lambda window: f"round(sum({increase(finished(FAILED), window)}))"), steps=style.FAILURES, links=[FAILED_IN_PREFECT]),
         stat("Late runs", "Runs that should have started and have not. The line: over the time range.",
              or_unknown(late), history=late, steps=style.ANY_IS_BAD, links=[POOLS, LATE_IN_PREFECT]),
         stat("Active runs", "Runs pending, running, paused, cancelling or awaiting retry. The line: over the time range.",
-             or_unknown(active), history=active, links=[in_prefect("Show runs in Prefect", "/runs")]),
-        stat("Workers online", "Workers of the chosen pools that are online.",
+             or_unknown(active), history=active, links=[RUNS]),
+        stat("Workers online", "Workers that are online in the work pools of the chosen deployments. The line: over the time range.",
              or_unknown(online), history=online, steps=style.NONE_IS_BAD, links=[POOLS]),
         stat("Finished runs", "Runs that reached a terminal state, in the time range and in the last hour.",
-             range_and_hour(lambda window: f"round(sum({increase(finished(), window)}))")),
+             range_and_hour(lambda window: f"round(sum({increase(finished(), window)}))"), links=[RUNS]),
     ]
 
 
@@ -59,6 +61,10 @@ def contents():
     delay = select("prefect_flow_run_start_delay_seconds_bucket", *THESE)
     tasks = select("prefect_task_run_duration_seconds_bucket")
     limits = [select("prefect_concurrency_limit_slots", f'slot_kind="{kind}"') for kind in ["active", "limit"]]
+
+    def in_pools(expression):
+        return of_pools(expression, *THESE)
+
     time = {"unit": style.CLOCK, "decimals": 1, "step": "1m"}
     three = [0.5, 0.95, 0.99]
     return [
@@ -75,8 +81,8 @@ def contents():
               {"{{work_pool_name}}": f"sum by (work_pool_name) ({select('prefect_flow_runs_late', *THESE)})"},
               width=6, stacked=True, decimals=0, empty="No run was late, or Prefect was not read"),
         row("How long does it take?"),
-        graph("Duration of runs", "Half, 95 and 99 of 100 finished runs were running no longer than this. Not narrowed down by work pool.",
-              {f"p{q * 100:.0f}": quantile(q, duration) for q in three}, width=12, empty="No run finished", **time),
+        graph("Duration of runs", "Half, 95 and 99 of 100 finished runs were running no longer than this.",
+              {f"p{q * 100:.0f}": quantile(q, duration, only=in_pools) for q in three}, width=12, empty="No run finished", **time),
         graph("Start delay", "Half, 95 and 99 of 100 finished runs started within this time of when they should have.",
               {f"p{q * 100:.0f}": quantile(q, delay) for q in three}, width=12, empty="No run finished", **time | {"unit": style.HOURS}),
         row("Tasks, limits and automations"),
@@ -94,8 +100,8 @@ def contents():
         graph("Runs of the last 24 hours by state", "All runs of the workspace, by the type of their state, as the Prefect server counts them. Not narrowed down by flow, deployment and work pool.",
               {"{{state_type}}": f"sum by (state_type) ({select('prefect_flow_runs_by_state')})"},
               width=12, height=7, stacked=True, decimals=0, states=True),
-        graph("Retries", "Starts of finished runs after their first one, by flow: each bar has those of the step before it. Not narrowed down by work pool.",
-              {"{{flow_name}}": steps(select("prefect_flow_runs_retries_total", *THOSE), "flow_name")},
+        graph("Retries", "Starts of finished runs after their first one, by flow: each bar has those of the step before it.",
+              {"{{flow_name}}": steps(select("prefect_flow_runs_retries_total", *THOSE), "flow_name", in_pools)},
               width=12, height=7, bars=True, stacked=True, decimals=0),
     ]
 

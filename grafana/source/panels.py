@@ -51,6 +51,8 @@ def stat(title, description, expressions, *, width=4, height=4, unit=style.COUNT
         panel.with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
     common_to_all(panel, title, description, width, height, targets)
     panel.unit(unit).decimals(decimals).no_value("?")
+    if unit == style.RATIO:
+        panel.min(0).max(1)
     # Texts have no thresholds.
     color = style.color("fixed", style.NEUTRAL) if labels else style.color("thresholds")
     panel.thresholds(style.thresholds(steps)).color_scheme(color)
@@ -66,8 +68,8 @@ def stat(title, description, expressions, *, width=4, height=4, unit=style.COUNT
 
 
 def graph(title, description, targets, *, width=8, height=8, unit=style.COUNT, decimals=None,
-          stacked=False, bars=False, points=False, soft_max=None, maximum=None, step=None,
-          states=False, fixed=None, empty="No data", legend=None):
+          stacked=False, bars=False, maximum=None, step=None,
+          states=False, outcomes=False, empty="No data"):
     """A graph of {legend: expression}."""
     panel = timeseries.Panel()
     targets = [query(text, name) for name, text in targets.items()]
@@ -77,10 +79,7 @@ def graph(title, description, targets, *, width=8, height=8, unit=style.COUNT, d
         panel.decimals(decimals)
     if maximum is not None:
         panel.max(maximum)
-    if soft_max is not None:
-        panel.axis_soft_max(soft_max)
-    drawn = common.GraphDrawStyle.BARS if bars else common.GraphDrawStyle.LINE
-    panel.draw_style(common.GraphDrawStyle.POINTS if points else drawn).line_width(1)
+    panel.draw_style(common.GraphDrawStyle.BARS if bars else common.GraphDrawStyle.LINE).line_width(1)
     panel.fill_opacity(80 if bars else 25 if stacked else 8).span_nulls(False)
     panel.line_interpolation(common.LineInterpolation.LINEAR).point_size(4)
     # A value with a gap on both sides is drawn as a point.
@@ -95,10 +94,10 @@ def graph(title, description, targets, *, width=8, height=8, unit=style.COUNT, d
         panel.interval(step or STEP)
     if states:
         style.color_states(panel)
-    for name, color in (fixed or {}).items():
-        panel.override_by_name(name, [style.fixed(color)])
+    if outcomes:
+        style.color_outcomes(panel)
     place = options.VizLegendOptions().display_mode(common.LegendDisplayMode.LIST)
-    place.placement(common.LegendPlacement.BOTTOM).show_legend(True).calcs(legend or [])
+    place.placement(common.LegendPlacement.BOTTOM).show_legend(True).calcs([])
     panel.legend(place)
     tip = options.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI)
     return panel.tooltip(tip.sort(common.SortOrder.DESCENDING))
@@ -121,12 +120,14 @@ def timeline(title, description, expression, legend, text, color, *, width=24, h
 class Column:
     """A column of a table: the label or the value of a query that it shows, and how."""
 
-    def __init__(self, title, *, label=None, expression=None, width=None, unit=None, decimals=None,
+    def __init__(self, title, *, label=None, expression=None, width=None, least=None, unit=None, decimals=None,
                  steps=None, cell=None, mappings=(), links=(), absent="?", hidden=False, **more):
         self.title, self.label, self.expression, self.hidden = title, label, expression, hidden
         properties = {"unit": unit, "decimals": decimals, "links": list(links), **more}
         if width:
             properties["custom.width"] = width
+        if least:
+            properties["custom.minWidth"] = least
         if cell:
             properties["custom.cellOptions"] = cell
         if steps:
@@ -177,9 +178,12 @@ def table(title, description, columns, *, sort=(), width=24, height=9, empty="No
     return panel.sort_by(by)
 
 
-# What makes a row of an agent unique, kept for links.
+# Whose a row is. The column of workspaces is there if an agent reports more than one; the hidden
+# ones are for links.
+WORKSPACE = Column("Workspace", label="workspace", width=90)
 IDENTITY = [
+    WORKSPACE,
     Column("job", label="job", hidden=True),
-    Column("instance", label="instance", hidden=True),
     Column("prefect_workspace", label="prefect_workspace", hidden=True),
 ]
+INSTANCE = Column("Instance", label="instance", hidden=True)

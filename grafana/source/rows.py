@@ -1,7 +1,7 @@
 """The table of deployments, and expressions that overview and deployment share."""
 
 from . import style
-from .links import board, deployment_in_prefect, field
+from .links import ROW, board, deployment_in_prefect, field
 from .panels import CELL, GAUGE, IDENTITY, TEXT, Column, table
 from .select import (DEPLOYMENT, DEPLOYMENT_IS, FAILED, COMPLETED, FLOW_IS, POOL_IS, fresh,
                      increase, ratio, row_of, select)
@@ -35,7 +35,6 @@ def of_deployments():
     return {
         "late": count("prefect_flow_runs_late"),
         "failures": f"round(sum{BY}({increase(finished(FAILED), '$__range')}))",
-        "failures_1h": f"round(sum{BY}({increase(finished(FAILED), '1h')}))",
         "success": ratio(finished, "$__range", BY),
         "last_success": of_known(f"round(time() - max{BY}({last}))"),
         "active": count("prefect_flow_runs_active"),
@@ -47,9 +46,7 @@ def of_deployments():
 def deployments():
     expressions = {name: row_of(text) for name, text in of_deployments().items()}
     show = [
-        board("prefect-deployment", "Show this deployment", "&".join(f"var-{name}={field(column)}" for name, column in [
-            ("job", "job"), ("instance", "instance"), ("workspace", "prefect_workspace")]),
-            flow=field("Flow"), deployment=field("Deployment")),
+        board("prefect-deployment", "Show this deployment", ROW, flow=field("Flow"), deployment=field("Deployment")),
         deployment_in_prefect(field("Deployment")),
     ]
     never = [style.NEVER]
@@ -63,18 +60,17 @@ def deployments():
                steps=[(0, "transparent"), (1, style.WARNING), (10, style.BAD)]),
         Column("Failures", expression=expressions["failures"], width=90, cell=CELL, decimals=0,
                steps=[(0, "transparent"), (1, style.WARNING)]),
-        Column("Last hour", expression=expressions["failures_1h"], width=90, decimals=0),
         Column("Success", expression=expressions["success"], width=140, unit=style.RATIO, decimals=1,
                steps=style.SUCCESS, cell=GAUGE, absent="-", min=0, max=1),
         Column("Last success", expression=expressions["last_success"], width=110, mappings=never, **seconds),
         Column("Active", expression=expressions["active"], width=70, decimals=0),
-        Column("Last duration", expression=expressions["duration"], width=110, unit=style.SECONDS,
+        Column("Last duration", expression=expressions["duration"], width=110, unit=style.CLOCK,
                decimals=1, cell=TEXT, mappings=none),
         Column("Next run in", expression=expressions["next"], width=100, mappings=following, **seconds),
-        *IDENTITY,
+        Column("Instance", label="instance", width=110), *IDENTITY,
     ]
     return table(
         "Deployments",
-        "Worst first: late runs, then failed and crashed ones of the time range (and of the last hour), then the success ratio (a dash: no run finished in the time range). never: no success since the agent began to count. A grey question mark: not known now. Runs without a deployment are not in it.",
+        "Worst first: late runs, then failed and crashed ones of the time range, then the success ratio (a dash: no run finished in the time range). never: no success since the agent began to count. A grey question mark: not known now. Runs without a deployment are not in it.",
         columns, height=11, sort=[("Late", True), ("Failures", True), ("Success", False)],
         empty="No deployment is known")

@@ -54,25 +54,38 @@ def ratio(selector_of, window, by=""):
     return f"{completed} / (sum{by}({increase(selector_of(), window)}) > 0)"
 
 
-def steps(selector, by=None):
+def steps(selector, by=None, only=lambda expression: expression):
     """How much a counter grew in each step of a graph: exact, without gaps or overlaps. A
     counter that starts over counts from zero. increase() would lose what falls between the
     last sample of a window and the first one of the next, and extrapolate the rest."""
     before = f"{selector} offset $__interval"
-    grew = f"({selector} - {before} >= 0) or ({selector} and {before})"
+    grew = only(f"(({selector} - {before} >= 0) or ({selector} and {before}))")
     return f"sum by ({by}) ({grew})" if by else f"sum({grew})"
 
 
-def quantile(q, selector, by=""):
+def quantile(q, selector, by="", only=lambda expression: expression):
     labels = f"le, {by}" if by else "le"
-    return f"histogram_quantile({q}, sum by ({labels}) (rate({selector}[$__rate_interval])))"
+    return f"histogram_quantile({q}, sum by ({labels}) ({only(f'rate({selector}[$__rate_interval])')}))"
+
+
+def of_pools(expression, *matchers):
+    """For a metric of deployments that has no work pool: those that had runs in the chosen
+    ones."""
+    return f"({expression} and on ({DEPLOYMENT}) {select('prefect_flow_runs_finished_total', *matchers)})"
 
 
 def row_of(expression):
-    """Gives every row a workspace: `.*`, which a link turns into "All", where there is none."""
-    return f'label_replace({expression}, "prefect_workspace", ".*", "prefect_workspace", "")'
+    """Gives every row a workspace for its links: `.*`, which they turn into "All", where there is
+    none. The label `workspace` is for people, and absent in that case."""
+    shown = f'label_replace({expression}, "workspace", "$1", "prefect_workspace", "(.+)")'
+    return f'label_replace({shown}, "prefect_workspace", ".*", "prefect_workspace", "")'
+
+
+# Three intervals of an agent with the default SAMPLE_INTERVAL_SECONDS: then its gauges are withheld.
+FRESH = 90
 
 
 def fresh(section):
     """True while the agent reads this section: what is absent then does not exist."""
-    return f"""and on ({AGENT}) ({select('prefect_agent_section_age_seconds', f'section="{section}"')} < 90)"""
+    age = select("prefect_agent_section_age_seconds", f'section="{section}"')
+    return f"and on ({AGENT}) ({age} < {FRESH})"

@@ -37,6 +37,8 @@ MOMENT = "dateTimeAsIso"
 # Thresholds: a list of (from, colour). Below the first one, the colour is that of the unknown.
 ANY_IS_BAD = [(0, GOOD), (1, WARNING), (10, BAD)]
 ANY_IS_A_WARNING = [(0, GOOD), (1, WARNING)]
+# None is no proof of health: Prefect may not be read.
+FAILURES = [(0, NEUTRAL), (1, WARNING)]
 NONE_IS_BAD = [(0, BAD), (1, GOOD)]
 SUCCESS = [(0, BAD), (0.9, "yellow"), (0.98, GOOD)]
 SATURATION = [(0, GOOD), (0.8, WARNING), (1, BAD)]
@@ -90,6 +92,20 @@ def prop(name, value):
 
 def fixed(value):
     return prop("color", {"mode": "fixed", "fixedColor": value})
+
+
+# Of the agent's cycles, pushes and points.
+OUTCOMES = {
+    "success": GOOD, "accepted": GOOD, "partial": WARNING, "skipped": UNKNOWN,
+    "failure": BAD, "failed": BAD, "rejected": WARNING, "dropped": "purple",
+}
+
+
+def color_outcomes(panel):
+    """Every series whose name ends with an outcome has the colour of that."""
+    for outcome, value in OUTCOMES.items():
+        panel.override_by_regexp(f"/\\b{outcome}$/", [fixed(value)])
+    return panel
 
 
 def color_states(panel):

@@ -2,8 +2,8 @@
 
 from . import style
 from .frame import choice, dashboard, prefect_ui, scope, values
-from .links import LATE_IN_PREFECT, board as to, in_prefect, pool_in_prefect, queue_in_prefect
-from .panels import CELL, IDENTITY, TEXT, Column, graph, row, stat, table
+from .links import LATE_IN_PREFECT, ROW, board as to, field, in_prefect, pool_in_prefect, queue_in_prefect
+from .panels import CELL, IDENTITY, INSTANCE, TEXT, Column, graph, row, stat, table
 from .select import AGENT, POOL_IS, QUEUE, or_unknown, or_zero, quantile, row_of, select
 from .strip import strip
 
@@ -47,8 +47,8 @@ def queues():
     polled = f"max by ({QUEUE}) ({of('prefect_work_queue_last_polled_time_seconds')})"
     listed = f"group by ({QUEUE}) ({of('prefect_info_work_queues')})"
     labels = "healthy, status, is_paused, priority"
-    pool = to("prefect-work-pools", "Show this pool alone", pool='${__data.fields["Pool"]:percentencode}')
-    yes_no = {"cell": TEXT, "width": 85}
+    pool = to("prefect-work-pools", "Show this pool alone", ROW, pool=field("Pool"))
+    yes_no = {"cell": TEXT, "width": 110}
     return table(
         "Queues", "Each queue: late runs, health (late runs, or no poll within a minute, make it unhealthy), and when a worker last asked it for runs. never: no worker ever has.",
         [Column("Pool", label="work_pool_name", links=[pool, pool_in_prefect()]),
@@ -56,12 +56,12 @@ def queues():
          Column("Late", expression=row_of(f"max by ({QUEUE}, {labels}) ({late})"), width=60, decimals=0, cell=CELL,
                 steps=[(0, "transparent"), (1, style.WARNING), (10, style.BAD)]),
          Column("Health", label="healthy", mappings=[style.values({"True": ("healthy", style.GOOD), "False": ("unhealthy", style.WARNING)})], **yes_no),
-         Column("Status", label="status", width=95),
+         Column("Status", label="status", width=120),
          Column("Paused", label="is_paused", mappings=[style.values({"True": ("yes", style.WARNING), "False": ("no", style.PLAIN)})], cell=TEXT, width=70),
          Column("Priority", label="priority", width=70),
          Column("Last poll", expression=row_of(f"round(time() - {polled}) and on ({QUEUE}) {listed} or -1 * {listed}"),
-                unit=style.SECONDS, decimals=0, width=85, cell=TEXT, mappings=[style.NEVER]), *IDENTITY],
-        width=15, height=10, sort=[("Late", True), ("Last poll", True)], empty="No queue is known, or Prefect is not read")
+                unit=style.SECONDS, decimals=0, width=85, cell=TEXT, mappings=[style.NEVER]), INSTANCE, *IDENTITY],
+        height=8, sort=[("Late", True), ("Last poll", True)], empty="No queue is known, or Prefect is not read")
 
 
 def workers():
@@ -71,11 +71,11 @@ def workers():
     age = f"round(time() - {heartbeat}) * on ({worker}) group_left (worker_status) {status}"
     return table(
         "Workers", "Each worker's status and the age of its last heartbeat. Workers silent for more than a day are left out.",
-        [Column("Pool", label="work_pool_name", width=95, links=[pool_in_prefect()]), Column("Worker", label="worker_name"),
-         Column("Status", label="worker_status", width=85, cell=TEXT,
+        [Column("Pool", label="work_pool_name", links=[pool_in_prefect()]), Column("Worker", label="worker_name"),
+         Column("Status", label="worker_status", width=110, cell=TEXT,
                 mappings=[style.values({"ONLINE": ("ONLINE", style.GOOD), "OFFLINE": ("OFFLINE", style.BAD)})]),
-         Column("Heartbeat", expression=row_of(age), unit=style.SECONDS, decimals=0, width=90), *IDENTITY],
-        width=9, height=10, sort=[("Heartbeat", True)], empty="No worker is known, or Prefect is not read")
+         Column("Heartbeat", expression=row_of(age), unit=style.SECONDS, decimals=0, width=110), INSTANCE, *IDENTITY],
+        height=7, sort=[("Heartbeat", True)], empty="No worker is known, or Prefect is not read")
 
 
 def contents():
