@@ -21,14 +21,16 @@ def tiles():
     dropped = f"sum({select('prefect_agent_series_dropped')}) or {no_push}"
     memory = f"max({agents_only(of_agent('process_memory_usage_bytes'))})"
     uptime = f"round(min({agents_only(of_agent('process_uptime_seconds'))}))"
+    # Without it, the tile would show the end of its line for as long as that is in the time range.
+    silent = f"NaN * absent({select('prefect_agent_section_age_seconds')})"
     return [
         stat("Failed cycles", "Cycles that could read nothing, or only parts, in the time range and in the last hour.",
              range_and_hour(select("prefect_agent_cycles_total", 'outcome=~"failure|partial"')), steps=style.ANY_IS_A_WARNING),
         stat("Failed pushes", "Pushes that were refused or not delivered, in the time range and in the last hour. Counters lose nothing; gauges have a gap.",
              failed, steps=style.ANY_IS_A_WARNING),
-        stat("Series", "Series of the metrics that are read once a cycle. The line: over the time range.", series, history=series),
+        stat("Series", "Series of the metrics that are read once a cycle. The line: over the time range.", f"{series} or {silent}", history=series),
         stat("Series dropped", "Series beyond METRICS_CARDINALITY_LIMIT.", dropped, steps=[(0, style.GOOD), (1, style.BAD)]),
-        stat("Memory", "Memory of the agent that is in RAM. The line: over the time range.", memory, history=memory, unit=style.BYTES),
+        stat("Memory", "Memory of the agent that is in RAM. The line: over the time range.", f"{memory} or {silent}", history=memory, unit=style.BYTES),
         stat("Running for", "Time since the agent started.", uptime, unit=style.SECONDS),
     ]
 
