@@ -10,10 +10,11 @@ mod situations;
 mod workspace;
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::stack::{project, project_text};
+use crate::support::stack::{project, project_text, run};
 use json::{Dashboard, dashboards};
 
 #[test]
@@ -65,6 +66,28 @@ fn dashboards_are_well_made() {
                 panels.contains(&format!("${name}")) || panels.contains(&format!("${{{name}"));
             assert!(used, "{}: ${name} is not used", dashboard.file);
         }
+    }
+}
+
+#[test]
+fn dashboards_are_what_their_source_makes() {
+    run(Command::new(project("grafana/build")).arg("--check"));
+    let folder = tempfile::tempdir().unwrap();
+    let mut export = Command::new(project("grafana/build"));
+    run(export.arg("--export").arg(folder.path()));
+    for dashboard in dashboards() {
+        let exported = std::fs::read_to_string(folder.path().join(&dashboard.file)).unwrap();
+        let exported: Value = serde_json::from_str(&exported).unwrap();
+        let input = &exported["__inputs"][0];
+        assert_eq!(input["pluginId"], "prometheus", "{}", dashboard.file);
+        assert_eq!(exported["id"], Value::Null);
+        assert!(!exported["tags"].as_array().unwrap().is_empty());
+        let requires = exported["__requires"].as_array().unwrap();
+        for kind in dashboard.panels().map(|panel| panel.kind()) {
+            let required = requires.iter().any(|one| one["id"] == kind);
+            assert!(required, "{}: {kind} is not required", dashboard.file);
+        }
+        assert_eq!(exported["panels"], dashboard.json["panels"]);
     }
 }
 

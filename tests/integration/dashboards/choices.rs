@@ -87,7 +87,7 @@ fn tables_say_what_each_row_is_and_fit_in_a_window_of_1280_pixels() {
         return;
     };
     let mut wrong = Vec::new();
-    for (dashboard, shown) in workspace.show_all("plain", "plain") {
+    for (dashboard, shown) in workspace.show_graphs("plain", "plain") {
         for panel in dashboard.panels().filter(|panel| panel.kind() == "table") {
             let table = shown.panel(panel);
             let says = panel.says();
