@@ -5,7 +5,7 @@
 //! withheld, on the page and on the push path alike.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use tracing::Instrument as _;
@@ -105,6 +105,7 @@ impl Publisher {
         let stats = Stats {
             cycles: report.cycles,
             started: self.started,
+            published: SystemTime::now(),
             process: self.usage.read(),
             exports: self.exporters.pushes(),
             points: self.exporters.points(),

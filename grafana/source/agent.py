@@ -22,6 +22,8 @@ def tiles():
     dropped = f"sum({select('prefect_agent_series_dropped')}) or {no_push}"
     memory = f"max({agents_only(of_agent('process_memory_usage_bytes'))})"
     uptime = f"round(min({agents_only(of_agent('process_uptime_seconds'))}))"
+    # Without it, the tile would show the end of its line for as long as that is in the time range.
+    silent = f"NaN * absent({select('prefect_agent_section_age_seconds')})"
     return [
         stat(
             "Failed cycles",
@@ -38,7 +40,7 @@ def tiles():
         stat(
             "Series",
             "Series of the metrics that are read once a cycle. The line: over the time range.",
-            series,
+            f"{series} or {silent}",
             history=series,
         ),
         stat(
@@ -50,7 +52,7 @@ def tiles():
         stat(
             "Memory",
             "Memory of the agent that is in RAM. The line: over the time range.",
-            memory,
+            f"{memory} or {silent}",
             history=memory,
             unit=style.BYTES,
         ),

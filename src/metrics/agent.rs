@@ -1,7 +1,7 @@
 //! Families of the agent itself: can its numbers be trusted right now?
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::points::Size;
 use super::{Buckets, Family, Kind, Points, View};
@@ -119,6 +119,18 @@ pub(super) const FAMILIES: &[Family] = &[
             });
         },
     ),
+    Family::gauge(
+        "prefect.agent.last_published.time",
+        "s",
+        "When the agent last published its metrics, as Unix time: at least every 1.25 SAMPLE_INTERVAL_SECONDS, even if a cycle hangs. An agent whose time no longer advances is dead, or its pushes do not arrive.",
+        &[],
+        &[],
+        |view, points| {
+            if let Ok(time) = view.agent.published.duration_since(UNIX_EPOCH) {
+                points.set([], time.as_secs_f64());
+            }
+        },
+    ),
     SECTION_DURATION,
     Family::counter(
         "prefect.agent.section.errors",
@@ -223,6 +235,8 @@ pub struct Stats {
     pub cycles: CycleCounts,
     /// When it started.
     pub started: Instant,
+    /// The time of this publication, by the clock of the host.
+    pub published: SystemTime,
     /// What it uses, if the system reports that.
     pub process: Option<Process>,
     /// Pushes by exporter and outcome.

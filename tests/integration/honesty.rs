@@ -2,7 +2,7 @@
 //! Prefect, or leaves something out.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
@@ -335,10 +335,18 @@ fn while_a_cycle_hangs_ages_grow_and_gauges_are_withheld_all_the_same() {
     let flows = |page: &Page| page.value("prefect_flows_total", &[]);
     agent.wait_for_page("a cycle", flows);
     stub.contents().delay = Duration::from_secs(600);
+    let hung = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     agent.wait_for_page("gauges to be withheld", |page| {
         let age = page.value(AGE, &[("section", "flows")]);
         let withheld = flows(page).is_none() && page.value(UP, &[]) == Some(0.0);
         (withheld && age > Some(3.0)).then_some(())
+    });
+    // Publications do not wait for cycles, and say when they were.
+    agent.wait_for_page("a publication during the hung cycle", |page| {
+        let published = page.value("prefect_agent_last_published_time_seconds", &[])?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let during = hung.as_secs_f64()..=now.as_secs_f64();
+        during.contains(&published).then_some(())
     });
     // What was counted is still true.
     assert!(!agent.page().family(FINISHED).is_empty());

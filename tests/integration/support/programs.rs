@@ -56,7 +56,16 @@ pub(crate) struct Prometheus {
 impl Prometheus {
     /// Starts it on a free port with this configuration file.
     pub(crate) fn start(programs: &Path, config: &Path, flags: &[&str]) -> Self {
-        let data = tempfile::tempdir().unwrap();
+        Prometheus::start_on(programs, config, tempfile::tempdir().unwrap(), flags)
+    }
+
+    /// The same with what it has stored already.
+    pub(crate) fn start_on(
+        programs: &Path,
+        config: &Path,
+        data: tempfile::TempDir,
+        flags: &[&str],
+    ) -> Self {
         let port = free_port();
         let mut command = Command::new(programs.join("prometheus"));
         command
