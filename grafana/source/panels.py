@@ -173,6 +173,8 @@ class Column:
         **more,
     ):
         self.title, self.label, self.expression, self.hidden = title, label, expression, hidden
+        # A label is a text, even one of digits: otherwise Grafana shows, and links to, 2,026.
+        unit = unit or ("string" if label else None)
         properties = {"unit": unit, "decimals": decimals, "links": list(links), **more}
         if width:
             properties["custom.width"] = width

@@ -31,7 +31,11 @@ fn series(metric: &str, labels: &BTreeSet<String>) -> Vec<String> {
         _ => &["one"],
     };
     let of = |value: &&str| {
-        let mut text = format!("{metric}{{job=\"prefect-otel-agent\",instance=\"one\"");
+        let job = match metric.starts_with("numbers_") {
+            true => "numbers",
+            false => "prefect-otel-agent",
+        };
+        let mut text = format!("{metric}{{job={job:?},instance=\"one\"");
         for label in labels {
             let value = if split.contains(&label.as_str()) {
                 *value

@@ -200,6 +200,8 @@ impl Workspace {
         let all = NAMES.len() as f64;
         wait("the ends", &format!("sum({completed})"), all + 4.0);
         wait("late runs", "sum(prefect_flow_runs_late)", all);
+        let failed = "count(prefect_deployment_failed_flow_runs)";
+        wait("the failed runs", failed, all + 2.0);
         // increase() needs a second scrape with them.
         let increase = format!("count(increase({completed}[1m]) > 0)");
         wait("the increase", &increase, all + 2.0);
@@ -221,9 +223,10 @@ impl Workspace {
         self.show_all_until(None, flow, deployment)
     }
 
-    /// The same with graphs: in a minute, a step of each is after the beginning.
+    /// The same with graphs: in two minutes, a step of each is after the beginning, and so is the
+    /// one before it.
     pub(super) fn show_graphs(&self, flow: &str, deployment: &str) -> Vec<(Dashboard, Shown)> {
-        self.show_all_until(Some(now() as u64 + 60), flow, deployment)
+        self.show_all_until(Some(now() as u64 + 120), flow, deployment)
     }
 
     fn show_all_until(
