@@ -4,9 +4,11 @@ mod bars;
 mod choices;
 mod defects;
 mod json;
+mod load;
 mod queries;
 mod shown;
 mod situations;
+mod whose;
 mod workspace;
 
 use std::collections::BTreeSet;

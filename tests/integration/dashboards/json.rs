@@ -190,3 +190,23 @@ pub(super) fn none(wrong: Vec<String>) {
         wrong.join("\n")
     );
 }
+
+/// One line for each panel that `check` has something against.
+pub(super) fn panels_that(check: impl Fn(&Dashboard, Panel<'_>) -> Vec<String>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for dashboard in dashboards() {
+        for panel in dashboard.panels() {
+            let found = check(&dashboard, panel).into_iter();
+            wrong.extend(found.map(|what| format!("{}: {what}", panel.says())));
+        }
+    }
+    wrong
+}
+
+/// A line if `fine` is false.
+pub(super) fn unless(fine: bool, what: &str) -> Vec<String> {
+    match fine {
+        true => Vec::new(),
+        false => vec![what.to_owned()],
+    }
+}

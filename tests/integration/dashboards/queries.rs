@@ -126,3 +126,11 @@ pub(super) fn catalogue() -> BTreeMap<String, BTreeSet<String>> {
     assert!(metrics.len() > 50, "{metrics:?}");
     metrics
 }
+
+/// The names of the metrics that have a value now.
+pub(super) fn known_now(prometheus: &Prometheus) -> BTreeSet<String> {
+    let answer = prometheus.query("count by (__name__) ({__name__=~\".+\"})");
+    { answer.unwrap().into_iter() }
+        .map(|(mut labels, _)| labels.remove("__name__").unwrap())
+        .collect()
+}
