@@ -35,7 +35,7 @@ def strip():
         ),
         stat(
             "Age of the data",
-            "Time since the part of Prefect that was read longest ago was read.",
+            "Age of the oldest part of the data: the time since it was read from Prefect.",
             f"round(max({age}))",
             unit=style.SECONDS,
             steps=[(0, style.GOOD), (90, style.WARNING), (180, style.BAD)],
