@@ -66,6 +66,17 @@ impl Prometheus {
         variables: &[(&str, &str)],
     ) -> Self {
         let data = tempfile::tempdir().unwrap();
+        Prometheus::start_on(programs, config, data, flags, variables)
+    }
+
+    /// The same, with what it has stored already.
+    pub(crate) fn start_on(
+        programs: &Path,
+        config: &Path,
+        data: tempfile::TempDir,
+        flags: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let port = free_port();
         let mut command = Command::new(programs.join("prometheus"));
         command

@@ -1,0 +1,1 @@
+"""The dashboards, as a program that writes them."""

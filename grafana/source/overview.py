@@ -1,0 +1,267 @@
+"""Is Prefect healthy now, and if not, where?"""
+
+from . import style
+from .frame import choice, dashboard, prefect_ui, scope, values
+from .links import FAILED_IN_PREFECT, LATE_IN_PREFECT, in_prefect
+from .links import board as to
+from .panels import BARS, STACK, graph, row, stat, timeline
+from .rows import deployments
+from .select import (
+    AGENT,
+    DEPLOYMENT_IS,
+    FAILED,
+    FLOW_IS,
+    LIMIT,
+    POOL_IS,
+    increase,
+    of_pools,
+    or_unknown,
+    quantile,
+    ratio,
+    select,
+    slots,
+    steps,
+)
+from .strip import strip
+
+THESE = (FLOW_IS, DEPLOYMENT_IS, POOL_IS)
+# Metrics without a work pool.
+THOSE = (FLOW_IS, DEPLOYMENT_IS)
+POOLS = to("prefect-work-pools", "Show work pools and queues")
+RUNS = in_prefect("Show runs in Prefect", "/runs")
+ALERT_LABELS = '"flow_name", "deployment_name", "work_pool_name", "work_queue_name", "concurrency_limit_name", "section", "metric", "exporter"'
+
+
+def finished(*matchers):
+    return select("prefect_flow_runs_finished_total", *THESE, *matchers)
+
+
+def tiles():
+    late, active = (f"sum({select(f'prefect_flow_runs_{kind}', *THESE)})" for kind in ["late", "active"])
+    served = f"and on ({AGENT}, work_pool_name) {select('prefect_info_deployment', *THESE)}"
+    online = f"""count({select("prefect_worker_status", POOL_IS, 'worker_status="ONLINE"')} == 1 {served})"""
+
+    def range_and_hour(expression):
+        return {"range": expression("$__range"), "1 h": expression("1h")}
+
+    return [
+        stat(
+            "Success ratio",
+            "Share of the runs that completed among those that finished, in the time range and in the last hour. A question mark: none finished.",
+            range_and_hour(lambda window: ratio(finished, window)),
+            unit=style.RATIO,
+            decimals=1,
+            steps=style.SUCCESS,
+            links=[RUNS],
+        ),
+        stat(
+            "Failed runs",
+            "Runs that failed or crashed, in the time range and in the last hour. A run that is retried by hand and fails again counts twice.",
+            range_and_hour(lambda window: f"round(sum({increase(finished(FAILED), window)}))"),
+            steps=style.FAILURES,
+            links=[FAILED_IN_PREFECT],
+        ),
+        stat(
+            "Late runs",
+            "Runs that should have started and have not. The line: over the time range.",
+            or_unknown(late),
+            history=late,
+            steps=style.ANY_IS_BAD,
+            links=[POOLS, LATE_IN_PREFECT],
+        ),
+        stat(
+            "Active runs",
+            "Runs pending, running, paused, cancelling or awaiting retry. The line: over the time range.",
+            or_unknown(active),
+            history=active,
+            links=[RUNS],
+        ),
+        stat(
+            "Workers online",
+            "Workers that are online in the work pools of the chosen deployments. The line: over the time range.",
+            or_unknown(online),
+            history=online,
+            steps=style.NONE_IS_BAD,
+            links=[POOLS],
+        ),
+        stat(
+            "Finished runs",
+            "Runs that reached a terminal state, in the time range and in the last hour.",
+            range_and_hour(lambda window: f"round(sum({increase(finished(), window)}))"),
+            links=[RUNS],
+        ),
+    ]
+
+
+def alerts():
+    firing = 'ALERTS{alertstate="firing", alertname=~"Prefect.+", job=~"$job|", instance=~"$instance|", prefect_workspace=~"$workspace|"}'
+    subject = f'label_join({firing}, "subject", " ", {ALERT_LABELS})'
+    # Without the spaces of labels that the alert does not have, and without "Prefect".
+    subject = f'label_replace({subject}, "subject", "$1", "subject", " *(.*?) *")'
+    subject = f'label_replace({subject}, "alert", "$1", "alertname", "Prefect(.+)")'
+    return timeline(
+        "Firing alerts",
+        "The alerts of alerts.yml that fire, with what they are about. Their names begin with Prefect, which is left out here; each has a runbook.",
+        f"max by (alert, subject, {AGENT}) ({subject})",
+        "{{alert}} {{subject}}",
+        "firing",
+        style.BAD,
+        empty="No alert fires, or Prometheus has no rules",
+    )
+
+
+def in_pools(expression):
+    return of_pools(expression, *THESE)
+
+
+def what_happens():
+    return [
+        row("What happens"),
+        graph(
+            "Finished runs",
+            "Runs that reached a terminal state, by its type: each bar has those of the step before it, and the bars add up to all of the time range.",
+            {"{{state_type}}": steps(finished(), "state_type")},
+            width=12,
+            **BARS,
+            states=True,
+        ),
+        graph(
+            "Active runs by state",
+            "Runs that have not ended, by the type of their state. SCHEDULED: awaiting retry.",
+            {"{{state_type}}": f"sum by (state_type) ({select('prefect_flow_runs_active', *THESE)})"},
+            width=6,
+            **STACK,
+            states=True,
+            empty="No run was active, or Prefect was not read",
+        ),
+        graph(
+            "Late runs by pool",
+            "Runs that should have started and have not, by work pool.",
+            {"{{work_pool_name}}": f"sum by (work_pool_name) ({select('prefect_flow_runs_late', *THESE)})"},
+            width=6,
+            **STACK,
+            empty="No run was late, or Prefect was not read",
+        ),
+    ]
+
+
+def how_long():
+    duration = select("prefect_flow_run_duration_seconds_bucket", *THOSE)
+    delay = select("prefect_flow_run_start_delay_seconds_bucket", *THESE)
+    three = [0.5, 0.95, 0.99]
+    wide = {"width": 12, "step": "1m", "empty": "No run finished"}
+    return [
+        row("How long does it take?"),
+        graph(
+            "Duration of runs",
+            "Half, 95 and 99 of 100 finished runs were running no longer than this.",
+            {f"p{q * 100:.0f}": quantile(q, duration, only=in_pools) for q in three},
+            unit=style.CLOCK,
+            decimals=1,
+            **wide,
+        ),
+        graph(
+            "Start delay",
+            "Half, 95 and 99 of 100 finished runs started within this time of when they should have.",
+            {f"p{q * 100:.0f}": quantile(q, delay) for q in three},
+            unit=style.HOURS,
+            **wide,
+        ),
+    ]
+
+
+def tasks_and_limits():
+    tasks = select("prefect_task_run_duration_seconds_bucket")
+    none = "No task run is counted: TASK_RUNS_ENABLED"
+    return [
+        row("Tasks, limits and automations"),
+        graph(
+            "Finished task runs",
+            "Task runs that reached a terminal state, by its type (TASK_RUNS_ENABLED): each bar has those of the step before it.",
+            {"{{state_type}}": steps(select("prefect_task_runs_finished_total"), "state_type")},
+            **BARS,
+            states=True,
+            empty=none,
+        ),
+        graph(
+            "Duration of tasks, p95",
+            "95 of 100 finished runs of each task were running no longer than this (TASK_RUNS_ENABLED).",
+            {"{{task_name}}": quantile(0.95, tasks, "task_name")},
+            empty=none,
+            unit=style.CLOCK,
+            decimals=1,
+            step="1m",
+        ),
+        graph(
+            "Concurrency limits",
+            "Share of each concurrency limit, global or by tag, that is in use.",
+            {LIMIT: slots("prefect_concurrency_limit_slots")},
+            width=5,
+            unit=style.RATIO,
+            maximum=1,
+            empty="There is no concurrency limit",
+        ),
+        graph(
+            "Automations",
+            "Automations by whether they are enabled.",
+            {"enabled: {{enabled}}": f"sum by (enabled) ({select('prefect_automations')})"},
+            width=3,
+            decimals=0,
+        ),
+    ]
+
+
+def workspace():
+    return [
+        row("The workspace"),
+        graph(
+            "Runs of the last 24 hours by state",
+            "All runs of the workspace, by the type of their state, as the Prefect server counts them. Not narrowed down by flow, deployment and work pool.",
+            {"{{state_type}}": f"sum by (state_type) ({select('prefect_flow_runs_by_state')})"},
+            width=12,
+            height=7,
+            **STACK,
+            states=True,
+        ),
+        graph(
+            "Retries",
+            "Starts of finished runs after their first one, by flow: each bar has those of the step before it.",
+            {"{{flow_name}}": steps(select("prefect_flow_runs_retries_total", *THOSE), "flow_name", in_pools)},
+            width=12,
+            height=7,
+            **BARS,
+        ),
+    ]
+
+
+def contents():
+    return [
+        *strip(),
+        row("Is it healthy now?"),
+        *tiles(),
+        alerts(),
+        row("Which deployments?"),
+        deployments(),
+        *what_happens(),
+        *how_long(),
+        *tasks_and_limits(),
+        *workspace(),
+    ]
+
+
+def board():
+    variables = [
+        *scope(),
+        choice("flow", "Flow", values("flow_name", "prefect_info_deployment")),
+        choice("deployment", "Deployment", values("deployment_name", "prefect_info_deployment", FLOW_IS)),
+        choice("pool", "Work pool", values("work_pool_name", "prefect_info_work_pools")),
+        prefect_ui(),
+    ]
+    return dashboard(
+        "prefect-overview",
+        "Prefect overview",
+        "Is Prefect healthy now, and if not, where? What is wrong is at the top, what it comes from is below.",
+        start="6h",
+        variables=variables,
+        contents=contents(),
+    )

@@ -1,0 +1,248 @@
+"""Who does the work, and does it keep up?"""
+
+from . import style
+from .frame import choice, dashboard, prefect_ui, scope, values
+from .links import LATE_IN_PREFECT, ROW, field, in_prefect, pool_in_prefect, queue_in_prefect
+from .links import board as to
+from .panels import CELL, IDENTITY, INSTANCE, STACK, TEXT, Column, graph, row, stat, table
+from .select import AGENT, LIMIT, POOL_IS, QUEUE, or_unknown, or_zero, quantile, row_of, select, slots
+from .strip import strip
+
+QUEUE_NAME = "{{work_pool_name}}/{{work_queue_name}}"
+POOLS = in_prefect("Show work pools in Prefect", "/work-pools")
+LIMITS = in_prefect("Show concurrency limits in Prefect", "/concurrency-limits")
+
+
+def of(metric, *matchers):
+    return select(metric, POOL_IS, *matchers)
+
+
+def tiles():
+    online = f"""count({of("prefect_worker_status", 'worker_status="ONLINE"')} == 1)"""
+    late = f"sum({of('prefect_flow_runs_late')})"
+    unhealthy = f"""count({of("prefect_info_work_queues", 'healthy="False"', 'is_paused="False"')})"""
+    paused = " + ".join(
+        f"({or_zero(f'count({of(metric)} == 0)')})"
+        for metric in ["prefect_info_work_pools", "prefect_info_work_queues"]
+    )
+    share = {"unit": style.RATIO, "steps": style.SATURATION}
+    return [
+        stat(
+            "Workers online",
+            "Workers of the chosen pools that are online. The line: over the time range.",
+            or_unknown(online),
+            history=online,
+            steps=style.NONE_IS_BAD,
+            links=[POOLS],
+        ),
+        stat(
+            "Late runs",
+            "Runs of the chosen pools that should have started and have not. The line: over the time range.",
+            or_unknown(late),
+            history=late,
+            steps=style.ANY_IS_BAD,
+            links=[LATE_IN_PREFECT],
+        ),
+        stat(
+            "Unhealthy queues",
+            "Queues, not paused, that have late runs, or that no worker has polled within a minute. A queue that is not used is unhealthy too.",
+            or_unknown(unhealthy),
+            history=unhealthy,
+            steps=style.ANY_IS_A_WARNING,
+            links=[POOLS],
+        ),
+        stat("Paused", "Pools and queues that are paused.", paused, steps=style.ANY_IS_A_WARNING, links=[POOLS]),
+        stat(
+            "Fullest pool",
+            "The largest share of a pool's concurrency limit that is in use. A question mark: no pool has a limit, or it is not known.",
+            f"max({slots('prefect_work_pool_slots', POOL_IS)})",
+            links=[POOLS],
+            **share,
+        ),
+        stat(
+            "Fullest limit",
+            "The largest share of a concurrency limit, global or by tag, that is in use. Not narrowed down by work pool. A question mark: there is no limit, or it is not known.",
+            f"max({slots('prefect_concurrency_limit_slots')})",
+            links=[LIMITS],
+            **share,
+        ),
+    ]
+
+
+def queues():
+    late = of("prefect_work_queues_late_runs_count")
+    polled = f"max by ({QUEUE}) ({of('prefect_work_queue_last_polled_time_seconds')})"
+    listed = f"group by ({QUEUE}) ({of('prefect_info_work_queues')})"
+    labels = "healthy, status, is_paused, priority"
+    pool = to("prefect-work-pools", "Show this pool alone", ROW, pool=field("Pool"))
+    yes_no = {"cell": TEXT, "width": 110}
+    return table(
+        "Queues",
+        "Each queue: late runs, health (late runs, or no poll within a minute, make it unhealthy), and when a worker last asked it for runs. never: no worker ever has.",
+        [
+            Column("Pool", label="work_pool_name", links=[pool, pool_in_prefect()]),
+            Column("Queue", label="work_queue_name", links=[queue_in_prefect()]),
+            Column(
+                "Late",
+                expression=row_of(f"max by ({QUEUE}, {labels}) ({late})"),
+                width=60,
+                decimals=0,
+                cell=CELL,
+                steps=[(0, "transparent"), (1, style.WARNING), (10, style.BAD)],
+            ),
+            Column(
+                "Health",
+                label="healthy",
+                mappings=[style.values({"True": ("healthy", style.GOOD), "False": ("unhealthy", style.WARNING)})],
+                **yes_no,
+            ),
+            Column("Status", label="status", width=120),
+            Column(
+                "Paused",
+                label="is_paused",
+                mappings=[style.values({"True": ("yes", style.WARNING), "False": ("no", style.PLAIN)})],
+                cell=TEXT,
+                width=70,
+            ),
+            Column("Priority", label="priority", width=70),
+            Column(
+                "Last poll",
+                expression=row_of(f"round(time() - {polled}) and on ({QUEUE}) {listed} or -1 * {listed}"),
+                unit=style.SECONDS,
+                decimals=0,
+                width=85,
+                cell=TEXT,
+                mappings=[style.NEVER],
+            ),
+            INSTANCE,
+            *IDENTITY,
+        ],
+        height=8,
+        sort=[("Late", True), ("Last poll", True)],
+        empty="No queue is known, or Prefect is not read",
+    )
+
+
+def workers():
+    worker = f"{AGENT}, work_pool_name, worker_name"
+    heartbeat = f"max by ({worker}) ({of('prefect_worker_last_heartbeat_time_seconds')})"
+    status = f"max by ({worker}, worker_status) ({of('prefect_worker_status')} == 1)"
+    age = f"round(time() - {heartbeat}) * on ({worker}) group_left (worker_status) {status}"
+    return table(
+        "Workers",
+        "Each worker's status and the age of its last heartbeat. Workers silent for more than a day are left out.",
+        [
+            Column("Pool", label="work_pool_name", links=[pool_in_prefect()]),
+            Column("Worker", label="worker_name"),
+            Column(
+                "Status",
+                label="worker_status",
+                width=110,
+                cell=TEXT,
+                mappings=[style.values({"ONLINE": ("ONLINE", style.GOOD), "OFFLINE": ("OFFLINE", style.BAD)})],
+            ),
+            Column("Heartbeat", expression=row_of(age), unit=style.SECONDS, decimals=0, width=110),
+            INSTANCE,
+            *IDENTITY,
+        ],
+        height=7,
+        sort=[("Heartbeat", True)],
+        empty="No worker is known, or Prefect is not read",
+    )
+
+
+def work():
+    poll = f"max by (work_pool_name, work_queue_name) (time() - {of('prefect_work_queue_last_polled_time_seconds')})"
+    return [
+        row("Work"),
+        graph(
+            "Active runs by pool",
+            "Runs that have not ended.",
+            {"{{work_pool_name}}": f"sum by (work_pool_name) ({of('prefect_flow_runs_active')})"},
+            width=6,
+            **STACK,
+            empty="No run was active, or Prefect was not read",
+        ),
+        graph(
+            "Late runs by queue",
+            "Runs that should have started and have not.",
+            {QUEUE_NAME: f"sum by (work_pool_name, work_queue_name) ({of('prefect_flow_runs_late')})"},
+            width=6,
+            **STACK,
+            empty="No run was late, or Prefect was not read",
+        ),
+        graph(
+            "Start delay by pool, p95",
+            "95 of 100 finished runs started within this time of when they should have.",
+            {"{{work_pool_name}}": quantile(0.95, of("prefect_flow_run_start_delay_seconds_bucket"), "work_pool_name")},
+            width=6,
+            unit=style.HOURS,
+            step="1m",
+            empty="No run finished",
+        ),
+        graph(
+            "Time since the last poll",
+            "How long ago a worker last asked each queue for runs: a line that rises steadily is a queue that no worker polls. Queues that were never polled are in the table.",
+            {QUEUE_NAME: poll},
+            width=6,
+            unit=style.HOURS,
+            empty="No queue was polled, or Prefect was not read",
+        ),
+    ]
+
+
+def slots_in_use():
+    share = {"unit": style.RATIO, "maximum": 1, "height": 7}
+    return [
+        row("Slots"),
+        graph(
+            "Slots in use, pools",
+            "Share of each pool's concurrency limit. Pools without a limit are left out.",
+            {"{{work_pool_name}}": slots("prefect_work_pool_slots", POOL_IS)},
+            empty="No pool has a limit",
+            **share,
+        ),
+        graph(
+            "Slots in use, queues",
+            "Share of each queue's concurrency limit. Queues without a limit are left out.",
+            {QUEUE_NAME: slots("prefect_work_queue_slots", POOL_IS)},
+            empty="No queue has a limit",
+            **share,
+        ),
+        graph(
+            "Slots in use, concurrency limits",
+            "Share of each concurrency limit, global or by tag. Not narrowed down by work pool.",
+            {LIMIT: slots("prefect_concurrency_limit_slots")},
+            empty="There is no concurrency limit",
+            **share,
+        ),
+    ]
+
+
+def contents():
+    return [
+        *strip(),
+        row("Does it keep up?"),
+        *tiles(),
+        row("Who serves what?"),
+        queues(),
+        workers(),
+        *work(),
+        *slots_in_use(),
+    ]
+
+
+def board():
+    variables = [
+        *scope(),
+        choice("pool", "Work pool", values("work_pool_name", "prefect_info_work_pools")),
+        prefect_ui(),
+    ]
+    return dashboard(
+        "prefect-work-pools",
+        "Prefect work pools and queues",
+        "Who does the work, and does it keep up? Workers, queues, lateness, slots, limits.",
+        start="6h",
+        variables=variables,
+        contents=contents(),
+    )

@@ -1,0 +1,161 @@
+//! Bars by numbers: what a panel counts adds up to what happened.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::process::Command;
+
+use super::json::{Panel, dashboards, none};
+use super::queries::{Query, Selector, catalogue};
+use super::shown::{Look, now, packages, show};
+use super::workspace::of_deployment;
+use crate::support::programs::{Prometheus, programs};
+use crate::support::stack::run;
+
+/// Seconds between two scrapes, as in prometheus.yml.
+const SCRAPE: u64 = 15;
+const HALF_AN_HOUR: u64 = 1_800;
+const SIX_HOURS: u64 = 21_600;
+
+/// Panels that count events for each interval.
+fn counts(panel: Panel<'_>) -> bool {
+    let counter = |text: &str| text.contains("_total{");
+    panel.has_bars() && panel.expressions().any(counter)
+}
+
+/// The series of a counter: one for each of some values of the label that bars are split by.
+fn series(metric: &str, labels: &BTreeSet<String>) -> Vec<String> {
+    let split = ["state_type", "outcome", "exporter"];
+    let values: &[&str] = match labels {
+        labels if labels.contains("state_type") => &["COMPLETED", "FAILED", "CRASHED"],
+        labels if labels.contains("outcome") => &["success", "failure", "partial"],
+        _ => &["one"],
+    };
+    let of = |value: &&str| {
+        let job = match metric.starts_with("numbers_") {
+            true => "numbers",
+            false => "prefect-otel-agent",
+        };
+        let mut text = format!("{metric}{{job={job:?},instance=\"one\"");
+        for label in labels {
+            let value = if split.contains(&label.as_str()) {
+                *value
+            } else {
+                "one"
+            };
+            write!(text, ",{label}={value:?}").unwrap();
+        }
+        text + "}"
+    };
+    values.iter().map(of).collect()
+}
+
+/// Hours of scrapes of these counters: each event of a run or the agent at a random moment, some
+/// two hundred of each counter in half an hour.
+fn history(metrics: &BTreeSet<String>, end: u64) -> String {
+    let known = catalogue();
+    let mut random = fastrand::Rng::with_seed(186);
+    let mut text = String::new();
+    for metric in metrics {
+        let labels = known.get(metric).cloned().unwrap_or_default();
+        let family = metric.strip_suffix("_total").unwrap();
+        writeln!(text, "# TYPE {family} counter").unwrap();
+        let all = series(metric, &labels);
+        for series in &all {
+            let mut value = 0;
+            // Not at the same seconds as the panel's steps.
+            let mut time = end - SIX_HOURS - 3_600 + 7;
+            while time <= end {
+                let likely = 200.0 / (HALF_AN_HOUR / SCRAPE) as f64 / all.len() as f64;
+                value += (0..4).filter(|_| random.f64() < likely / 4.0).count();
+                writeln!(text, "{series} {value} {time}").unwrap();
+                time += SCRAPE;
+            }
+        }
+    }
+    text + "# EOF\n"
+}
+
+/// By how much the counters of a query have grown.
+fn truth(prometheus: &Prometheus, selector: &Selector, from: u64, to: u64) -> f64 {
+    let constant = selector
+        .matchers
+        .iter()
+        .filter(|(_, _, value)| !value.contains('$'));
+    let matchers: Vec<String> = constant
+        .map(|(name, operator, value)| format!("{name}{operator}{value:?}"))
+        .collect();
+    let at = |time: u64| format!("sum({{{}}} @ {time})", matchers.join(","));
+    let value = |time| prometheus.value(&at(time)).unwrap_or(0.0);
+    value(to) - value(from)
+}
+
+#[test]
+fn bars_add_up_to_what_happened() {
+    let test = "bars_add_up_to_what_happened";
+    let (Some(programs), Some(packages)) = (programs(test), packages(test)) else {
+        return;
+    };
+    let parser = Prometheus::scraping(&programs, &[]);
+    let all = dashboards();
+    let counting = all
+        .iter()
+        .flat_map(|one| one.panels())
+        .filter(|panel| counts(*panel));
+    let metrics: BTreeSet<String> = counting
+        .flat_map(|panel| Query::of(&parser, panel))
+        .flat_map(|query| query.selectors())
+        .map(|selector| selector.metric)
+        .filter(|metric| metric.ends_with("_total"))
+        .collect();
+    assert!(metrics.len() > 3, "{metrics:?}");
+    // A whole minute: the last bar is full.
+    let end = now() as u64 / 60 * 60;
+    let folder = tempfile::tempdir().unwrap();
+    let (file, config) = (folder.path().join("history"), folder.path().join("config"));
+    std::fs::write(&file, history(&metrics, end)).unwrap();
+    std::fs::write(&config, "scrape_configs: []\n").unwrap();
+    let data = tempfile::tempdir().unwrap();
+    run(Command::new(programs.join("promtool"))
+        .args(["tsdb", "create-blocks-from", "openmetrics"])
+        .arg(&file)
+        .arg(data.path()));
+    let prometheus = Prometheus::start_on(&programs, &config, data, &[], &[]);
+    let mut wrong = Vec::new();
+    for range in [HALF_AN_HOUR, SIX_HOURS] {
+        let looks: Vec<Look> = { all.iter() }
+            .map(|dashboard| {
+                let mut look = of_deployment(&dashboard.file, "one", "one");
+                (look.range, look.to) = (range, Some(end));
+                look
+            })
+            .collect();
+        for (dashboard, shown) in all.iter().zip(show(&packages, &prometheus, &looks)) {
+            for panel in dashboard.panels().filter(|panel| counts(*panel)) {
+                let shown = shown.panel(panel);
+                let values = shown.series.iter().flat_map(|series| &series.values);
+                let bars: f64 = values.filter_map(serde_json::Value::as_f64).sum();
+                // The first bar is of the interval before the range.
+                let step = shown.step as u64;
+                let (from, to) = ((end - range) / step * step - step, end / step * step);
+                let queries = Query::of(&parser, panel);
+                let selectors = queries.iter().filter_map(|query| {
+                    let mut counters = query.selectors().into_iter();
+                    counters.find(|selector| metrics.contains(&selector.metric))
+                });
+                let happened: f64 = selectors
+                    .map(|selector| truth(&prometheus, &selector, from, to))
+                    .sum();
+                // increase() estimates what happened between the last scrape of one interval and
+                // the first one of the next: single bars err, their sum hardly does.
+                if happened < 50.0 || (bars - happened).abs() > happened * 0.05 {
+                    wrong.push(format!(
+                        "{}: {happened} in {} minutes, bars add up to {bars:.1}",
+                        panel.says(),
+                        range / 60
+                    ));
+                }
+            }
+        }
+    }
+    none(wrong);
+}

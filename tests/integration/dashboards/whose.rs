@@ -1,0 +1,215 @@
+//! Defect 6: what is chosen at the top is followed, and it is said whose each object is. Queries are
+//! parsed by the real Prometheus.
+
+use std::collections::BTreeSet;
+
+use super::json::{Panel, dashboards, none, panels_that};
+use super::queries::{Query, Selector, catalogue};
+use crate::support::programs::{Prometheus, programs};
+
+/// Labels that name what runs: who asks for any of them is asked for a choice of the others, by a
+/// join where the metric itself does not have the label.
+const NAMED: [&str; 4] = [
+    "flow_name",
+    "deployment_name",
+    "work_pool_name",
+    "work_queue_name",
+];
+
+#[test]
+fn every_panel_follows_what_is_chosen_at_the_top() {
+    let Some(programs) = programs("every_panel_follows_what_is_chosen_at_the_top") else {
+        return;
+    };
+    let prometheus = Prometheus::scraping(&programs, &[]);
+    let catalogue = catalogue();
+    none(panels_that(|dashboard, panel| {
+        let mut wrong = BTreeSet::new();
+        for query in Query::of(&prometheus, panel) {
+            let selectors = query.selectors();
+            let has = |selector: &Selector, label: &str| {
+                { catalogue.get(&selector.metric) }.is_some_and(|labels| labels.contains(label))
+            };
+            for (variable, label) in dashboard.variables_of_labels() {
+                let asked = { selectors.iter() }.any(|selector| {
+                    has(selector, label)
+                        || NAMED.contains(&label) && NAMED.iter().any(|other| has(selector, other))
+                });
+                let own = { selectors.iter() }
+                    .filter(|selector| has(selector, label))
+                    .all(|selector| selector.uses(label, variable));
+                let used = selectors
+                    .iter()
+                    .any(|selector| selector.uses(label, variable));
+                if asked && !(own && used) {
+                    let metric = &selectors[0].metric;
+                    wrong.insert(format!("a query of {metric} does not follow ${variable}"));
+                }
+            }
+        }
+        wrong.into_iter().collect()
+    }));
+}
+
+/// The labels that say whose an object is: two workspaces can have the same names.
+const WHOSE: [(&str, &str); 3] = [
+    ("job", "job"),
+    ("instance", "instance"),
+    ("prefect_workspace", "workspace"),
+];
+
+#[test]
+fn every_query_selects_job_instance_and_workspace() {
+    let Some(programs) = programs("every_query_selects_job_instance_and_workspace") else {
+        return;
+    };
+    let prometheus = Prometheus::scraping(&programs, &[]);
+    let catalogue = catalogue();
+    none(panels_that(|dashboard, panel| {
+        let mut wrong = BTreeSet::new();
+        if !dashboard.of_prefect() {
+            return Vec::new();
+        }
+        for selector in Query::of(&prometheus, panel)
+            .iter()
+            .flat_map(Query::selectors)
+        {
+            for (label, variable) in WHOSE {
+                // Those of the process belong to no workspace.
+                let has = label != "prefect_workspace" || selector.metric.starts_with("prefect_");
+                let known = catalogue.contains_key(&selector.metric);
+                if known && has && !selector.uses(label, variable) {
+                    wrong.insert(format!(
+                        "{} without {label}=~\"${variable}\"",
+                        selector.metric
+                    ));
+                }
+            }
+        }
+        wrong.into_iter().collect()
+    }));
+}
+
+#[test]
+fn rows_and_joins_keep_job_instance_and_workspace() {
+    let Some(programs) = programs("rows_and_joins_keep_job_instance_and_workspace") else {
+        return;
+    };
+    let prometheus = Prometheus::scraping(&programs, &[]);
+    none(panels_that(|dashboard, panel| {
+        if !dashboard.of_prefect() || panel.kind() != "table" {
+            return Vec::new();
+        }
+        let queries = Query::of(&prometheus, panel);
+        let groupings = queries.iter().flat_map(Query::groupings);
+        let wrong: BTreeSet<String> = groupings
+            .filter(|labels| {
+                !WHOSE
+                    .iter()
+                    .all(|(label, _)| labels.iter().any(|one| one == label))
+            })
+            .map(|labels| format!("by or on ({})", labels.join(", ")))
+            .collect();
+        wrong.into_iter().collect()
+    }));
+}
+
+#[test]
+fn variables_choose_job_instance_and_workspace_first() {
+    let mut wrong = Vec::new();
+    for dashboard in dashboards()
+        .iter()
+        .filter(|dashboard| dashboard.of_prefect())
+    {
+        let names = dashboard.variable_names();
+        let first = ["datasource", "job", "instance", "workspace"];
+        if !names.starts_with(&first) {
+            wrong.push(format!("{}: {names:?}", dashboard.file));
+        }
+        for variable in dashboard.variables() {
+            let name = variable["name"].as_str().unwrap();
+            let chosen = variable["allValue"] == ".*" && variable["includeAll"] == true;
+            if first[1..].contains(&name) && !chosen {
+                wrong.push(format!("{}: ${name} cannot be everything", dashboard.file));
+            }
+        }
+    }
+    none(wrong);
+}
+
+/// Metrics of other programs than the agent.
+const OTHERS: [&str; 8] = [
+    "ALERTS",
+    "up",
+    "target_info",
+    "scrape_",
+    "otelcol_",
+    "prometheus_",
+    "process_",
+    "numbers_",
+];
+
+#[test]
+fn every_metric_that_a_query_names_exists() {
+    let Some(programs) = programs("every_metric_that_a_query_names_exists") else {
+        return;
+    };
+    let prometheus = Prometheus::scraping(&programs, &[]);
+    let catalogue = catalogue();
+    none(panels_that(|_, panel| {
+        let queries = Query::of(&prometheus, panel);
+        let selectors = queries.iter().flat_map(Query::selectors);
+        let unknown = selectors.filter(|selector| {
+            let name = selector.metric.as_str();
+            !catalogue.contains_key(name) && !OTHERS.iter().any(|other| name.starts_with(other))
+        });
+        unknown.map(|selector| selector.metric).collect()
+    }));
+}
+
+#[test]
+fn a_deployments_own_page_has_its_late_runs() {
+    let all = dashboards();
+    let deployment = all
+        .iter()
+        .find(|one| one.file == "deployment.json")
+        .unwrap();
+    let late = |panel: Panel<'_>| {
+        panel
+            .expressions()
+            .any(|text| text.contains("prefect_flow_runs_late"))
+    };
+    assert!(deployment.panels().any(late));
+}
+
+#[test]
+fn no_label_of_one_users_deployments_is_taken_for_granted() {
+    let Some(programs) = programs("no_label_of_one_users_deployments_is_taken_for_granted") else {
+        return;
+    };
+    let prometheus = Prometheus::scraping(&programs, &[]);
+    let catalogue = catalogue();
+    none(panels_that(|_, panel| {
+        let queries = Query::of(&prometheus, panel);
+        let known: BTreeSet<&str> = { catalogue.values().flatten().map(String::as_str) }
+            .chain(["le", "job", "instance", "prefect_workspace", "quantile"])
+            .collect();
+        let metrics = queries.iter().flat_map(Query::selectors);
+        let ours = metrics
+            .filter(|selector| catalogue.contains_key(&selector.metric))
+            .count()
+            > 0;
+        let text = panel.json["transformations"].to_string();
+        let used = queries.iter().flat_map(Query::groupings).flatten();
+        // Those that a query makes itself are in it as texts.
+        let made = |label: &str| {
+            panel
+                .expressions()
+                .any(|text| text.contains(&format!("{label:?}")))
+        };
+        let unknown = used.filter(|label| ours && !known.contains(label.as_str()) && !made(label));
+        unknown
+            .chain(text.contains("\"team\"").then(|| "team".to_owned()))
+            .collect()
+    }));
+}
