@@ -27,6 +27,12 @@ def version():
     return re.search(r'^version = "(.+)"$', (ROOT / "Cargo.toml").read_text(), re.M).group(1)
 
 
+def python_version(cargo):
+    """The version as Python writes it: 0.2.0-rc.1 is 0.2.0rc1."""
+    short = {"alpha": "a", "beta": "b", "rc": "rc"}
+    return re.sub(r"-(alpha|beta|rc)\.?(\d+)$", lambda match: short[match[1]] + match[2], cargo)
+
+
 def notes(tag, current, changelog):
     """The text of the section of `tag`, without its heading."""
     if tag != f"v{current}":

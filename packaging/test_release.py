@@ -66,6 +66,13 @@ class Notes(unittest.TestCase):
                 datetime.date.fromisoformat(date)
 
 
+class Version(unittest.TestCase):
+    def test_a_pre_release_is_written_as_python_does(self):
+        self.assertEqual(release.python_version("0.2.0-rc.1"), "0.2.0rc1")
+        self.assertEqual(release.python_version("0.2.0-beta.2"), "0.2.0b2")
+        self.assertEqual(release.python_version("0.2.0"), "0.2.0")
+
+
 class Archive(unittest.TestCase):
     def test_the_archive_has_an_executable_binary_and_the_documents(self):
         with tempfile.TemporaryDirectory() as folder:
