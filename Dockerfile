@@ -1,47 +1,66 @@
-# syntax=docker/dockerfile:1
-# Targets: agent (the last one, the default) and numbers (the example service).
+# Targets: agent (the last one, the default) and numbers (the example service). Each is built from a
+# stage of its own, so --target agent does not build the other.
 
-FROM rust:1.95-slim-bookworm AS build
+FROM gcr.io/distroless/cc-debian13:nonroot@sha256:54df941ed0d06a1bd95ef5e0ce391fd8d9f94b64782dc9a60062727849ee3f97 AS runtime
+# No shell, no package manager: glibc, CA certificates and the binary, as user 65532.
+
+# The Debian release of the runtime, whose glibc the binaries need. The image has all that the build
+# needs: Rust and a C compiler.
+FROM rust:1.95.0-slim-trixie@sha256:e14e87345b4d5964ddcc3491d27ee046a0f23820f340c3c1e24da6880141f7c0 AS manifests
 WORKDIR /src
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends build-essential cmake \
-    && rm -rf /var/lib/apt/lists/*
-
-# The dependencies, with empty sources: a layer that is rebuilt only if Cargo.toml or Cargo.lock
-# changes.
+# The workspace with empty sources: what is built from them are the dependencies, in layers that are
+# rebuilt only if Cargo.toml or Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
 COPY examples/service/Cargo.toml examples/service/
 RUN mkdir -p src benches examples/service/src \
     && for file in build.rs src/main.rs benches/fleet.rs examples/service/src/main.rs; do echo 'fn main() {}' >"$file"; done \
-    && touch src/lib.rs examples/service/src/lib.rs \
-    && cargo build --release --locked \
-    && rm -r build.rs src benches examples/service/src
+    && touch src/lib.rs examples/service/src/lib.rs
 
+FROM manifests AS numbers-build
+RUN cargo build --release --locked --package numbers
+COPY examples/service/src examples/service/src
+# The copied sources are older than the build of the empty ones.
+RUN find examples/service/src -name '*.rs' -exec touch {} + \
+    && cargo build --release --locked --package numbers
+
+FROM manifests AS agent-build
+RUN cargo build --release --locked --package prefect-otel-agent
 COPY build.rs ./
 COPY src src
-COPY benches benches
-COPY examples/service/src examples/service/src
-# The image is built without the repository: docker build --build-arg COMMIT=$(git rev-parse --short=12 HEAD)
+# For --version, since the image is built without the repository.
 ARG COMMIT=""
-# The copied sources are older than the build of the empty ones.
-RUN find build.rs src benches examples/service/src -name '*.rs' -exec touch {} + \
-    && PREFECT_OTEL_AGENT_COMMIT="$COMMIT" cargo build --release --locked \
+RUN find build.rs src -name '*.rs' -exec touch {} + \
+    && PREFECT_OTEL_AGENT_COMMIT="$COMMIT" cargo build --release --locked --package prefect-otel-agent \
     && mkdir /state
 
-# No shell, no package manager: glibc, CA certificates and the binary, as user 65532.
-FROM gcr.io/distroless/cc-debian12:nonroot AS numbers
-COPY --from=build /src/target/release/numbers /usr/local/bin/numbers
+FROM runtime AS numbers
+COPY --from=numbers-build /src/target/release/numbers /usr/local/bin/numbers
 EXPOSE 8080
 HEALTHCHECK --interval=15s --timeout=5s --start-period=10s --retries=3 \
     CMD ["/usr/local/bin/numbers", "health"]
 ENTRYPOINT ["/usr/local/bin/numbers"]
+ARG COMMIT=""
+LABEL org.opencontainers.image.title="numbers" \
+    org.opencontainers.image.description="A small REST service that is instrumented with OpenTelemetry, as an example" \
+    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.revision="$COMMIT" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.base.name="gcr.io/distroless/cc-debian13:nonroot"
 
-FROM gcr.io/distroless/cc-debian12:nonroot AS agent
-COPY --from=build /src/target/release/prefect-otel-agent /usr/local/bin/prefect-otel-agent
+FROM runtime AS agent
+COPY --from=agent-build /src/target/release/prefect-otel-agent /usr/local/bin/prefect-otel-agent
 # A volume mounted here takes its owner from this folder. STATE_DIR is not set: in a folder that is
 # deleted with the container, each container would get a new service.instance.id.
-COPY --from=build --chown=65532:65532 /state /state
+COPY --from=agent-build --chown=65532:65532 /state /state
 EXPOSE 8000
+# /healthz: whether the process runs. An outage of Prefect does not make the container unhealthy.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
     CMD ["/usr/local/bin/prefect-otel-agent", "health"]
 ENTRYPOINT ["/usr/local/bin/prefect-otel-agent"]
+ARG COMMIT=""
+LABEL org.opencontainers.image.title="prefect-otel-agent" \
+    org.opencontainers.image.description="Push-based OpenTelemetry metrics agent for Prefect 3: OTLP push, Prometheus pull bridge" \
+    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.revision="$COMMIT" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.base.name="gcr.io/distroless/cc-debian13:nonroot"

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, Command};
 
 use crate::docgen::{Format, Reference};
+use crate::health::Probe;
 use crate::metrics;
 use crate::settings::table::SETTINGS;
 use crate::settings::{self, Sources};
@@ -80,12 +81,19 @@ pub fn command() -> Command {
         }))
         .subcommand(
             Command::new(HEALTH)
-                .about("Asks the agent on this machine whether it is ready: exit code 0 or 1"),
+                .about("Asks the agent on this machine whether it runs: exit code 0 or 1")
+                .arg(
+                    Arg::new(READY)
+                        .long(READY)
+                        .action(ArgAction::SetTrue)
+                        .help("Asks whether it has read Prefect recently (/readyz, not /healthz)"),
+                ),
         )
 }
 
 /// The subcommand that asks a running agent, for containers without a shell.
 const HEALTH: &str = "health";
+const READY: &str = "ready";
 
 /// What is asked of the program.
 pub enum Invocation {
@@ -93,8 +101,8 @@ pub enum Invocation {
     Run(Sources),
     /// To print this.
     Print(String),
-    /// To ask the agent that runs with these settings.
-    Health(Sources),
+    /// To ask this of the agent that runs with these settings.
+    Health(Probe, Sources),
 }
 
 /// What arguments and environment ask for. Ends the process for `--help`, `--version` and
@@ -103,7 +111,11 @@ pub fn invocation() -> Invocation {
     let matches = command().get_matches();
     if let Some((name, arguments)) = matches.subcommand() {
         if name == HEALTH {
-            return Invocation::Health(Sources::from_process());
+            let probe = match arguments.get_flag(READY) {
+                true => Probe::Ready,
+                false => Probe::Live,
+            };
+            return Invocation::Health(probe, Sources::from_process());
         }
         let wanted = arguments.get_one::<String>("format");
         let format = Format::ALL

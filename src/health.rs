@@ -1,4 +1,4 @@
-//! Asks a running agent whether it is ready: what a container's health check runs.
+//! Asks a running agent for its health: what a container's health check runs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -6,30 +6,49 @@ use std::time::Duration;
 /// A health check that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Why the agent is not ready.
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// Whether the process runs. An outage of Prefect does not change the answer: a restart would
+    /// not end it, and would lose what the agent knows.
+    Live,
+    /// Whether it has read Prefect recently.
+    Ready,
+}
+
+impl Probe {
+    fn path(self) -> &'static str {
+        match self {
+            Probe::Live => "/healthz",
+            Probe::Ready => "/readyz",
+        }
+    }
+}
+
+/// Why the agent is not healthy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no answer.
     #[error("no answer from {0}: {1}")]
     NoAnswer(String, reqwest::Error),
-    /// The agent answers that it is not ready.
+    /// The agent answers that it is not.
     #[error("{0}: {1}")]
-    NotReady(String, String),
+    Unhealthy(String, String),
 }
 
 /// Asks the agent that listens on `address`.
 ///
 /// # Errors
 ///
-/// When it does not answer, or is not ready.
-pub async fn ask(mut address: SocketAddr) -> Result<(), Error> {
+/// If it does not answer, or answers that it is not healthy.
+pub async fn ask(mut address: SocketAddr, probe: Probe) -> Result<(), Error> {
     if address.ip().is_unspecified() {
         address.set_ip(match address {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         });
     }
-    let url = format!("http://{address}/readyz");
+    let url = format!("http://{address}{}", probe.path());
     let no_answer = |error| Error::NoAnswer(url.clone(), error);
     let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy();
     let client = client.build().map_err(no_answer)?;
@@ -38,7 +57,7 @@ pub async fn ask(mut address: SocketAddr) -> Result<(), Error> {
         true => Ok(()),
         false => {
             let text = answer.text().await.unwrap_or_default();
-            Err(Error::NotReady(url, text.trim().to_owned()))
+            Err(Error::Unhealthy(url, text.trim().to_owned()))
         }
     }
 }

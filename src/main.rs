@@ -16,9 +16,9 @@ const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let (sources, ask) = match cli::invocation() {
-        Invocation::Run(sources) => (sources, false),
-        Invocation::Health(sources) => (sources, true),
+    let (sources, probe) = match cli::invocation() {
+        Invocation::Run(sources) => (sources, None),
+        Invocation::Health(probe, sources) => (sources, Some(probe)),
         // A reader that has seen enough closes the pipe: that is no failure.
         Invocation::Print(text) => {
             _ = std::io::stdout().write_all(text.as_bytes());
@@ -33,13 +33,15 @@ fn main() -> ExitCode {
         .worker_threads(2)
         .enable_all()
         .build();
-    match runtime {
-        Ok(runtime) if ask => match runtime.block_on(health::ask(settings.metrics_address)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(FAILURE, &error),
-        },
-        Ok(runtime) => runtime.block_on(run(settings)),
-        Err(error) => fail(FAILURE, &error),
+    match (runtime, probe) {
+        (Ok(runtime), Some(probe)) => {
+            match runtime.block_on(health::ask(settings.metrics_address, probe)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(FAILURE, &error),
+            }
+        }
+        (Ok(runtime), None) => runtime.block_on(run(settings)),
+        (Err(error), _) => fail(FAILURE, &error),
     }
 }
 

@@ -7,6 +7,7 @@ use super::compatible::{
     DEPLOYMENT_NAME, FLOW_NAME, FLOW_RUN_NAME, STATE_NAME, STATE_TYPE, WORK_POOL_NAME,
     WORK_QUEUE_NAME, family,
 };
+use super::points::unix_seconds;
 use super::{Buckets, Family, Points, View};
 use crate::core::clock::before;
 use crate::core::counters::{FLOW_RUN_RETRIES, FLOW_RUNS_FINISHED};
@@ -116,6 +117,14 @@ pub(super) const FAMILIES: &[Family] = &[
         late,
     )
     .lingering(),
+    Family::gauge(
+        "prefect.flow_runs.oldest_pending.time",
+        "s",
+        "Since when the flow run that has been pending longest is so, as Unix time.",
+        &[DEPLOYMENT_NAME, FLOW_NAME, WORK_POOL_NAME, WORK_QUEUE_NAME],
+        UNFINISHED,
+        oldest_pending,
+    ),
     Family::gauge(
         "prefect.flow_runs.by_state",
         "{run}",
@@ -280,6 +289,19 @@ fn active(view: &View<'_>, points: &mut Points<'_>) {
 fn late(view: &View<'_>, points: &mut Points<'_>) {
     for run in view.snapshot.unfinished.iter().filter(|run| run.is_late()) {
         points.add(places(view, run), 1.0);
+    }
+}
+
+fn oldest_pending(view: &View<'_>, points: &mut Points<'_>) {
+    let runs = view.snapshot.unfinished.iter();
+    let pending = runs.filter(|run| run.state_type == Some(StateType::Pending));
+    let mut pending: Vec<_> = pending
+        .filter_map(|run| Some((run.state_time?, run)))
+        .collect();
+    // The oldest is set last.
+    pending.sort_unstable_by_key(|(since, _)| std::cmp::Reverse(*since));
+    for (since, run) in pending {
+        points.set(places(view, run), unix_seconds(since));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::objects::{Field, time};
 
@@ -103,6 +103,9 @@ pub struct FlowRun {
     /// The name of its state: free text.
     #[serde(default)]
     pub state_name: Field<Arc<str>>,
+    /// When it entered its state, by the clock of the process that proposed it.
+    #[serde(default, rename = "state", deserialize_with = "entered")]
+    pub state_time: Option<Timestamp>,
     /// When it was to start first.
     #[serde(default, deserialize_with = "time")]
     pub expected_start_time: Option<Timestamp>,
@@ -130,6 +133,17 @@ pub struct FlowRun {
     /// The pool of that queue.
     #[serde(default)]
     pub work_pool_name: Field<Arc<str>>,
+}
+
+/// The time of the state that is part of a run.
+fn entered<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    #[derive(Deserialize)]
+    struct State {
+        #[serde(default, deserialize_with = "time")]
+        timestamp: Option<Timestamp>,
+    }
+    let state = Option::<State>::deserialize(deserializer)?;
+    Ok(state.and_then(|state| state.timestamp))
 }
 
 impl FlowRun {

@@ -229,7 +229,7 @@ fn check_runs(world: &World, agent: &AgentProcess, features: &Features) {
         );
     }
     assert_eq!(sum(&agent.page(), "prefect_flow_runs_active", &[]), 2.0);
-    wait_for("the late run", Duration::from_secs(60), || {
+    wait_for("the late run", || {
         (server.flow_run(&late)["state_name"] == "Late").then_some(())
     });
     expect(agent, "prefect_flow_runs_late", &[&DEPLOYMENT, &PLACE], 1.0);

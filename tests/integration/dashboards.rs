@@ -133,7 +133,10 @@ fn grafana_is_provisioned_with_what_is_there() {
     assert_eq!(source["type"], "prometheus");
     let compose = project_text("compose.yml");
     assert!(compose.contains(&format!("./grafana/dashboards:{folder}:ro")));
-    assert!(compose.contains("./grafana/provisioning:/etc/grafana/provisioning:ro"));
+    for part in ["datasources", "dashboards"] {
+        let folder = format!("grafana/provisioning/{part}:/etc/grafana/provisioning/{part}:ro");
+        assert!(compose.contains(&folder), "{folder}");
+    }
     assert!(compose.contains(&format!("HOME_DASHBOARD_PATH: {folder}/overview.json")));
     let host = source["url"]
         .as_str()

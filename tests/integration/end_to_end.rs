@@ -186,7 +186,7 @@ fn create(server: Server) -> World {
 
 /// The server's own service calls runs late, within half a minute.
 fn wait_until_late(server: &Server, runs: &[&String]) {
-    crate::support::process::wait_for("late runs", Duration::from_secs(90), || {
+    crate::support::process::wait_for("late runs", || {
         runs.iter()
             .all(|run| server.flow_run(run)["state_name"] == "Late")
             .then_some(())

@@ -2,7 +2,6 @@
 //! zero, or `increase()` would miss them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
@@ -12,8 +11,6 @@ use crate::support::points::{got_of, over_http};
 use crate::support::process::{AgentProcess, wait_for};
 use crate::support::stub::Stub;
 use crate::support::{fleet, pass, small_stub};
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A new deployment, and runs of it that ended before anybody has seen it.
 fn deploy(stub: &Stub, number: usize, runs: usize) {
@@ -68,7 +65,7 @@ async fn a_zero_that_no_push_has_brought_is_pushed_again_before_the_first_events
             ];
             let _agent = AgentProcess::start(&stub.url, &settings);
             let mut pushed = Pushed::default();
-            wait_for("a push", PATIENCE, || {
+            wait_for("a push", || {
                 (!pushed.of(&receiver, 0).is_empty()).then_some(())
             });
             receiver.answer(refusal(status));
@@ -76,7 +73,7 @@ async fn a_zero_that_no_push_has_brought_is_pushed_again_before_the_first_events
             pass(&stub, 4);
             assert!(pushed.of(&receiver, 1).is_empty(), "{status}");
             receiver.answer_well();
-            let counts = wait_for("the events", PATIENCE, || {
+            let counts = wait_for("the events", || {
                 let counts = pushed.of(&receiver, 1);
                 counts
                     .last()
@@ -113,7 +110,7 @@ async fn where_pages_are_scraped_and_pushes_accepted_both_see_the_zero_first() {
         ];
         let agent = AgentProcess::start(&stub.url, &settings);
         let mut pushed = Pushed::default();
-        wait_for("a push", PATIENCE, || {
+        wait_for("a push", || {
             (!pushed.of(&receiver, 0).is_empty()).then_some(())
         });
         agent.wait_for_page("a cycle", |_| on_page(&agent, 0));
@@ -124,7 +121,7 @@ async fn where_pages_are_scraped_and_pushes_accepted_both_see_the_zero_first() {
         assert!(counts.len() >= 3, "{counts:?}");
         assert!(counts.iter().all(|count| *count == 0.0), "{counts:?}");
         assert_eq!(on_page(&agent, 1), Some(0.0));
-        wait_for("the events", PATIENCE, || {
+        wait_for("the events", || {
             (pushed.of(&receiver, 1).last() == Some(&3.0)).then_some(())
         });
         assert_eq!(on_page(&agent, 1), Some(3.0));
@@ -139,7 +136,7 @@ async fn where_pages_are_scraped_and_pushes_accepted_both_see_the_zero_first() {
         agent.wait_for_page("the events", |_| {
             (on_page(&agent, 2) == Some(2.0)).then_some(())
         });
-        let counts = wait_for("the events", PATIENCE, || {
+        let counts = wait_for("the events", || {
             let counts = pushed.of(&receiver, 2);
             counts
                 .last()

@@ -116,14 +116,14 @@ async fn a_server_with_smaller_pages_is_read_completely_and_said_to_be_once() {
     stub.contents().page_limit = Some(100);
     tokio::task::block_in_place(|| {
         let agent = AgentProcess::start(&stub.url, &[]);
-        wait_for("readiness", Duration::from_secs(20), || {
+        wait_for("readiness", || {
             (agent.get("/readyz").0 == 200).then_some(())
         });
         for number in 0..450 {
             let run = fleet::run_at(number, "COMPLETED", 0);
             stub.contents().flow_runs.push(run);
         }
-        wait_for("450 runs", Duration::from_secs(20), || {
+        wait_for("450 runs", || {
             (sum(&agent.page(), FINISHED) == 450.0).then_some(())
         });
         let page = agent.page();

@@ -7,6 +7,7 @@ use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 
 use crate::support::otlp::{Received, Receiver};
 use crate::support::process::{AgentProcess, agent_command, wait_for};
+use crate::support::stack::project;
 use crate::support::stub::{Stub, recorded_error};
 use crate::support::tls::{Certificates, TlsListener};
 use crate::support::{fleet, small_stub};
@@ -32,9 +33,7 @@ async fn both_signals_end_it_within_five_seconds_with_a_last_push() {
             let mut agent = AgentProcess::start(&stub.url, &settings);
             let pushes = || receiver.pushes.lock().unwrap().len();
             // One of the start and one of the first cycle.
-            wait_for("the cycle's push", Duration::from_secs(20), || {
-                (pushes() == 2).then_some(())
-            });
+            wait_for("the cycle's push", || (pushes() == 2).then_some(()));
             let asked = Instant::now();
             agent.process.signal(signal);
             let status = agent.process.wait(Duration::from_secs(5));
@@ -94,19 +93,19 @@ async fn endpoints_answer_what_they_should() {
     let stub = small_stub().await;
     stub.fault(|_| Some(recorded_error("error_unauthorized")));
     blocking(|| {
-        let agent = AgentProcess::start(&stub.url, &[("REQUEST_TIMEOUT_SECONDS", "1")]);
+        let agent = AgentProcess::start(&stub.url, &[]);
         assert_eq!(agent.get("/healthz").0, 200, "the process lives");
         assert_eq!(agent.get("/readyz").0, 503, "no good cycle yet");
         assert_eq!(agent.get("/anything").0, 404);
         assert_eq!(agent.get("/").0, 200);
         agent.process.wait_for_line("Prefect cannot be read");
         stub.heal();
-        wait_for("readiness", Duration::from_secs(20), || {
+        wait_for("readiness", || {
             (agent.get("/readyz").0 == 200).then_some(())
         });
         agent.process.wait_for_line("Prefect can be read");
         stub.fault(|_| Some(recorded_error("error_unauthorized")));
-        wait_for("staleness", Duration::from_secs(20), || {
+        wait_for("staleness", || {
             (agent.get("/readyz").0 == 503).then_some(())
         });
         assert_eq!(
@@ -156,7 +155,7 @@ async fn without_the_prometheus_exporter_there_is_no_page_but_there_is_health() 
         let agent = AgentProcess::start(&stub.url, &[("OTEL_METRICS_EXPORTER", "none")]);
         assert_eq!(agent.get("/metrics").0, 404);
         assert_eq!(agent.get("/healthz").0, 200);
-        wait_for("readiness", Duration::from_secs(20), || {
+        wait_for("readiness", || {
             (agent.get("/readyz").0 == 200).then_some(())
         });
     });
@@ -301,20 +300,50 @@ async fn prefect_can_have_a_certificate_of_a_private_authority() {
     });
 }
 
+/// What the health check of a container runs, for the agent on `port`.
+fn health(port: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = agent_command(&[("METRICS_PORT", port)]);
+    let output = command.arg("health").args(arguments).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), stderr)
+}
+
 #[test]
 fn a_health_check_asks_the_running_agent() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let stub = runtime.block_on(small_stub());
     let agent = AgentProcess::start(&stub.url, &[]);
     let port = agent.address.port().to_string();
-    let check = || {
-        let mut command = agent_command(&[("METRICS_PORT", &port)]);
-        command.arg("health").output().unwrap()
-    };
     agent.wait_for_page("a cycle", |page| page.value("prefect_up", &[]));
-    assert!(check().status.success());
+    assert_eq!(health(&port, &[]).0, Some(0));
+    assert_eq!(health(&port, &["--ready"]).0, Some(0));
     drop(agent);
-    let check = check();
-    assert_eq!(check.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&check.stderr).contains("no answer from http://127.0.0.1:"));
+    let (code, stderr) = health(&port, &[]);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("no answer from http://127.0.0.1:"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn the_health_check_of_the_image_does_not_follow_an_outage_of_prefect() {
+    let agent = AgentProcess::start("http://127.0.0.1:9/api", &[("MAX_RETRIES", "0")]);
+    let port = agent.address.port().to_string();
+    agent.process.wait_for_line("Prefect cannot be read");
+    let (code, stderr) = health(&port, &["--ready"]);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("no cycle has read Prefect"), "{stderr}");
+    // The very command of the image.
+    let dockerfile = std::fs::read_to_string(project("Dockerfile")).unwrap();
+    let (_, agent_stage) = dockerfile.rsplit_once("\nFROM ").unwrap();
+    let (_, check) = agent_stage.split_once("prefect-otel-agent\", ").unwrap();
+    let (arguments, _) = check.split_once(']').unwrap();
+    let arguments: Vec<&str> = arguments
+        .split(", ")
+        .map(|word| word.trim_matches('"'))
+        .collect();
+    assert_eq!(arguments[0], "health", "{arguments:?}");
+    let (code, stderr) = health(&port, &arguments[1..]);
+    assert_eq!(code, Some(0), "{stderr}");
 }

@@ -3,11 +3,14 @@
 // A test ends by panicking; the lint's own exception for tests does not reach their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod alerts;
 mod checkpoint;
 mod choice;
 mod churn;
 mod cli;
 mod compatibility;
+mod compose;
+mod confined;
 mod dashboards;
 mod delivery;
 mod deltas;
@@ -19,6 +22,7 @@ mod faults;
 mod first_events;
 mod fleet;
 mod honesty;
+mod image;
 mod lifecycle;
 mod native;
 mod otlp;

@@ -203,6 +203,28 @@ fn check_runs(server: &Server, agent: &AgentProcess, runs: &[String]) {
     );
 }
 
+/// Of two runs that are pending, the one that has been so longer.
+fn check_oldest_pending(server: &Server, agent: &AgentProcess, deployment: &str) {
+    for seconds in [-1, -2] {
+        let run = schedule(server, deployment, seconds);
+        server.set_state(&run, json!({"type": "PENDING"}));
+    }
+    let pending = json!({"flow_runs": {"state": {"type": {"any_": ["PENDING"]}}}});
+    let pending = server.post("/flow_runs/filter", pending);
+    let pending = pending.as_array().unwrap().iter();
+    let since: Vec<f64> = pending
+        .map(|run| time(&run["state"]["timestamp"]))
+        .collect();
+    assert_eq!(since.len(), 2);
+    let family = "prefect_flow_runs_oldest_pending_time_seconds";
+    let labels = [
+        ("deployment_name", "nightly"),
+        ("work_pool_name", "unattended"),
+        ("work_queue_name", "slow"),
+    ];
+    expect(agent, family, &labels, since[0].min(since[1]));
+}
+
 fn check_inventory(server: &Server, agent: &AgentProcess) {
     let kinds = [
         ("limit", "warehouse", "global", 4.0),
@@ -324,7 +346,7 @@ fn check_recipes(prometheus: &Prometheus) {
     for query in queries {
         let quiet = QUIET.iter().any(|part| query.contains(part));
         let what = format!("an answer to {query}");
-        wait_for(&what, Duration::from_secs(120), || {
+        wait_for(&what, || {
             let series = prometheus
                 .query(query)
                 .unwrap_or_else(|error| panic!("{query}: {error}"));
@@ -341,7 +363,7 @@ fn check_first_failures(server: &Server, prometheus: &Prometheus, known: &str) {
             "sum(increase(prefect_flow_runs_finished_total{{state_type=\"FAILED\",deployment_name=\"{deployment}\"}}[5m]))"
         ))
     };
-    wait_for("the series at zero", Duration::from_secs(120), || {
+    wait_for("the series at zero", || {
         increase("quiet").filter(|increase| *increase == 0.0)
     });
     let fail = |deployment: &str| {
@@ -360,7 +382,7 @@ fn check_first_failures(server: &Server, prometheus: &Prometheus, known: &str) {
     );
     fail(&new);
     for deployment in ["quiet", "brand-new"] {
-        let increase = wait_for(deployment, Duration::from_secs(120), || {
+        let increase = wait_for(deployment, || {
             increase(deployment).filter(|increase| *increase > 0.0)
         });
         // increase() extrapolates to the end of its window.
@@ -399,9 +421,7 @@ fn every_family_is_right_and_every_recipe_answers() {
     expect(&agent, "prefect_flow_runs_finished_total", &own, 0.0);
     if let Some(prometheus) = &prometheus {
         let zero = "sum(prefect_flow_runs_retries_total)";
-        wait_for("the series at zero", Duration::from_secs(120), || {
-            prometheus.value(zero)
-        });
+        wait_for("the series at zero", || prometheus.value(zero));
     }
     let runs = load(&server, &deployment);
     check_runs(&server, &agent, &runs);
@@ -410,6 +430,7 @@ fn every_family_is_right_and_every_recipe_answers() {
     schedule(&server, &deployment, -60);
     let running = schedule(&server, &deployment, -1);
     server.set_state(&running, json!({"type": "RUNNING"}));
+    check_oldest_pending(&server, &agent, &deployment);
     let mut python: Command = server.program("python");
     assert!(python.args(["-c", TASKS]).status().unwrap().success());
     check_tasks(&agent);

@@ -46,16 +46,10 @@ async fn one_cycle(stub: &Stub, receiver: &Receiver, more: &[(&str, &str)]) -> (
     settings.extend(more);
     let mut agent = support::agent(&stub.url, &settings).await;
     // The page before the first cycle is pushed too.
-    tokio::task::block_in_place(|| {
-        wait_for("the first push", Duration::from_secs(20), || {
-            receiver.last()
-        })
-    });
+    tokio::task::block_in_place(|| wait_for("the first push", || receiver.last()));
     receiver.pushes.lock().unwrap().clear();
     let page = support::cycle(&mut agent).await;
-    let push = tokio::task::block_in_place(|| {
-        wait_for("a push", Duration::from_secs(20), || receiver.last())
-    });
+    let push = tokio::task::block_in_place(|| wait_for("a push", || receiver.last()));
     (push, page)
 }
 
@@ -190,15 +184,13 @@ async fn a_collector_that_goes_and_comes_back_is_one_line_each_and_blocks_nothin
                 .value("prefect_agent_cycles_total", &[("outcome", "success")])
         };
         // Several pushes fail, and cycles go on at their pace.
-        wait_for("cycles", Duration::from_secs(20), || {
-            cycles(&agent).filter(|count| *count >= 4.0)
-        });
+        wait_for("cycles", || cycles(&agent).filter(|count| *count >= 4.0));
         agent
     });
     let receiver = Receiver::http(tokio::net::TcpListener::bind(address).await.unwrap()).await;
     tokio::task::block_in_place(|| {
         agent.process.wait_for_line("pushes arrive again");
-        wait_for("a push", Duration::from_secs(20), || receiver.last());
+        wait_for("a push", || receiver.last());
         let log = agent.process.log();
         assert_eq!(agent.process.lines_with("pushes fail"), 1, "{log:#?}");
         assert_eq!(

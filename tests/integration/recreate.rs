@@ -68,7 +68,7 @@ impl Chain<'_> {
     fn wait(&self) {
         let sum = format!("sum({})", self.finished());
         let what = format!("{} runs of {} by {}", self.counted.1, self.job, self.way);
-        wait_for(&what, PATIENCE, || {
+        wait_for(&what, || {
             (self.prometheus.value(&sum) == Some(self.counted.1)).then_some(())
         });
     }

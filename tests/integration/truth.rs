@@ -594,7 +594,7 @@ async fn a_stop_in_the_middle_of_a_cycle_counts_no_task_run_twice() {
             contents.clock_behind -= HOUR * 2;
             contents.delay = Duration::from_millis(300);
         }
-        wait_for("the task runs to be read", Duration::from_secs(30), || {
+        wait_for("the task runs to be read", || {
             let contents = stub.contents();
             let read = |request: &Request| {
                 request.path == "/task_runs/filter" && request.listed == Some(10)

@@ -1,7 +1,6 @@
 //! Every step of docs/tutorial.md, as a newcomer takes it.
 
 use std::process::Command;
-use std::time::Duration;
 
 use crate::support::prefect::free_port;
 use crate::support::process::{Process, built, wait_for};
@@ -30,7 +29,7 @@ fn step(name: &str, otlp: Option<&str>) -> (Process, String) {
     }
     let process = Process::start(&mut command);
     let url = format!("http://{address}");
-    wait_for(name, Duration::from_secs(20), || {
+    wait_for(name, || {
         let answer = reqwest::blocking::get(format!("{url}/square?num=20")).ok()?;
         (answer.text().unwrap() == "400\n").then_some(())
     });
@@ -84,7 +83,7 @@ fn every_question_of_the_tutorial_has_an_answer() {
     let questions = blocks("promql");
     assert!(questions.len() > 4);
     for question in questions {
-        wait_for(&question, Duration::from_secs(60), || {
+        wait_for(&question, || {
             for path in ["/square?num=3", "/square", "/nowhere"] {
                 reqwest::blocking::get(format!("{url}{path}")).unwrap();
             }

@@ -1095,6 +1095,7 @@ fn blank() -> FlowRun {
         state_id: None,
         state_type: None,
         state_name: Field::Null,
+        state_time: None,
         expected_start_time: None,
         run_count: Some(0),
         next_scheduled_start_time: None,

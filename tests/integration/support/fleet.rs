@@ -111,7 +111,7 @@ pub(crate) fn large(contents: &mut Contents) {
     for index in 0..7_700 {
         add(
             ["FAILED", "CRASHED"][index as usize % 2],
-            400 + index * 604_000 / 7_700,
+            4_000 + index * 600_000 / 7_700,
         );
     }
     for index in 0..90 {

@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod collected;
+pub(crate) mod compose;
 pub(crate) mod fleet;
 pub(crate) mod otlp;
 pub(crate) mod page;
@@ -81,9 +82,8 @@ pub(crate) fn pass(stub: &stub::Stub, cycles: usize) {
             .filter(|request| request.path == "/admin/version")
             .count()
     };
-    let patience = std::time::Duration::from_secs(60);
     // The first one may have been under way; the last one counts once the next one begins.
-    process::wait_for("cycles", patience, || (begun() > cycles + 1).then_some(()));
+    process::wait_for("cycles", || (begun() > cycles + 1).then_some(()));
 }
 
 /// One cycle, and the page after it.

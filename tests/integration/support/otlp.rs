@@ -177,6 +177,11 @@ impl Receiver {
         self.answers.lock().unwrap().clear();
     }
 
+    /// Whether all the answers have been given.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.answers.lock().unwrap().is_empty()
+    }
+
     /// What was pushed since this was asked last.
     pub(crate) fn take_pushes(&self) -> Vec<Received> {
         std::mem::take(&mut *self.pushes.lock().unwrap())

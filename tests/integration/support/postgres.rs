@@ -4,7 +4,6 @@ use std::os::unix::fs::{MetadataExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use super::prefect::free_port;
 use super::process::{Process, wait_for};
@@ -67,7 +66,7 @@ impl Postgres {
             server.args(["-c", setting]);
         }
         let process = Process::start(&mut server);
-        wait_for("PostgreSQL", Duration::from_secs(60), || {
+        wait_for("PostgreSQL", || {
             let ready = "database system is ready to accept connections";
             assert!(process.lines_with("FATAL") == 0, "{:#?}", process.log());
             (process.lines_with(ready) > 0).then_some(())

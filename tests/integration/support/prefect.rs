@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::process::{Process, wait_for};
+use super::process::{PATIENCE, Process, wait_for};
 use super::programs::left_out;
 
 /// A version of Prefect to test with.
@@ -158,8 +158,8 @@ impl Server {
     fn wait_until_healthy(&self) {
         let health = || self.http.get(format!("{}/health", self.url)).send().ok();
         let started = Instant::now();
-        wait_for("the Prefect server", Duration::from_secs(180), || {
-            let patience_ends = started.elapsed().as_secs() > 170;
+        wait_for("the Prefect server", || {
+            let patience_ends = started.elapsed() > PATIENCE - Duration::from_secs(10);
             assert!(!patience_ends, "{:#?}", self.process.log());
             health().filter(|answer| answer.status().is_success())
         });
@@ -168,7 +168,7 @@ impl Server {
     /// Ends the server and starts it again, on the same port and database.
     pub(crate) fn restart(&mut self) {
         self.process.signal("-TERM");
-        self.process.wait(Duration::from_secs(30));
+        self.process.wait(PATIENCE);
         self.process = Process::start(&mut self.command);
         self.wait_until_healthy();
     }

@@ -50,11 +50,7 @@ impl Process {
     /// Waits for a line with `text`.
     pub(crate) fn wait_for_line(&self, text: &str) -> String {
         let found = || self.log().into_iter().find(|line| line.contains(text));
-        wait_for(
-            &format!("a line with {text:?}"),
-            Duration::from_secs(30),
-            found,
-        )
+        wait_for(&format!("a line with {text:?}"), found)
     }
 
     /// Sends a signal to the group.
@@ -69,7 +65,7 @@ impl Process {
 
     /// Waits for the end.
     pub(crate) fn wait(&mut self, patience: Duration) -> ExitStatus {
-        wait_for("the end of the program", patience, || {
+        wait_within("the end of the program", patience, || {
             self.child.try_wait().unwrap()
         })
     }
@@ -89,8 +85,33 @@ impl Drop for Process {
     }
 }
 
+/// What must happen may take this long on a busy machine: only a failure waits for it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
+
+/// GET, as patient.
+pub(crate) fn fetch(url: &str) -> reqwest::Result<reqwest::blocking::Response> {
+    let client = reqwest::blocking::Client::builder().timeout(PATIENCE);
+    client.build()?.get(url).send()
+}
+
+/// The page of `/metrics` of the agent there.
+pub(crate) fn page_at(address: SocketAddr) -> super::page::Page {
+    let answer = fetch(&format!("http://{address}/metrics")).unwrap();
+    assert_eq!(answer.status(), 200);
+    super::page::Page::parse(&answer.text().unwrap())
+}
+
 /// Asks until there is an answer.
-pub(crate) fn wait_for<T>(what: &str, patience: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    wait_within(what, PATIENCE, ask)
+}
+
+/// Asks until there is an answer, which must come in time.
+pub(crate) fn wait_within<T>(
+    what: &str,
+    patience: Duration,
+    mut ask: impl FnMut() -> Option<T>,
+) -> T {
     let deadline = Instant::now() + patience;
     loop {
         if let Some(answer) = ask() {
@@ -188,15 +209,13 @@ impl AgentProcess {
     /// GET, with status and body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let url = format!("http://{}{path}", self.address);
-        let answer = reqwest::blocking::get(url).unwrap();
+        let answer = fetch(&url).unwrap();
         (answer.status().as_u16(), answer.text().unwrap())
     }
 
     /// The page of `/metrics`.
     pub(crate) fn page(&self) -> super::page::Page {
-        let (status, text) = self.get("/metrics");
-        assert_eq!(status, 200);
-        super::page::Page::parse(&text)
+        page_at(self.address)
     }
 
     /// Waits until the page shows what `look` looks for.
@@ -205,6 +224,6 @@ impl AgentProcess {
         what: &str,
         look: impl Fn(&super::page::Page) -> Option<T>,
     ) -> T {
-        wait_for(what, Duration::from_secs(60), || look(&self.page()))
+        wait_for(what, || look(&self.page()))
     }
 }

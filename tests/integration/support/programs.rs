@@ -4,7 +4,6 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -56,6 +55,16 @@ pub(crate) struct Prometheus {
 impl Prometheus {
     /// Starts it on a free port with this configuration file.
     pub(crate) fn start(programs: &Path, config: &Path, flags: &[&str]) -> Self {
+        Prometheus::start_with(programs, config, flags, &[])
+    }
+
+    /// The same, with these variables.
+    pub(crate) fn start_with(
+        programs: &Path,
+        config: &Path,
+        flags: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let data = tempfile::tempdir().unwrap();
         let port = free_port();
         let mut command = Command::new(programs.join("prometheus"));
@@ -63,13 +72,14 @@ impl Prometheus {
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.tsdb.path={}", data.path().display()))
             .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .args(flags);
+            .args(flags)
+            .envs(variables.iter().copied());
         let prometheus = Prometheus {
             _process: Process::start(&mut command),
             url: format!("http://127.0.0.1:{port}"),
             _data: data,
         };
-        wait_for("Prometheus", Duration::from_secs(60), || {
+        wait_for("Prometheus", || {
             let ready = reqwest::blocking::get(format!("{}/-/ready", prometheus.url));
             ready.ok().filter(|answer| answer.status().is_success())
         });

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::prefect::free_port;
-use super::process::Process;
+use super::process::{PATIENCE, Process};
 use super::programs::Prometheus;
 
 /// A file of the project.
@@ -39,7 +39,8 @@ pub(crate) struct Collector {
     pub(crate) metrics: String,
     /// Where it shows its own metrics.
     pub(crate) own_metrics: String,
-    health: String,
+    /// What a health check of it asks.
+    pub(crate) health: String,
 }
 
 impl Collector {
@@ -78,7 +79,7 @@ impl Collector {
     }
 
     fn wait_until_healthy(&self) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + PATIENCE;
         while !reqwest::blocking::get(&self.health).is_ok_and(|answer| answer.status().is_success())
         {
             assert!(Instant::now() < deadline, "{:#?}", self.process.log());
@@ -88,7 +89,7 @@ impl Collector {
 
     pub(crate) fn stop(&mut self) {
         self.process.signal("-TERM");
-        self.process.wait(Duration::from_secs(20));
+        self.process.wait(PATIENCE);
     }
 
     pub(crate) fn start_again(&mut self) {

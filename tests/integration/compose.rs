@@ -1,0 +1,325 @@
+//! compose.yml and compose.pull.yml: the rules that they keep.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::compose::{
+    PULL, PUSH, compose, environment, list, services, stages, text, with_variables,
+};
+use crate::support::process::Process;
+use crate::support::programs::{left_out, programs};
+use crate::support::stack::{Collector, project_text};
+
+/// Images that have a user of their own, who is not root.
+const OWN_USER: [&str; 3] = [
+    "otel/opentelemetry-collector-contrib",
+    "prom/prometheus",
+    "grafana/grafana",
+];
+
+/// It updates plugins in its image at the start.
+const WRITABLE: [&str; 1] = ["grafana"];
+
+/// The collector has no program for a check: `collector-ready` asks it, and ends.
+const WITHOUT_HEALTH_CHECK: [&str; 2] = ["otel-collector", "collector-ready"];
+
+#[test]
+fn every_service_is_limited_and_confined() {
+    let Some(compose) = compose("every_service_is_limited_and_confined", PUSH) else {
+        return;
+    };
+    for (name, service) in services(&compose) {
+        for limit in ["mem_limit", "pids_limit", "restart"] {
+            assert!(!service[limit].is_null(), "{name} has no {limit}");
+        }
+        assert!(
+            list(&service["cap_drop"]).any(|dropped| dropped == "ALL"),
+            "{name}"
+        );
+        assert!(
+            list(&service["security_opt"]).any(|option| option == "no-new-privileges:true"),
+            "{name}"
+        );
+        assert!(
+            service["logging"]["options"]["max-size"].is_string(),
+            "{name}"
+        );
+        assert_eq!(
+            service["read_only"] == true,
+            !WRITABLE.contains(&name.as_str()),
+            "{name}"
+        );
+        let image = text(&service["image"]);
+        // The Dockerfile's images run as the user of distroless.
+        let unprivileged = !service["build"].is_null()
+            || OWN_USER.iter().any(|own| image.starts_with(own))
+            || text(&service["user"])
+                .split(':')
+                .all(|id| id.parse().is_ok_and(|id: u32| id > 0));
+        assert!(unprivileged, "{name} runs as root");
+        let of_image = |stage: &(String, String, Vec<String>)| {
+            stage.0 == text(&service["build"]["target"])
+                && stage.2.iter().any(|line| line.starts_with("HEALTHCHECK"))
+        };
+        assert_eq!(
+            service["healthcheck"].is_object() || stages().iter().any(of_image),
+            !WITHOUT_HEALTH_CHECK.contains(&name.as_str()),
+            "{name}: health check"
+        );
+        for volume in list(&service["volumes"]).filter(|volume| volume["type"] == "bind") {
+            let source = Path::new(text(&volume["source"]));
+            assert!(source.exists(), "{name}: {source:?}");
+            assert_eq!(volume["read_only"], true, "{name}: {source:?}");
+            // A folder of the image that has more in it is not hidden.
+            assert_ne!(volume["target"], "/etc/grafana/provisioning");
+        }
+    }
+    // The collector of the tests is that of the stack.
+    let tests = project_text("tests/tools/collector.yaml");
+    let (_, version) = tests.split_once("version: ").unwrap();
+    let version = version.lines().next().unwrap();
+    let image = text(&services(&compose)["otel-collector"]["image"]);
+    assert!(
+        image.contains(&format!(":{version}@")),
+        "{image}, {version}"
+    );
+}
+
+#[test]
+fn ports_are_on_loopback_and_published_once() {
+    for files in [PUSH, PULL] {
+        let Some(compose) = compose("ports_are_on_loopback_and_published_once", files) else {
+            return;
+        };
+        let mut published = BTreeSet::new();
+        for (name, service) in services(&compose) {
+            for port in list(&service["ports"]) {
+                assert_eq!(port["host_ip"], "127.0.0.1", "{name}");
+                let number = text(&port["published"]).to_owned();
+                assert!(published.insert(number), "{name}: {port}");
+            }
+        }
+        assert!(services(&compose)["postgres"]["ports"].is_null());
+    }
+}
+
+/// By one service, `down` ends the agent of either kind, and no two want the same port.
+#[test]
+fn push_and_pull_are_one_service() {
+    let test = "push_and_pull_are_one_service";
+    let (Some(push), Some(pull)) = (compose(test, PUSH), compose(test, PULL)) else {
+        return;
+    };
+    let names = |compose: &Value| services(compose).keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&push), names(&pull));
+    for (name, service) in services(&push) {
+        assert!(
+            service["profiles"].is_null(),
+            "{name}: down leaves a profile's service"
+        );
+        if name != "agent" {
+            assert_eq!(service, &services(&pull)[name], "{name}");
+        }
+    }
+    let agents: Vec<_> = services(&push)
+        .iter()
+        .filter(|(_, service)| text(&service["image"]).starts_with("prefect-otel-agent:"))
+        .collect();
+    assert_eq!(agents.len(), 1, "{agents:?}");
+    let (pushes, pulled) = (&services(&push)["agent"], &services(&pull)["agent"]);
+    for part in ["ports", "volumes", "image", "build", "mem_limit"] {
+        assert_eq!(pushes[part], pulled[part], "{part}");
+    }
+    let mut expected = environment(pushes);
+    expected.insert("OTEL_METRICS_EXPORTER".to_owned(), "prometheus".to_owned());
+    assert_eq!(environment(pulled), expected);
+}
+
+/// What is pushed gets `job` and `instance` from the resource, what is scraped from
+/// prometheus.yml: with the same ones, the series continue after a change.
+#[test]
+fn the_agent_is_scraped_only_with_the_pull_file_and_is_the_same_instance() {
+    let test = "the_agent_is_scraped_only_with_the_pull_file";
+    let (Some(push), Some(pull)) = (compose(test, PUSH), compose(test, PULL)) else {
+        return;
+    };
+    let prometheus = project_text("prometheus.yml");
+    let (_, job) = prometheus
+        .split_once("job_name: prefect-otel-agent\n")
+        .unwrap();
+    let job = job.split("\n\n").next().unwrap();
+    let quoted = job.split('"').nth(1).unwrap();
+    let resolves = |compose: &Value| {
+        services(compose).iter().any(|(name, service)| {
+            let networks = service["networks"].as_object();
+            let mut aliases = networks
+                .into_iter()
+                .flat_map(|networks| networks.values())
+                .flat_map(|network| list(&network["aliases"]));
+            name == quoted || aliases.any(|alias| alias == quoted)
+        })
+    };
+    assert!(
+        !resolves(&push),
+        "{quoted} is scraped while the agent pushes"
+    );
+    assert!(resolves(&pull), "{quoted} is not scraped");
+    let (_, instance) = job.split_once("target_label: instance\n").unwrap();
+    let instance = instance.trim().strip_prefix("replacement: ").unwrap();
+    let attributes = environment(&services(&pull)["agent"])["OTEL_RESOURCE_ATTRIBUTES"].clone();
+    assert!(
+        attributes
+            .split(',')
+            .any(|pair| pair == format!("service.instance.id={instance}")),
+        "{attributes}: not {instance}"
+    );
+}
+
+#[test]
+fn prefect_is_on_postgresql_whose_data_is_kept() {
+    let Some(compose) = compose("prefect_is_on_postgresql_whose_data_is_kept", PUSH) else {
+        return;
+    };
+    let (database, server) = (
+        &services(&compose)["postgres"],
+        &services(&compose)["prefect"],
+    );
+    let (created, used) = (environment(database), environment(server));
+    for (created_as, used_as) in [
+        ("POSTGRES_DB", "NAME"),
+        ("POSTGRES_USER", "USER"),
+        ("POSTGRES_PASSWORD", "PASSWORD"),
+    ] {
+        let used_as = format!("PREFECT_SERVER_DATABASE_{used_as}");
+        assert!(!created[created_as].is_empty());
+        assert_eq!(created[created_as], used[&used_as]);
+    }
+    assert_eq!(used["PREFECT_SERVER_DATABASE_HOST"], "postgres");
+    assert_eq!(used["PREFECT_SERVER_DATABASE_DRIVER"], "postgresql+asyncpg");
+    assert_eq!(
+        server["depends_on"]["postgres"]["condition"],
+        "service_healthy"
+    );
+    // The folder that the image keeps data below changed with PostgreSQL 18.
+    let image = text(&database["image"]).strip_prefix("postgres:").unwrap();
+    let major: u32 = image.split('.').next().unwrap().parse().unwrap();
+    let kept = if major < 18 {
+        "/var/lib/postgresql/data"
+    } else {
+        "/var/lib/postgresql"
+    };
+    let volumes: Vec<_> = list(&database["volumes"]).collect();
+    assert_eq!(volumes.len(), 1);
+    assert_eq!(volumes[0]["target"], kept);
+    assert_eq!(volumes[0]["type"], "volume");
+    assert!(compose["volumes"][text(&volumes[0]["source"])].is_object());
+    // On a slow machine, the first start takes minutes.
+    for service in ["prefect", "worker"] {
+        let check = &services(&compose)[service]["healthcheck"];
+        assert_eq!(check["start_period"], "180s", "{service}");
+    }
+}
+
+#[test]
+fn passwords_are_variables() {
+    let Some(compose) = with_variables("passwords_are_variables", PUSH) else {
+        return;
+    };
+    let mut passwords = 0;
+    for (name, service) in services(&compose) {
+        for (variable, value) in environment(service) {
+            if variable.contains("PASSWORD") {
+                assert!(value.starts_with("${"), "{name}: {variable}");
+                passwords += 1;
+            }
+        }
+    }
+    assert_eq!(passwords, 3);
+    // A file with their values is not committed.
+    assert!(
+        project_text(".gitignore")
+            .lines()
+            .any(|line| line == "/.env")
+    );
+}
+
+/// Every address in an environment is that of a service.
+#[test]
+fn services_reach_each_other_by_name() {
+    let Some(compose) = compose("services_reach_each_other_by_name", PUSH) else {
+        return;
+    };
+    for (name, service) in services(&compose) {
+        for (variable, value) in environment(service) {
+            let Some((_, address)) = value.split_once("://") else {
+                continue;
+            };
+            let host = address.split([':', '/']).next().unwrap();
+            // The address for the browser.
+            let known = host == "localhost" || services(&compose).contains_key(host);
+            assert!(known, "{name}: {variable}={value}");
+        }
+    }
+}
+
+/// Runs the wait of `collector-ready` for the health endpoint at `url`.
+fn wait_for_collector(compose: &Value, url: &str, seconds: &str) -> (bool, Vec<String>) {
+    let service = &services(compose)["collector-ready"];
+    let words: Vec<&str> = list(&service["command"]).map(text).collect();
+    let mut command = Command::new(words[0]);
+    command
+        .args(&words[1..])
+        .env("HEALTH_URL", url)
+        .env("WAIT_SECONDS", seconds);
+    let mut process = Process::start(&mut command);
+    let status = process.wait(Duration::from_secs(60));
+    // The reader of stderr ends with the process.
+    std::thread::sleep(Duration::from_millis(200));
+    (status.success(), process.log())
+}
+
+#[test]
+fn a_broken_collector_configuration_ends_the_start_with_a_message() {
+    let test = "a_broken_collector_configuration_ends_the_start";
+    let (Some(compose), Some(programs)) = (compose(test, PUSH), programs(test)) else {
+        return;
+    };
+    if Command::new("wget").arg("--version").output().is_err() {
+        left_out(test, "wget; on Debian and Ubuntu install wget");
+        return;
+    }
+    let seconds = &environment(&services(&compose)["collector-ready"])["WAIT_SECONDS"];
+    assert!(
+        (10..=120).contains(&seconds.parse::<u32>().unwrap()),
+        "{seconds}"
+    );
+    let collector = Collector::start(&programs);
+    let (healthy, log) = wait_for_collector(&compose, &collector.health, "30");
+    assert!(healthy, "{log:?}");
+    // A collector with a broken configuration ends at once: nothing listens.
+    let health = collector.health.clone();
+    drop(collector);
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("config.yaml");
+    let config = project_text("otel-collector.yaml").replace("processors: [", "processors: [x, ");
+    std::fs::write(&broken, config).unwrap();
+    let output = Command::new(programs.join("otelcol"))
+        .arg("--config")
+        .arg(&broken)
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let (healthy, log) = wait_for_collector(&compose, &health, "3");
+    assert!(!healthy);
+    let message = "docker compose logs otel-collector";
+    assert!(log.iter().any(|line| line.contains(message)), "{log:?}");
+    // What needs the collector waits for this service.
+    for service in ["agent", "numbers", "prometheus"] {
+        let condition = &services(&compose)[service]["depends_on"]["collector-ready"]["condition"];
+        assert_eq!(condition, "service_completed_successfully", "{service}");
+    }
+}

@@ -1,0 +1,162 @@
+//! The image, and the images that the stack and it are made of.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::support::compose::{PUSH, compose, list, services, stages, text, with_variables};
+use crate::support::stack::project_text;
+
+/// The stages that are built for `target`.
+fn built_for(target: &str) -> BTreeSet<String> {
+    let stages = stages();
+    let mut built = BTreeSet::new();
+    let mut open = vec![target.to_owned()];
+    while let Some(name) = open.pop() {
+        let Some((_, from, lines)) = stages.iter().find(|(stage, ..)| *stage == name) else {
+            continue;
+        };
+        open.push(from.clone());
+        for line in lines {
+            open.extend(line.split_once("--from=").map(|(_, rest)| {
+                let (stage, _) = rest.split_once(' ').unwrap();
+                stage.to_owned()
+            }));
+        }
+        built.insert(name);
+    }
+    built
+}
+
+/// Images that come from a registry: those of the services, and those of the Dockerfile.
+fn images(compose: &Value) -> BTreeSet<String> {
+    let stages = stages();
+    let own: BTreeSet<&str> = stages.iter().map(|(name, ..)| name.as_str()).collect();
+    let bases = stages
+        .iter()
+        .map(|(_, from, _)| from.clone())
+        .filter(|from| !own.contains(from.as_str()));
+    services(compose)
+        .values()
+        .filter(|service| service["build"].is_null())
+        .map(|service| text(&service["image"]).to_owned())
+        .chain(bases)
+        .collect()
+}
+
+/// The only one whose digest is not known yet; .github/renovate.json adds it.
+const WITHOUT_DIGEST: &str = "prefecthq/prefect";
+
+#[test]
+fn images_are_pinned_by_tag_and_digest_and_are_in_support() {
+    let Some(compose) = compose("images_are_pinned_by_tag_and_digest", PUSH) else {
+        return;
+    };
+    for image in images(&compose) {
+        let (named, digest) = image.split_once('@').unwrap_or((&image, ""));
+        let (name, tag) = named.rsplit_once(':').unwrap_or((named, ""));
+        assert!(!tag.is_empty() && tag != "latest", "{image} has no version");
+        // Distroless has no versions: the digest is one.
+        let versioned = tag.contains('.') || name.contains("distroless");
+        assert!(versioned, "{image}");
+        if name != WITHOUT_DIGEST {
+            let digest = digest.strip_prefix("sha256:").unwrap_or_default();
+            assert!(
+                digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()),
+                "{image} has no digest"
+            );
+        }
+        // Debian 12 is out of support.
+        assert!(
+            !image.contains("bookworm") && !image.contains("debian12"),
+            "{image}"
+        );
+    }
+    let renovate: Value = serde_json::from_str(&project_text(".github/renovate.json")).unwrap();
+    let managers: BTreeSet<&str> = list(&renovate["enabledManagers"]).map(text).collect();
+    for manager in [
+        "dockerfile",
+        "docker-compose",
+        "cargo",
+        "gomod",
+        "npm",
+        "pip_requirements",
+        "custom.regex",
+    ] {
+        assert!(managers.contains(manager), "{manager}");
+    }
+    assert!(list(&renovate["extends"]).any(|preset| preset == "docker:pinDigests"));
+}
+
+#[test]
+fn the_image_is_built_without_other_images_packages_or_the_example() {
+    let text = project_text("Dockerfile");
+    assert!(!text.contains("syntax="), "it needs another image");
+    assert!(
+        !text.contains("apt-get"),
+        "the build image has a C compiler"
+    );
+    let stages = stages();
+    assert_eq!(stages.last().unwrap().0, "agent", "the default target");
+    let other = |mine: &str, others: &str| {
+        let built = built_for(mine);
+        for (name, _, lines) in &stages {
+            let builds = |line: &String| line.contains("cargo build") && line.contains(others);
+            assert!(
+                !built.contains(name) || !lines.iter().any(builds),
+                "{mine}: {name}"
+            );
+            let everything =
+                |line: &String| line.contains("cargo build") && !line.contains("--package");
+            assert!(!lines.iter().any(everything), "{name} builds the workspace");
+        }
+    };
+    other("agent", "--package numbers");
+    other("numbers", "--package prefect-otel-agent");
+    // What is copied into the image is sent to its build.
+    let sent = project_text(".dockerignore");
+    for (name, _, lines) in &stages {
+        for line in lines {
+            let Some(arguments) = line.strip_prefix("COPY ") else {
+                continue;
+            };
+            if arguments.starts_with("--from=") {
+                continue;
+            }
+            let (sources, _) = arguments.rsplit_once(' ').unwrap();
+            for source in sources.split(' ') {
+                assert!(sent.contains(&format!("\n!{source}\n")), "{name}: {source}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_images_say_what_they_are_made_of() {
+    let Some(compose) = with_variables("the_images_say_what_they_are_made_of", PUSH) else {
+        return;
+    };
+    for (target, title) in [("agent", env!("CARGO_PKG_NAME")), ("numbers", "numbers")] {
+        let build = &services(&compose)[target]["build"];
+        assert_eq!(build["target"], target);
+        assert_eq!(build["args"]["COMMIT"], "${COMMIT:-}");
+        let stages = stages();
+        let (.., lines) = stages.iter().find(|(name, ..)| name == target).unwrap();
+        let labels = lines.iter().find(|line| line.starts_with("LABEL")).unwrap();
+        let version = env!("CARGO_PKG_VERSION");
+        for label in [
+            format!("title=\"{title}\""),
+            format!("version=\"{version}\""),
+            "revision=\"$COMMIT\"".to_owned(),
+            "description=\"".to_owned(),
+            "licenses=\"Apache-2.0\"".to_owned(),
+        ] {
+            let label = format!("org.opencontainers.image.{label}");
+            assert!(labels.contains(&label), "{target}: {label}");
+        }
+        assert!(
+            lines.iter().any(|line| line.starts_with("ARG COMMIT")),
+            "{target}"
+        );
+    }
+}
