@@ -15,12 +15,17 @@ fn main() {
     println!("cargo:rustc-env=PREFECT_OTEL_AGENT_COMMIT={commit}");
 }
 
+/// The commit of the checkout. Within another repository (an unpacked source distribution, a
+/// vendored copy), the commit is not one of this project.
 fn head() -> Option<String> {
-    let output = Command::new("git")
-        .args(["rev-parse", "--short=12", "HEAD"])
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
-    let commit = String::from_utf8(output.stdout).ok()?;
-    Some(commit.trim().to_owned())
+    let path_to_top = git(&["rev-parse", "--show-cdup"])?;
+    path_to_top
+        .is_empty()
+        .then(|| git(&["rev-parse", "--short=12", "HEAD"]))?
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
 }

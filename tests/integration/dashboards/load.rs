@@ -16,6 +16,29 @@ use crate::support::programs::{Prometheus, programs};
 use crate::support::small_stub;
 use crate::support::stack::{Collector, project, prometheus, run};
 
+/// Another Prometheus with the configuration in `folder`: the first one is its target by the job
+/// `prometheus`, and alerts fire after ten seconds.
+fn scraping_itself(programs: &Path, first: &Prometheus, folder: &Path) -> Prometheus {
+    let change = |file: &str, change: &dyn Fn(&str) -> String| {
+        let file = folder.join(file);
+        let text = change(&std::fs::read_to_string(&file).unwrap());
+        std::fs::write(&file, text).unwrap();
+        file
+    };
+    let address = first.url.trim_start_matches("http://");
+    let config = change("prometheus.yml", &|text| {
+        text.replace("localhost:9090", address)
+    });
+    change("alerts.yml", &|text| {
+        let lines = text.lines().map(|line| match line.split_once("for: ") {
+            Some((indent, _)) if indent.trim().is_empty() => format!("{indent}for: 10s\n"),
+            _ => format!("{line}\n"),
+        });
+        lines.collect()
+    });
+    Prometheus::start(programs, &config, &[])
+}
+
 #[test]
 fn the_other_programs_metrics_that_queries_name_are_there() {
     let test = "the_other_programs_metrics_that_queries_name_are_there";
@@ -31,14 +54,7 @@ fn the_other_programs_metrics_that_queries_name_are_there() {
     ];
     let _agent = AgentProcess::start(&stub.url, &settings);
     let (prometheus, folder) = prometheus(&programs, &collector, None);
-    // Prometheus scrapes itself, by its own address.
-    let file = folder.path().join("prometheus.yml");
-    let own = prometheus.url.trim_start_matches("http://");
-    let text = std::fs::read_to_string(&file)
-        .unwrap()
-        .replace("localhost:9090", own);
-    std::fs::write(&file, text).unwrap();
-    let own = Prometheus::start(&programs, &file, &[]);
+    let own = scraping_itself(&programs, &prometheus, folder.path());
     wait_for("the metrics", || {
         own.value("sum(otelcol_exporter_sent_metric_points_total or otelcol_exporter_sent_metric_points) > 0")
     });
@@ -128,7 +144,8 @@ fn every_panel_shows_something_on_the_demos_load() {
     let agent = AgentProcess::start(&server.url, &settings);
     // A scrape now and then, as probes do.
     agent.get("/readyz");
-    let (prometheus, _folder) = prometheus(&programs, &collector, None);
+    let (prometheus, folder) = prometheus(&programs, &collector, None);
+    let prometheus = scraping_itself(&programs, &prometheus, folder.path());
     // Once more does no harm: in the stack, a worker that is restarted does so.
     for _ in 0..2 {
         run(server.program("python").arg(project("demo/flows.py")));
