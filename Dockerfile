@@ -1,15 +1,15 @@
-# Targets: agent (the last one, the default) and numbers (the example service). Each is built from a
-# stage of its own, so --target agent does not build the other.
+# Targets: agent (the last and default one) and numbers (the example service). Each is built in its
+# own stage, so --target agent does not build the example service.
 
 FROM gcr.io/distroless/cc-debian13:nonroot@sha256:54df941ed0d06a1bd95ef5e0ce391fd8d9f94b64782dc9a60062727849ee3f97 AS runtime
 # No shell, no package manager: glibc, CA certificates and the binary, as user 65532.
 
-# The Debian release of the runtime, whose glibc the binaries need. The image has all that the build
-# needs: Rust and a C compiler.
+# The same Debian release as the runtime image, because the binaries need its glibc. The image has
+# everything that the build needs: Rust and a C compiler.
 FROM rust:1.95.0-slim-trixie@sha256:e14e87345b4d5964ddcc3491d27ee046a0f23820f340c3c1e24da6880141f7c0 AS manifests
 WORKDIR /src
-# The workspace with empty sources: what is built from them are the dependencies, in layers that are
-# rebuilt only if Cargo.toml or Cargo.lock changes.
+# The workspace with empty sources: this builds only the dependencies, in layers that are rebuilt
+# only if Cargo.toml or Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
 COPY examples/service/Cargo.toml examples/service/
 RUN mkdir -p src benches examples/service/src \
@@ -19,7 +19,7 @@ RUN mkdir -p src benches examples/service/src \
 FROM manifests AS numbers-build
 RUN cargo build --release --locked --package numbers
 COPY examples/service/src examples/service/src
-# The copied sources are older than the build of the empty ones.
+# The copied sources are older than the build of the empty ones: touch them to rebuild.
 RUN find examples/service/src -name '*.rs' -exec touch {} + \
     && cargo build --release --locked --package numbers
 
@@ -27,7 +27,7 @@ FROM manifests AS agent-build
 RUN cargo build --release --locked --package prefect-otel-agent
 COPY build.rs ./
 COPY src src
-# For --version, since the image is built without the repository.
+# The commit that --version shows, since the build context has no Git repository.
 ARG COMMIT=""
 RUN find build.rs src -name '*.rs' -exec touch {} + \
     && PREFECT_OTEL_AGENT_COMMIT="$COMMIT" cargo build --release --locked --package prefect-otel-agent \
@@ -49,11 +49,12 @@ LABEL org.opencontainers.image.title="numbers" \
 
 FROM runtime AS agent
 COPY --from=agent-build /src/target/release/prefect-otel-agent /usr/local/bin/prefect-otel-agent
-# A volume mounted here takes its owner from this folder. STATE_DIR is not set: in a folder that is
-# deleted with the container, each container would get a new service.instance.id.
+# A volume that is mounted here takes over the owner of this folder. STATE_DIR is not set: with a
+# folder that is deleted with the container, each container would get a new service.instance.id.
 COPY --from=agent-build --chown=65532:65532 /state /state
 EXPOSE 8000
-# /healthz: whether the process runs. An outage of Prefect does not make the container unhealthy.
+# Queries /healthz, which only checks the process: an outage of Prefect does not make the container
+# unhealthy.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
     CMD ["/usr/local/bin/prefect-otel-agent", "health"]
 ENTRYPOINT ["/usr/local/bin/prefect-otel-agent"]

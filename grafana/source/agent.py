@@ -27,19 +27,19 @@ def tiles():
     return [
         stat(
             "Failed cycles",
-            "Cycles that could read nothing, or only parts, in the time range and in the last hour.",
+            "Cycles in which no section, or not every section, could be read, in the time range and in the last hour.",
             range_and_hour(select("prefect_agent_cycles_total", 'outcome=~"failure|partial"')),
             steps=style.ANY_IS_A_WARNING,
         ),
         stat(
             "Failed pushes",
-            "Pushes that were refused or not delivered, in the time range and in the last hour. Counters lose nothing; gauges have a gap.",
+            "Pushes that were rejected or could not be delivered, in the time range and in the last hour. Counters lose nothing; gauges have a gap.",
             failed,
             steps=style.ANY_IS_A_WARNING,
         ),
         stat(
             "Series",
-            "Series of the metrics that are read once a cycle. The line: over the time range.",
+            "Series of the metrics that are read once per cycle. The line shows the time range.",
             f"{series} or {silent}",
             history=series,
         ),
@@ -51,7 +51,7 @@ def tiles():
         ),
         stat(
             "Memory",
-            "Memory of the agent that is in RAM. The line: over the time range.",
+            "Resident memory of the agent. The line shows the time range.",
             f"{memory} or {silent}",
             history=memory,
             unit=style.BYTES,
@@ -66,21 +66,21 @@ def cycles():
         row("Cycles"),
         graph(
             "Cycles by outcome",
-            "success: all sections that were due were read; partial: some; failure: none. Each bar has the cycles of the step before it.",
+            "success: every section that was due was read; partial: some were; failure: none was. Each bar shows the step before it.",
             {"{{outcome}}": steps(select("prefect_agent_cycles_total"), "outcome")},
             **BARS,
             outcomes=True,
         ),
         graph(
             "Duration of cycles",
-            "From the first request to the last answer.",
+            "Time from the first request to the last response.",
             {"p50": quantile(0.5, duration), "p95": quantile(0.95, duration)},
             step="1m",
             unit=style.SECONDS,
         ),
         graph(
             "Age of each section",
-            "Time since each part of Prefect was last read. After three of its intervals its gauges are withheld.",
+            "Time since each section was last read. The gauges of a section are withheld after three of its intervals.",
             {"{{section}}": f"round(max by (section) ({select('prefect_agent_section_age_seconds')}))"},
             unit=style.HOURS,
         ),
@@ -98,7 +98,7 @@ def requests():
         row("Requests to Prefect"),
         graph(
             "Requests by call",
-            "Requests a second.",
+            "Requests per second.",
             {"{{http_request_method}} {{url_template}}": rate([], "http_request_method, url_template")},
             unit=style.PER_SECOND,
             stacked=True,
@@ -106,7 +106,7 @@ def requests():
         ),
         graph(
             "Latency by call, p95",
-            "95 of 100 answers came within this time.",
+            "95 % of responses took no longer than this.",
             {
                 "{{url_template}}": quantile(
                     0.95, of_agent("http_client_request_duration_seconds_bucket"), "url_template"
@@ -117,7 +117,7 @@ def requests():
         ),
         graph(
             "Errors by call",
-            "Requests a second that failed, by call and by what went wrong.",
+            "Failed requests per second, by call and type of error.",
             {"{{url_template}} {{error_type}}": rate(['error_type!=""'], "url_template, error_type")},
             unit=style.PER_SECOND,
             empty="No request failed",
@@ -131,10 +131,10 @@ def output():
     points = select("prefect_agent_export_points_total")
     to_agent = of_agent("http_server_request_duration_seconds_count")
     return [
-        row("What goes out"),
+        row("Pushes, series and requests"),
         graph(
             "Pushes by outcome",
-            "Pushes of each exporter: each bar has those of the step before it. skipped: replaced by a newer one while another was being sent.",
+            "Pushes of each exporter. Each bar shows the step before it. skipped: replaced by a newer push while another one was being sent.",
             {"{{exporter}} {{outcome}}": steps(exports, "exporter, outcome")},
             **BARS,
             width=6,
@@ -143,7 +143,7 @@ def output():
         ),
         graph(
             "Points by outcome",
-            "Data points pushed: accepted, rejected by the receiver, failed in a message that was not delivered, or dropped for their size. Each bar has those of the step before it.",
+            "Data points that were accepted, rejected by the receiver, failed (in a message that was not delivered) or dropped because of their size. Each bar shows the step before it.",
             {"{{exporter}} {{outcome}}": steps(points, "exporter, outcome")},
             **BARS,
             width=6,
@@ -159,14 +159,14 @@ def output():
         ),
         graph(
             "Requests to the agent",
-            "Requests a second to /metrics, /readyz and the others. Those that match no route are called other.",
+            "Requests per second to /metrics, /readyz and the other routes. Requests that match no route are shown as other.",
             {
                 "{{http_route}}": f'sum by (http_route) (label_replace(rate({to_agent}[$__rate_interval]) and on (job, instance) {select("prefect_agent_section_age_seconds")}, "http_route", "other", "http_route", ""))'
             },
             width=6,
             unit=style.PER_SECOND,
             step="1m",
-            empty="The agent was not asked",
+            empty="No requests to the agent",
         ),
     ]
 
@@ -177,7 +177,7 @@ def process():
         row("The process"),
         graph(
             "CPU",
-            "Cores that the agent uses.",
+            "CPU cores that the agent uses.",
             {"{{instance}}": agents_only(cpu)},
             width=12,
             height=7,
@@ -187,7 +187,7 @@ def process():
         ),
         graph(
             "Memory of the agent",
-            "Memory that is in RAM.",
+            "Resident memory of the agent.",
             {"{{instance}}": agents_only(of_agent("process_memory_usage_bytes"))},
             width=12,
             height=7,
@@ -201,27 +201,27 @@ def collector():
         return f"sum by ({by}) (rate(otelcol_{name}[$__rate_interval]))"
 
     missing = {"empty": "The collector's own metrics are not scraped", "step": "1m", "width": 6}
-    lost = {"empty": "Nothing was refused or lost, or the collector is not scraped", "step": "1m", "width": 6}
+    lost = {"empty": "No points were refused or lost, or the collector is not scraped", "step": "1m", "width": 6}
     per_second = {"unit": "cps"}
     return [
         row("The collector"),
         graph(
             "Points received",
-            "Data points a second that receivers accepted, of all services that push.",
+            "Data points per second that the receivers accepted, from all services that push.",
             {"{{receiver}} {{transport}}": rate("receiver_accepted_metric_points", "receiver, transport")},
             **missing,
             **per_second,
         ),
         graph(
             "Points sent",
-            "Data points a second that exporters sent.",
+            "Data points per second that the exporters sent.",
             {"{{exporter}}": rate("exporter_sent_metric_points", "exporter")},
             **missing,
             **per_second,
         ),
         graph(
             "Points refused and lost",
-            "Data points a second: refused by a receiver (the sender may try again) or failed in it, refused by the memory limiter, not delivered by an exporter, or not accepted by its queue.",
+            "Data points per second: refused by a receiver (the sender may try again) or failed in it, refused by the memory limiter, not delivered by an exporter, or not accepted by its queue.",
             {
                 "{{receiver}} refused": rate("receiver_refused_metric_points", "receiver"),
                 "{{receiver}} failed": rate("receiver_failed_metric_points", "receiver"),
@@ -234,7 +234,7 @@ def collector():
         ),
         graph(
             "Collector: memory and queue",
-            "Memory in RAM, and the share of each exporter's queue that is in use. The prometheus exporter has no queue.",
+            "Resident memory, and the share of each exporter's queue that is in use. The prometheus exporter has no queue.",
             {
                 "memory": "max(otelcol_process_memory_rss)",
                 "queue of {{exporter}}": "max by (exporter) (otelcol_exporter_queue_size / otelcol_exporter_queue_capacity)",
@@ -254,7 +254,7 @@ def prometheus():
         row("Prometheus"),
         graph(
             "Targets up by job",
-            "Share of each job's targets that the last scrape reached.",
+            "Share of each job's targets that were up in the last scrape.",
             {"{{job}}": "avg by (job) (up)"},
             width=6,
             unit=style.RATIO,
@@ -263,7 +263,7 @@ def prometheus():
         ),
         graph(
             "Duration of scrapes",
-            "How long the last scrape took: the ten slowest targets.",
+            "Duration of the last scrape for the ten slowest targets.",
             {"{{job}} {{instance}}": "topk(10, scrape_duration_seconds)"},
             width=6,
             unit=style.SECONDS,
@@ -271,7 +271,7 @@ def prometheus():
         ),
         graph(
             "Samples and series",
-            "Samples of the last scrape of the ten largest targets, and series in the head of the database.",
+            "Samples in the last scrape for the ten largest targets, and series in the head block of the database.",
             {
                 "{{job}} {{instance}}": "topk(10, scrape_samples_scraped)",
                 "head series": "sum(prometheus_tsdb_head_series)",
@@ -282,7 +282,7 @@ def prometheus():
         ),
         graph(
             "Failed rules",
-            "Rule evaluations a second that failed: alerts that they belong to do not fire.",
+            "Failed rule evaluations per second. Alerts in these rules do not fire.",
             {
                 "{{rule_group}}": "sum by (rule_group) (rate(prometheus_rule_evaluation_failures_total[$__rate_interval]))"
             },
@@ -308,7 +308,7 @@ def board():
     return dashboard(
         "prefect-agent",
         "Prefect agent",
-        "Can the numbers be trusted? The agent's cycles, requests, series and pushes, the collector, and Prometheus. The last two are not narrowed down by the variables.",
+        "Can the numbers be trusted? The agent's cycles, requests, series and pushes, the collector, and Prometheus. The last two are not filtered by the variables.",
         start="3h",
         variables=[*scope(), prefect_ui()],
         contents=contents,

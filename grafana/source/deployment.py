@@ -53,7 +53,7 @@ def tiles():
     return [
         stat(
             "Last success",
-            "Time since its last run that completed. never: none since the agent began to count.",
+            "Time since its last run that completed. never: none since the agent started counting.",
             since(COMPLETED),
             mappings=[style.NEVER],
             links=[IN_PREFECT],
@@ -61,7 +61,7 @@ def tiles():
         ),
         stat(
             "Last failure",
-            "Time since its last run that failed or crashed. never: none since the agent began to count.",
+            "Time since its last run that failed or crashed. never: none since the agent started counting.",
             since(FAILED),
             mappings=[style.NEVER],
             links=[IN_PREFECT],
@@ -69,7 +69,7 @@ def tiles():
         ),
         stat(
             "Late runs",
-            "Its runs that should have started and have not. The line: over the time range.",
+            "Its runs that should have started but have not. The line shows the time range.",
             or_unknown(late),
             history=late,
             steps=style.ANY_IS_BAD,
@@ -78,7 +78,7 @@ def tiles():
         ),
         stat(
             "Active runs",
-            "Its runs that have not ended. The line: over the time range.",
+            "Its runs that have not ended. The line shows the time range.",
             or_unknown(active),
             history=active,
             links=[IN_PREFECT],
@@ -86,7 +86,7 @@ def tiles():
         ),
         stat(
             "Success ratio",
-            "Share of its runs that completed among those that finished, in the time range and in the last hour. A question mark: none finished.",
+            "Share of its finished runs that completed, in the time range and in the last hour. A question mark means that no run finished.",
             {"range": ratio(finished, "$__range"), "1 h": ratio(finished, "1h")},
             unit=style.RATIO,
             decimals=1,
@@ -95,7 +95,7 @@ def tiles():
         ),
         stat(
             "Last duration",
-            "Time that its last finished run was running. none: no run has finished since the agent began to count.",
+            "Run time of its last finished run. none: no run has finished since the agent started counting.",
             f"max({of('prefect_deployment_last_run_duration_seconds')}) or {NEVER}",
             mappings=[style.values({-1: ("none", style.UNKNOWN)})],
             unit=style.CLOCK,
@@ -104,7 +104,7 @@ def tiles():
         ),
         stat(
             "Next run in",
-            "Time to its next scheduled start. none: nothing is scheduled within the agent's look-ahead (SCHEDULED_LOOKAHEAD_MINUTES). Late runs do not count.",
+            "Time until its next scheduled start. none: nothing is scheduled within the agent's look-ahead (SCHEDULED_LOOKAHEAD_MINUTES). Late runs do not count.",
             f"{next_run} or -2 * {paused} or -1 * {KNOWN}",
             mappings=[style.values(no)],
             links=[IN_PREFECT],
@@ -112,7 +112,7 @@ def tiles():
         ),
         stat(
             "Paused",
-            "Whether the deployment is paused: its schedules start no runs then.",
+            "Whether the deployment is paused. The schedules of a paused deployment start no runs.",
             f"{paused} or 0 * {KNOWN}",
             steps=style.ANY_IS_A_WARNING,
             links=[IN_PREFECT],
@@ -135,8 +135,8 @@ def runs():
     run = {"links": [run_in_prefect()]}
     return [
         table(
-            "Under way",
-            "Its runs that have started and not ended. Click on a run to open it in Prefect. Names are there if the agent has ENABLE_FLOW_RUN_NAME_LABEL.",
+            "Runs in progress",
+            "Its runs that have started but not ended. Click a run to open it in Prefect. Names require the agent's setting ENABLE_FLOW_RUN_NAME_LABEL.",
             [
                 Column("Run", label="flow_run_id", least=130, **run),
                 Column("Name", label="flow_run_name", least=90),
@@ -150,11 +150,11 @@ def runs():
             ],
             width=14,
             sort=[("Running for", True)],
-            empty="No run is under way, or Prefect is not read",
+            empty="No run is in progress, or Prefect cannot be read",
         ),
         table(
             "Newest failed and crashed runs",
-            "Its newest failed runs (FAILED_RUNS_LIMIT, FAILED_RUNS_OFFSET_MINUTES), and since when, within the time range, the agent has reported them. Click on a run to open it in Prefect.",
+            "Its newest failed and crashed runs (see FAILED_RUNS_LIMIT and FAILED_RUNS_OFFSET_MINUTES), and when the agent first reported them within the time range. Click a run to open it in Prefect.",
             [
                 Column("Run", label="last_failed_run_id", least=120, **run),
                 Column("State", **state),
@@ -164,7 +164,7 @@ def runs():
             ],
             width=10,
             sort=[("Reported since", True)],
-            empty="No failed run is known, or Prefect is not read",
+            empty="No failed run is known, or Prefect cannot be read",
         ),
     ]
 
@@ -174,7 +174,7 @@ def over_time():
         row("Runs"),
         graph(
             "Finished runs",
-            "Its runs that reached a terminal state, by its type: each bar has those of the step before it, and the bars add up to all of the time range.",
+            "Its runs that reached a terminal state, by its type. Each bar shows the step before it, and the bars add up to the total of the time range.",
             {"{{state_type}}": steps(finished(), "state_type")},
             width=10,
             **BARS,
@@ -182,22 +182,22 @@ def over_time():
         ),
         graph(
             "Active runs by state",
-            "Its runs that have not ended, by the type of their state. SCHEDULED: awaiting retry.",
+            "Its runs that have not ended, by the type of their state. SCHEDULED means awaiting retry.",
             {"{{state_type}}": f"sum by (state_type) ({of('prefect_flow_runs_active')})"},
             width=7,
             **STACK,
             states=True,
-            empty="No run was active, or Prefect was not read",
+            empty="No run was active, or Prefect could not be read",
         ),
         graph(
             "Late runs by queue",
-            "Its runs that should have started and have not.",
+            "Its runs that should have started but have not.",
             {
                 "{{work_pool_name}}/{{work_queue_name}}": f"sum by (work_pool_name, work_queue_name) ({of('prefect_flow_runs_late')})"
             },
             width=7,
             **STACK,
-            empty="No run was late, or Prefect was not read",
+            empty="No run was late, or Prefect could not be read",
         ),
     ]
 
@@ -211,7 +211,7 @@ def how_long():
         row("How long does it take?"),
         graph(
             "Duration",
-            "Half and 95 of 100 finished runs were running no longer than this; and the last one, whenever it was.",
+            "Run time of finished runs: 50 % and 95 % took no longer than this. Also shows the last run, even if it ended before the time range.",
             {"p50": quantile(0.5, duration), "p95": quantile(0.95, duration), "last run": last},
             unit=style.CLOCK,
             decimals=1,
@@ -219,14 +219,14 @@ def how_long():
         ),
         graph(
             "Start delay",
-            "Half and 95 of 100 finished runs started within this time of when they should have.",
+            "Delay between the scheduled and the actual start of finished runs: 50 % and 95 % waited no longer than this.",
             {"p50": quantile(0.5, delay), "p95": quantile(0.95, delay)},
             unit=style.HOURS,
             **time,
         ),
         graph(
             "Retries",
-            "Starts of its finished runs after their first one: each bar has those of the step before it.",
+            "Starts of its finished runs after their first start. Each bar shows the step before it.",
             {"retries": steps(of("prefect_flow_runs_retries_total"))},
             bars=True,
             decimals=0,

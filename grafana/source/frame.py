@@ -62,7 +62,7 @@ def scope():
 
 def prefect_ui():
     variable = build.TextBoxVariable("prefect_ui").label("Prefect at")
-    variable.description("The address of Prefect's user interface, used by links.")
+    variable.description("The URL of Prefect's user interface, used in links.")
     return variable.default_value(PREFECT_UI).current(text(PREFECT_UI)).options([text(PREFECT_UI)])
 
 

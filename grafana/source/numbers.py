@@ -29,7 +29,7 @@ def tiles():
     return [
         stat(
             "Service",
-            "UP while Prometheus has metrics of the service: for two minutes after its last push, with the collector of this repository.",
+            "UP while Prometheus has metrics of the service. With the collector of this repository, that is until two minutes after its last push.",
             f"{SEEN} > bool 0",
             steps=[],
             mappings=[style.values({1: ("UP", style.GOOD)})],
@@ -45,15 +45,15 @@ def tiles():
         ),
         stat(
             "Instances",
-            "Processes of the service that report.",
+            "Processes of the service that report metrics.",
             f"count(count by (job, instance) ({of('numbers_requests_total')}))",
             **strip,
         ),
-        row("Is it well?"),
-        stat("Requests", "Requests a second, over five minutes.", requests, unit=style.PER_SECOND, decimals=2, **wide),
+        row("Is it healthy?"),
+        stat("Requests", "Requests per second, over five minutes.", requests, unit=style.PER_SECOND, decimals=2, **wide),
         stat(
             "Errors",
-            "Share of requests with a status of 500 or more, over five minutes. A question mark: there were no requests.",
+            "Share of requests with a status of 500 or more, over five minutes. A question mark means that there were no requests.",
             f"({failed} or 0 * {SEEN}) / ({requests} > 0)",
             unit=style.RATIO,
             decimals=1,
@@ -62,7 +62,7 @@ def tiles():
         ),
         stat(
             "p95 latency",
-            "95 of 100 answers of the last five minutes came within this time.",
+            "95 % of the responses of the last five minutes took no longer than this.",
             f"histogram_quantile(0.95, {rate(buckets, '5m', ' by (le) ')})",
             unit=style.SECONDS,
             decimals=1,
@@ -70,7 +70,7 @@ def tiles():
         ),
         stat(
             "In progress",
-            "Requests under way at this moment.",
+            "Requests that are currently in progress.",
             f"sum({of('http_server_active_requests', ROUTE)})",
             **wide,
         ),
@@ -84,19 +84,19 @@ def rates():
         row("Rate and errors"),
         graph(
             "Requests by route",
-            "Requests a second.",
+            "Requests per second.",
             {"{{http_route}}": rate(requests, by=" by (http_route) ")},
             **per_second,
         ),
         graph(
             "Requests by status",
-            "Requests a second.",
+            "Requests per second.",
             {"{{http_response_status_code}}": rate(requests, by=" by (http_response_status_code) ")},
             **per_second,
         ),
         graph(
             "In progress by route",
-            "Requests under way.",
+            "Requests that are in progress.",
             {"{{http_route}}": f"sum by (http_route) ({of('http_server_active_requests', ROUTE)})"},
             decimals=0,
         ),
@@ -111,13 +111,13 @@ def latency():
         row("Latency"),
         graph(
             "Latency",
-            "Half, 90 and 99 of 100 answers came within this time, by histogram_quantile() over the buckets of all routes.",
+            "50 %, 90 % and 99 % of responses took no longer than this: histogram_quantile() over the buckets of all routes.",
             {f"p{q * 100:.0f}": quantile(q, rate(buckets, by=" by (le) ")) for q in [0.5, 0.9, 0.99]},
             **time,
         ),
         graph(
             "Latency by route, p95",
-            "95 of 100 answers of each route came within this time.",
+            "95 % of the responses of each route took no longer than this.",
             {"{{http_route}}": quantile(0.95, rate(buckets, by=" by (http_route, le) "))},
             **time,
         ),
@@ -126,10 +126,10 @@ def latency():
 
 def its_own():
     return [
-        row("What it counts itself"),
+        row("Custom metrics"),
         graph(
             "Authentications",
-            "By outcome: each bar has those of the step before it.",
+            "Authentications by outcome. Each bar shows the step before it.",
             {"{{outcome}}": steps(of("numbers_authentications_total"), "outcome")},
             width=12,
             height=7,
@@ -137,7 +137,7 @@ def its_own():
         ),
         graph(
             "Even numbers",
-            "Even numbers that were asked for: each bar has those of the step before it.",
+            "Even numbers that were requested. Each bar shows the step before it.",
             {"even numbers": steps(of("numbers_even_numbers_total"))},
             width=12,
             height=7,

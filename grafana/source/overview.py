@@ -47,7 +47,7 @@ def tiles():
     return [
         stat(
             "Success ratio",
-            "Share of the runs that completed among those that finished, in the time range and in the last hour. A question mark: none finished.",
+            "Share of finished runs that completed, in the time range and in the last hour. A question mark means that no run finished.",
             range_and_hour(lambda window: ratio(finished, window)),
             unit=style.RATIO,
             decimals=1,
@@ -56,14 +56,14 @@ def tiles():
         ),
         stat(
             "Failed runs",
-            "Runs that failed or crashed, in the time range and in the last hour. A run that is retried by hand and fails again counts twice.",
+            "Runs that failed or crashed, in the time range and in the last hour. A run that is retried manually and fails again counts twice.",
             range_and_hour(lambda window: f"round(sum({increase(finished(FAILED), window)}))"),
             steps=style.FAILURES,
             links=[FAILED_IN_PREFECT],
         ),
         stat(
             "Late runs",
-            "Runs that should have started and have not. The line: over the time range.",
+            "Runs that should have started but have not. The line shows the time range.",
             or_unknown(late),
             history=late,
             steps=style.ANY_IS_BAD,
@@ -71,14 +71,14 @@ def tiles():
         ),
         stat(
             "Active runs",
-            "Runs pending, running, paused, cancelling or awaiting retry. The line: over the time range.",
+            "Runs pending, running, paused, cancelling or awaiting retry. The line shows the time range.",
             or_unknown(active),
             history=active,
             links=[RUNS],
         ),
         stat(
             "Workers online",
-            "Workers that are online in the work pools of the chosen deployments. The line: over the time range.",
+            "Online workers in the work pools of the selected deployments. The line shows the time range.",
             or_unknown(online),
             history=online,
             steps=style.NONE_IS_BAD,
@@ -101,12 +101,12 @@ def alerts():
     subject = f'label_replace({subject}, "alert", "$1", "alertname", "Prefect(.+)")'
     return timeline(
         "Firing alerts",
-        "The alerts of alerts.yml that fire, with what they are about. Their names begin with Prefect, which is left out here; each has a runbook.",
+        "Firing alerts of alerts.yml, with the objects that they are about. The prefix Prefect of their names is left out. Each alert has a runbook.",
         f"max by (alert, subject, {AGENT}) ({subject})",
         "{{alert}} {{subject}}",
         "firing",
         style.BAD,
-        empty="No alert fires, or Prometheus has no rules",
+        empty="No alert is firing, or Prometheus has no rules",
     )
 
 
@@ -116,10 +116,10 @@ def in_pools(expression):
 
 def what_happens():
     return [
-        row("What happens"),
+        row("Runs"),
         graph(
             "Finished runs",
-            "Runs that reached a terminal state, by its type: each bar has those of the step before it, and the bars add up to all of the time range.",
+            "Runs that reached a terminal state, by its type. Each bar shows the step before it, and the bars add up to the total of the time range.",
             {"{{state_type}}": steps(finished(), "state_type")},
             width=12,
             **BARS,
@@ -127,20 +127,20 @@ def what_happens():
         ),
         graph(
             "Active runs by state",
-            "Runs that have not ended, by the type of their state. SCHEDULED: awaiting retry.",
+            "Runs that have not ended, by the type of their state. SCHEDULED means awaiting retry.",
             {"{{state_type}}": f"sum by (state_type) ({select('prefect_flow_runs_active', *THESE)})"},
             width=6,
             **STACK,
             states=True,
-            empty="No run was active, or Prefect was not read",
+            empty="No run was active, or Prefect could not be read",
         ),
         graph(
             "Late runs by pool",
-            "Runs that should have started and have not, by work pool.",
+            "Runs that should have started but have not, by work pool.",
             {"{{work_pool_name}}": f"sum by (work_pool_name) ({select('prefect_flow_runs_late', *THESE)})"},
             width=6,
             **STACK,
-            empty="No run was late, or Prefect was not read",
+            empty="No run was late, or Prefect could not be read",
         ),
     ]
 
@@ -154,7 +154,7 @@ def how_long():
         row("How long does it take?"),
         graph(
             "Duration of runs",
-            "Half, 95 and 99 of 100 finished runs were running no longer than this.",
+            "Run time of finished runs: 50 %, 95 % and 99 % took no longer than this.",
             {f"p{q * 100:.0f}": quantile(q, duration, only=in_pools) for q in three},
             unit=style.CLOCK,
             decimals=1,
@@ -162,7 +162,7 @@ def how_long():
         ),
         graph(
             "Start delay",
-            "Half, 95 and 99 of 100 finished runs started within this time of when they should have.",
+            "Delay between the scheduled and the actual start of finished runs: 50 %, 95 % and 99 % waited no longer than this.",
             {f"p{q * 100:.0f}": quantile(q, delay) for q in three},
             unit=style.HOURS,
             **wide,
@@ -172,12 +172,12 @@ def how_long():
 
 def tasks_and_limits():
     tasks = select("prefect_task_run_duration_seconds_bucket")
-    none = "No task run is counted: TASK_RUNS_ENABLED"
+    none = "No task runs are counted: set TASK_RUNS_ENABLED"
     return [
         row("Tasks, limits and automations"),
         graph(
             "Finished task runs",
-            "Task runs that reached a terminal state, by its type (TASK_RUNS_ENABLED): each bar has those of the step before it.",
+            "Task runs that reached a terminal state, by its type (requires TASK_RUNS_ENABLED). Each bar shows the step before it.",
             {"{{state_type}}": steps(select("prefect_task_runs_finished_total"), "state_type")},
             **BARS,
             states=True,
@@ -185,7 +185,7 @@ def tasks_and_limits():
         ),
         graph(
             "Duration of tasks, p95",
-            "95 of 100 finished runs of each task were running no longer than this (TASK_RUNS_ENABLED).",
+            "Run time of finished task runs by task: 95 % took no longer than this (requires TASK_RUNS_ENABLED).",
             {"{{task_name}}": quantile(0.95, tasks, "task_name")},
             empty=none,
             unit=style.CLOCK,
@@ -194,7 +194,7 @@ def tasks_and_limits():
         ),
         graph(
             "Concurrency limits",
-            "Share of each concurrency limit, global or by tag, that is in use.",
+            "Share of each concurrency limit (global or by tag) that is in use.",
             {LIMIT: slots("prefect_concurrency_limit_slots")},
             width=5,
             unit=style.RATIO,
@@ -216,7 +216,7 @@ def workspace():
         row("The workspace"),
         graph(
             "Runs of the last 24 hours by state",
-            "All runs of the workspace, by the type of their state, as the Prefect server counts them. Not narrowed down by flow, deployment and work pool.",
+            "All runs of the workspace, by the type of their state, as the Prefect server counts them. Not filtered by flow, deployment and work pool.",
             {"{{state_type}}": f"sum by (state_type) ({select('prefect_flow_runs_by_state')})"},
             width=12,
             height=7,
@@ -225,7 +225,7 @@ def workspace():
         ),
         graph(
             "Retries",
-            "Starts of finished runs after their first one, by flow: each bar has those of the step before it.",
+            "Starts of finished runs after their first start, by flow. Each bar shows the step before it.",
             {"{{flow_name}}": steps(select("prefect_flow_runs_retries_total", *THOSE), "flow_name", in_pools)},
             width=12,
             height=7,
@@ -260,7 +260,7 @@ def board():
     return dashboard(
         "prefect-overview",
         "Prefect overview",
-        "Is Prefect healthy now, and if not, where? What is wrong is at the top, what it comes from is below.",
+        "Is Prefect healthy now, and if not, where? Problems are shown at the top, their causes below.",
         start="6h",
         variables=variables,
         contents=contents(),

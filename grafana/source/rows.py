@@ -112,7 +112,7 @@ def deployments():
     ]
     return table(
         "Deployments",
-        "Worst first: late runs, then failed and crashed ones of the time range, then the success ratio (a dash: no run finished in the time range). never: no success since the agent began to count. A grey question mark: not known now. Runs without a deployment are not in it.",
+        "Worst first: sorted by late runs, then by failed and crashed runs in the time range, then by success ratio (a dash: no run finished in the time range). never: no success since the agent started counting. A grey question mark: currently unknown. Runs without a deployment are not included.",
         columns,
         height=11,
         sort=[("Late", True), ("Failures", True), ("Success", False)],

@@ -27,7 +27,7 @@ def strip():
     return [
         stat(
             "Prefect",
-            "Whether the agent's last cycle could read the Prefect API. While it is DOWN, counters keep their last value, gauges are withheld after three intervals, and what is unknown is a grey question mark.",
+            "Whether the agent's last cycle could read the Prefect API. While it is DOWN, counters keep their last value, gauges are withheld after three intervals, and unknown values are shown as a grey question mark.",
             f"min({select('prefect_up')})",
             mappings=[style.values(up)],
             steps=[],
@@ -35,7 +35,7 @@ def strip():
         ),
         stat(
             "Age of the data",
-            "Age of the oldest part of the data: the time since it was read from Prefect.",
+            "Time since the least recently read section was read from Prefect.",
             f"round(max({age}))",
             unit=style.SECONDS,
             steps=[(0, style.GOOD), (90, style.WARNING), (180, style.BAD)],
@@ -43,7 +43,7 @@ def strip():
         ),
         stat(
             "Agent",
-            "Time since the agent last published its metrics. Red after a minute: it is dead, or what it publishes does not arrive. SILENT: nothing is there.",
+            "Time since the agent last published its metrics. Red after a minute: the agent is down, or its metrics do not arrive. SILENT: no agent has published any.",
             silence,
             unit=style.SECONDS,
             steps=[(0, style.GOOD), (60, style.BAD)],

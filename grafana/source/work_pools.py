@@ -29,7 +29,7 @@ def tiles():
     return [
         stat(
             "Workers online",
-            "Workers of the chosen pools that are online. The line: over the time range.",
+            "Online workers of the selected pools. The line shows the time range.",
             or_unknown(online),
             history=online,
             steps=style.NONE_IS_BAD,
@@ -37,7 +37,7 @@ def tiles():
         ),
         stat(
             "Late runs",
-            "Runs of the chosen pools that should have started and have not. The line: over the time range.",
+            "Runs of the selected pools that should have started but have not. The line shows the time range.",
             or_unknown(late),
             history=late,
             steps=style.ANY_IS_BAD,
@@ -45,7 +45,7 @@ def tiles():
         ),
         stat(
             "Unhealthy queues",
-            "Queues, not paused, that have late runs, or that no worker has polled within a minute. A queue that is not used is unhealthy too.",
+            "Queues that are not paused and have late runs, or that no worker has polled within the last minute. Unused queues are also unhealthy.",
             or_unknown(unhealthy),
             history=unhealthy,
             steps=style.ANY_IS_A_WARNING,
@@ -54,14 +54,14 @@ def tiles():
         stat("Paused", "Pools and queues that are paused.", paused, steps=style.ANY_IS_A_WARNING, links=[POOLS]),
         stat(
             "Fullest pool",
-            "The largest share of a pool's concurrency limit that is in use. A question mark: no pool has a limit, or it is not known.",
+            "The highest share of a pool's concurrency limit that is in use. A question mark means that no pool has a limit, or that the share is unknown.",
             f"max({slots('prefect_work_pool_slots', POOL_IS)})",
             links=[POOLS],
             **share,
         ),
         stat(
             "Fullest limit",
-            "The largest share of a concurrency limit, global or by tag, that is in use. Not narrowed down by work pool. A question mark: there is no limit, or it is not known.",
+            "The highest share of a concurrency limit (global or by tag) that is in use. Not filtered by work pool. A question mark means that there is no limit, or that the share is unknown.",
             f"max({slots('prefect_concurrency_limit_slots')})",
             links=[LIMITS],
             **share,
@@ -74,11 +74,11 @@ def queues():
     polled = f"max by ({QUEUE}) ({of('prefect_work_queue_last_polled_time_seconds')})"
     listed = f"group by ({QUEUE}) ({of('prefect_info_work_queues')})"
     labels = "healthy, status, is_paused, priority"
-    pool = to("prefect-work-pools", "Show this pool alone", ROW, pool=field("Pool"))
+    pool = to("prefect-work-pools", "Show only this pool", ROW, pool=field("Pool"))
     yes_no = {"cell": TEXT, "width": 110}
     return table(
         "Queues",
-        "Each queue: late runs, health (late runs, or no poll within a minute, make it unhealthy), and when a worker last asked it for runs. never: no worker ever has.",
+        "The late runs of each queue, its health (unhealthy if it has late runs, or if no worker has polled it within the last minute) and the time since a worker last polled it. never: no worker has polled it.",
         [
             Column("Pool", label="work_pool_name", links=[pool, pool_in_prefect()]),
             Column("Queue", label="work_queue_name", links=[queue_in_prefect()]),
@@ -119,7 +119,7 @@ def queues():
         ],
         height=8,
         sort=[("Late", True), ("Last poll", True)],
-        empty="No queue is known, or Prefect is not read",
+        empty="No queue is known, or Prefect cannot be read",
     )
 
 
@@ -130,7 +130,7 @@ def workers():
     age = f"round(time() - {heartbeat}) * on ({worker}) group_left (worker_status) {status}"
     return table(
         "Workers",
-        "Each worker's status and the age of its last heartbeat. Workers silent for more than a day are left out.",
+        "Each worker's status and the age of its last heartbeat. Workers without a heartbeat for more than a day are left out.",
         [
             Column("Pool", label="work_pool_name", links=[pool_in_prefect()]),
             Column("Worker", label="worker_name"),
@@ -147,7 +147,7 @@ def workers():
         ],
         height=7,
         sort=[("Heartbeat", True)],
-        empty="No worker is known, or Prefect is not read",
+        empty="No worker is known, or Prefect cannot be read",
     )
 
 
@@ -161,19 +161,19 @@ def work():
             {"{{work_pool_name}}": f"sum by (work_pool_name) ({of('prefect_flow_runs_active')})"},
             width=6,
             **STACK,
-            empty="No run was active, or Prefect was not read",
+            empty="No run was active, or Prefect could not be read",
         ),
         graph(
             "Late runs by queue",
-            "Runs that should have started and have not.",
+            "Runs that should have started but have not.",
             {QUEUE_NAME: f"sum by (work_pool_name, work_queue_name) ({of('prefect_flow_runs_late')})"},
             width=6,
             **STACK,
-            empty="No run was late, or Prefect was not read",
+            empty="No run was late, or Prefect could not be read",
         ),
         graph(
             "Start delay by pool, p95",
-            "95 of 100 finished runs started within this time of when they should have.",
+            "Delay between the scheduled and the actual start of finished runs: 95 % waited no longer than this.",
             {"{{work_pool_name}}": quantile(0.95, of("prefect_flow_run_start_delay_seconds_bucket"), "work_pool_name")},
             width=6,
             unit=style.HOURS,
@@ -182,11 +182,11 @@ def work():
         ),
         graph(
             "Time since the last poll",
-            "How long ago a worker last asked each queue for runs: a line that rises steadily is a queue that no worker polls. Queues that were never polled are in the table.",
+            "Time since a worker last polled each queue. A steadily rising line is a queue that no worker polls. Queues that have never been polled are only shown in the table.",
             {QUEUE_NAME: poll},
             width=6,
             unit=style.HOURS,
-            empty="No queue was polled, or Prefect was not read",
+            empty="No queue was polled, or Prefect could not be read",
         ),
     ]
 
@@ -197,21 +197,21 @@ def slots_in_use():
         row("Slots"),
         graph(
             "Slots in use, pools",
-            "Share of each pool's concurrency limit. Pools without a limit are left out.",
+            "Share of each pool's concurrency limit that is in use. Pools without a limit are left out.",
             {"{{work_pool_name}}": slots("prefect_work_pool_slots", POOL_IS)},
             empty="No pool has a limit",
             **share,
         ),
         graph(
             "Slots in use, queues",
-            "Share of each queue's concurrency limit. Queues without a limit are left out.",
+            "Share of each queue's concurrency limit that is in use. Queues without a limit are left out.",
             {QUEUE_NAME: slots("prefect_work_queue_slots", POOL_IS)},
             empty="No queue has a limit",
             **share,
         ),
         graph(
             "Slots in use, concurrency limits",
-            "Share of each concurrency limit, global or by tag. Not narrowed down by work pool.",
+            "Share of each concurrency limit (global or by tag) that is in use. Not filtered by work pool.",
             {LIMIT: slots("prefect_concurrency_limit_slots")},
             empty="There is no concurrency limit",
             **share,
@@ -241,7 +241,7 @@ def board():
     return dashboard(
         "prefect-work-pools",
         "Prefect work pools and queues",
-        "Who does the work, and does it keep up? Workers, queues, lateness, slots, limits.",
+        "Who does the work, and does it keep up? Workers, queues, late runs, slots and limits.",
         start="6h",
         variables=variables,
         contents=contents(),
