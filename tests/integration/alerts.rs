@@ -358,9 +358,9 @@ fn the_address_of_the_runbooks_is_one_setting() {
     for (address, link) in [
         (
             "https://example.com/kb",
-            "https://example.com/kb/PrefectAgentAbsent.md",
+            "https://example.com/kb/PrefectMetricsAbsent.md",
         ),
-        ("", "docs/runbooks/PrefectAgentAbsent.md"),
+        ("", "docs/runbooks/PrefectMetricsAbsent.md"),
     ] {
         let variables = [("PREFECT_RUNBOOKS", address)];
         let (prometheus, _folder) = with_rules(&programs, &[project("alerts.yml")], &variables);
