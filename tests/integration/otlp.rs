@@ -220,7 +220,7 @@ async fn the_agents_own_spans_and_logs_are_pushed_where_they_are_wanted() {
             page.value("prefect_up", &[]).filter(|up| *up == 1.0)
         });
         agent.process.signal("-TERM");
-        assert!(agent.process.wait(Duration::from_secs(5)).success());
+        assert!(agent.process.wait(Duration::from_secs(20)).success());
     });
     let logs = receiver.logs.lock().unwrap();
     for line in ["started", "Prefect can be read", "shutting down"] {
