@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::page::{Labels, Page};
@@ -41,11 +40,11 @@ fn the_configuration_files_are_valid() {
     }
 }
 
-/// The agent's series by name and labels, without what a scrape adds.
+/// The agent's series by name and labels, without what scrapes and alerts add.
 fn series(prometheus: &Prometheus) -> BTreeMap<Labels, f64> {
     let of_scrape = ["up", "target_info"];
     prometheus
-        .query("{job=\"prefect-otel-agent\"}")
+        .query("{job=\"prefect-otel-agent\",alertname=\"\"}")
         .unwrap()
         .into_iter()
         .filter(|(labels, _)| {
@@ -116,84 +115,6 @@ fn one_cycle_pushed_and_scraped_is_the_same_series_and_values() {
     // And the collector shows its own metrics where prometheus.yml looks for them.
     let own = "otelcol_receiver_accepted_metric_points > 0";
     wait_for("the collector's own metrics", || prometheus.value(own));
-}
-
-/// A page of metrics that changes only when a test says so.
-struct Exposed {
-    address: String,
-    text: Arc<Mutex<String>>,
-}
-
-impl Exposed {
-    async fn serve() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let text = Arc::new(Mutex::new(String::new()));
-        let shown = Arc::clone(&text);
-        let answer = async move || {
-            let format = [("content-type", "text/plain; version=0.0.4")];
-            (format, shown.lock().unwrap().clone())
-        };
-        let router = axum::Router::new().fallback(answer);
-        tokio::spawn(async { axum::serve(listener, router).await });
-        Exposed { address, text }
-    }
-
-    fn show(&self, series: &[(&str, u32)]) {
-        let line = |(name, value): &(&str, u32)| format!("{name} {value}\n");
-        *self.text.lock().unwrap() = series.iter().map(line).collect();
-    }
-}
-
-/// A collector exposes the last push until it expires, and the agent continues with its own
-/// counts. After a change, Prometheus starts with another configuration on the same data.
-#[test]
-fn a_change_between_push_and_pull_continues_one_series() {
-    let Some(programs) = programs("a_change_between_push_and_pull") else {
-        return;
-    };
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let serve = || runtime.block_on(Exposed::serve());
-    let (collector, own, agent) = (serve(), serve(), serve());
-    let start = |pulled: Option<&str>, data: tempfile::TempDir| {
-        let folder = configured(&collector.address, &own.address, pulled);
-        let config = folder.path().join("prometheus.yml");
-        (
-            Prometheus::start_on(&programs, &config, data, &[], &[]),
-            folder,
-        )
-    };
-    const PUSHED: &str = "runs_total{job=\"prefect-otel-agent\",instance=\"prefect-demo\"}";
-    const OTHER: &str = "requests_total{job=\"numbers\",instance=\"one\"}";
-    // `events` is the number since the start; each of the two series has one sample per scrape.
-    let continues = |prometheus: &Prometheus, events: u32, other: u32| {
-        let samples = || prometheus.value("count_over_time(runs_total[10m])");
-        wait_for("the other service", || {
-            let shown = prometheus.value("requests_total");
-            (shown == Some(f64::from(other))).then_some(())
-        });
-        let before = samples().unwrap_or_default();
-        wait_for("scrapes", || samples().filter(|now| *now > before + 5.0));
-        let value = |query: &str| prometheus.value(query).unwrap();
-        let shown = [
-            value("runs_total"),
-            value("resets(runs_total[10m])"),
-            value("round(increase(runs_total[10m]))"),
-        ];
-        let events = f64::from(events);
-        assert_eq!(shown, [20.0 + events, 0.0, events]);
-    };
-    collector.show(&[(PUSHED, 20), (OTHER, 7)]);
-    let (prometheus, _folder) = start(None, tempfile::tempdir().unwrap());
-    continues(&prometheus, 0, 7);
-    // The last push stands still; other services push as before.
-    collector.show(&[(PUSHED, 20), (OTHER, 8)]);
-    agent.show(&[("runs_total", 21)]);
-    let (prometheus, _folder) = start(Some(&agent.address), prometheus.stop());
-    continues(&prometheus, 1, 8);
-    collector.show(&[(PUSHED, 22), (OTHER, 9)]);
-    let (prometheus, _folder) = start(None, prometheus.stop());
-    continues(&prometheus, 2, 9);
 }
 
 #[test]
