@@ -12,7 +12,7 @@ use crate::support::compose::{
 };
 use crate::support::process::Process;
 use crate::support::programs::{left_out, programs};
-use crate::support::stack::{Collector, project_text};
+use crate::support::stack::{Collector, project, project_text};
 
 /// Images that have a user of their own, who is not root.
 const OWN_USER: [&str; 3] = [
@@ -121,8 +121,13 @@ fn push_and_pull_are_one_service() {
             service["profiles"].is_null(),
             "{name}: down leaves a profile's service"
         );
+        let mut pulled = services(&pull)[name].clone();
+        if name == "prometheus" {
+            assert_ne!(*service, pulled, "{name} is not replaced");
+            pulled["volumes"] = service["volumes"].clone();
+        }
         if name != "agent" {
-            assert_eq!(service, &services(&pull)[name], "{name}");
+            assert_eq!(*service, pulled, "{name}");
         }
     }
     let agents: Vec<_> = services(&push)
@@ -139,8 +144,20 @@ fn push_and_pull_are_one_service() {
     assert_eq!(environment(pulled), expected);
 }
 
-/// What is pushed gets `job` and `instance` from the resource, what is scraped from
-/// prometheus.yml: with the same ones, the series continue after a change.
+/// The file that a service has at `target`, as one of the project's; and the others it has.
+fn mounted<'a>(service: &'a Value, target: &str) -> (String, Vec<&'a Value>) {
+    let (there, others): (Vec<_>, Vec<_>) =
+        list(&service["volumes"]).partition(|volume| volume["target"] == target);
+    assert_eq!(there.len(), 1, "{target}");
+    let file = Path::new(text(&there[0]["source"])).canonicalize().unwrap();
+    let root = project("").canonicalize().unwrap();
+    let file = file.strip_prefix(root).unwrap();
+    (file.to_str().unwrap().to_owned(), others)
+}
+
+/// Nothing that is not there is looked up for ever. What is pushed gets `job` and `instance` from
+/// the resource, what is scraped from the scrape file: with the same ones, the series continue
+/// after a change.
 #[test]
 fn the_agent_is_scraped_only_with_the_pull_file_and_is_the_same_instance() {
     let test = "the_agent_is_scraped_only_with_the_pull_file";
@@ -148,28 +165,35 @@ fn the_agent_is_scraped_only_with_the_pull_file_and_is_the_same_instance() {
         return;
     };
     let prometheus = project_text("prometheus.yml");
-    let (_, job) = prometheus
-        .split_once("job_name: prefect-otel-agent\n")
-        .unwrap();
-    let job = job.split("\n\n").next().unwrap();
-    let quoted = job.split('"').nth(1).unwrap();
-    let resolves = |compose: &Value| {
-        services(compose).iter().any(|(name, service)| {
-            let networks = service["networks"].as_object();
-            let mut aliases = networks
-                .into_iter()
-                .flat_map(|networks| networks.values())
-                .flat_map(|network| list(&network["aliases"]));
-            name == quoted || aliases.any(|alias| alias == quoted)
-        })
-    };
-    assert!(
-        !resolves(&push),
-        "{quoted} is scraped while the agent pushes"
-    );
-    assert!(resolves(&pull), "{quoted} is not scraped");
-    let (_, instance) = job.split_once("target_label: instance\n").unwrap();
-    let instance = instance.trim().strip_prefix("replacement: ").unwrap();
+    assert!(prometheus.contains("\nscrape_config_files:\n  - scrape.yml\n"));
+    let target = "/etc/prometheus/scrape.yml";
+    let (pushed, pushed_others) = mounted(&services(&push)["prometheus"], target);
+    let (pulled, pulled_others) = mounted(&services(&pull)["prometheus"], target);
+    assert_eq!(pushed_others, pulled_others);
+    // The collector's page has what other services push in either.
+    for (file, expected) in [
+        (&pushed, vec!["otel-collector:8889"]),
+        (&pulled, vec!["otel-collector:8889", "agent:8000"]),
+    ] {
+        let scrape = project_text(file);
+        let targets: Vec<_> = scrape
+            .lines()
+            .filter_map(|line| {
+                line.trim()
+                    .strip_prefix("- targets: [\"")?
+                    .strip_suffix("\"]")
+            })
+            .collect();
+        assert_eq!(targets, expected, "{file}");
+        assert!(!scrape.contains("dns_sd"), "{file}");
+        for target in targets {
+            let (host, _) = target.split_once(':').unwrap();
+            assert!(services(&push).contains_key(host), "{file}: {host}");
+        }
+    }
+    let pulled = project_text(&pulled);
+    let (_, instance) = pulled.split_once("labels: {instance: ").unwrap();
+    let (instance, _) = instance.split_once('}').unwrap();
     let attributes = environment(&services(&pull)["agent"])["OTEL_RESOURCE_ATTRIBUTES"].clone();
     assert!(
         attributes
@@ -245,6 +269,19 @@ fn passwords_are_variables() {
             .lines()
             .any(|line| line == "/.env")
     );
+}
+
+/// Prometheus warns about an empty variable in its configuration.
+#[test]
+fn no_variable_is_empty() {
+    let Some(compose) = compose("no_variable_is_empty", PUSH) else {
+        return;
+    };
+    for (name, service) in services(&compose) {
+        for (variable, value) in environment(service) {
+            assert!(!value.is_empty(), "{name}: {variable}");
+        }
+    }
 }
 
 /// Every address in an environment is that of a service.

@@ -27,6 +27,7 @@ mod lifecycle;
 mod native;
 mod otlp;
 mod push_path;
+mod push_pull;
 mod receivers;
 mod recreate;
 mod soak;

@@ -1,6 +1,7 @@
 //! The stack: the project's configuration files in the real collector and the real Prometheus.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use crate::support::page::{Labels, Page};
 use crate::support::prefect::free_port;
 use crate::support::process::{AgentProcess, Process, built, wait_for};
 use crate::support::programs::{Prometheus, programs};
-use crate::support::stack::{Collector, project, prometheus, run};
+use crate::support::stack::{Collector, configured, project, prometheus, run};
 use crate::support::{fleet, small_stub};
 
 #[test]
@@ -16,10 +17,17 @@ fn the_configuration_files_are_valid() {
     let Some(programs) = programs("the_configuration_files_are_valid") else {
         return;
     };
-    for file in ["prometheus.yml", "deploy/prometheus-otlp.yml"] {
+    let check = |config: &Path| {
         run(Command::new(programs.join("promtool"))
             .args(["check", "config"])
-            .arg(project(file)));
+            .arg(config));
+    };
+    for file in ["prometheus.yml", "deploy/prometheus-otlp.yml"] {
+        check(&project(file));
+    }
+    for pulled in [None, Some("agent:8000")] {
+        let folder = configured("collector:8889", "collector:8888", pulled);
+        check(&folder.path().join("prometheus.yml"));
     }
     for file in [
         "otel-collector.yaml",
@@ -32,11 +40,11 @@ fn the_configuration_files_are_valid() {
     }
 }
 
-/// Series by name and labels, without what a scrape adds.
-fn series(prometheus: &Prometheus, selector: &str) -> BTreeMap<Labels, f64> {
+/// The agent's series by name and labels, without what scrapes and alerts add.
+fn series(prometheus: &Prometheus) -> BTreeMap<Labels, f64> {
     let of_scrape = ["up", "target_info"];
     prometheus
-        .query(selector)
+        .query("{job=\"prefect-otel-agent\",alertname=\"\"}")
         .unwrap()
         .into_iter()
         .filter(|(labels, _)| {
@@ -45,10 +53,6 @@ fn series(prometheus: &Prometheus, selector: &str) -> BTreeMap<Labels, f64> {
                 && !name.starts_with("scrape_")
                 // Scrapes go on between the two.
                 && !name.starts_with("http_server_")
-        })
-        .map(|(mut labels, value)| {
-            labels.remove("instance");
-            (labels, value)
         })
         .collect()
 }
@@ -74,16 +78,18 @@ fn one_cycle_pushed_and_scraped_is_the_same_series_and_values() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.otlp.as_str()),
         ("METRICS_ATTRIBUTES", "env=test"),
         ("TASK_RUNS_ENABLED", "True"),
-        ("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=prefect"),
+        (
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "service.instance.id=prefect-demo",
+        ),
         // One cycle, and no other.
         ("SAMPLE_INTERVAL_SECONDS", "3600"),
     ];
     let agent = AgentProcess::start(&stub.url, &settings);
     agent.wait_for_page("the cycle", |page| page.value("prefect_up", &[]));
     let address = agent.address.to_string();
-    let (prometheus, _folder) = prometheus(&programs, &collector, Some(&address));
-    let pulled = format!("{{job=\"prefect-otel-agent\",instance=\"{address}\"}}");
-    let pushed = "{job=\"prefect-otel-agent\",instance=\"prefect\"}";
+    let (pulling, _folder) = prometheus(&programs, &collector, Some(&address));
+    let (prometheus, _folder) = prometheus(&programs, &collector, None);
     let mut both = (BTreeMap::new(), BTreeMap::new());
     let deadline = Instant::now() + Duration::from_secs(90);
     while both.0.is_empty() || both.0 != both.1 {
@@ -103,7 +109,7 @@ fn one_cycle_pushed_and_scraped_is_the_same_series_and_values() {
             );
         }
         std::thread::sleep(Duration::from_secs(1));
-        both = (series(&prometheus, &pulled), series(&prometheus, pushed));
+        both = (series(&pulling), series(&prometheus));
     }
     assert!(both.0.len() > 100, "{}", both.0.len());
     // And the collector shows its own metrics where prometheus.yml looks for them.

@@ -47,9 +47,9 @@ pub(crate) fn left_out(test: &str, needs: &str) {
 
 /// A running Prometheus.
 pub(crate) struct Prometheus {
-    _process: Process,
+    process: Process,
     pub(crate) url: String,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
 }
 
 impl Prometheus {
@@ -86,15 +86,21 @@ impl Prometheus {
             .args(flags)
             .envs(variables.iter().copied());
         let prometheus = Prometheus {
-            _process: Process::start(&mut command),
+            process: Process::start(&mut command),
             url: format!("http://127.0.0.1:{port}"),
-            _data: data,
+            data,
         };
         wait_for("Prometheus", || {
             let ready = reqwest::blocking::get(format!("{}/-/ready", prometheus.url));
             ready.ok().filter(|answer| answer.status().is_success())
         });
         prometheus
+    }
+
+    /// Ends it: what it has stored.
+    pub(crate) fn stop(self) -> tempfile::TempDir {
+        drop(self.process);
+        self.data
     }
 
     /// Starts one that scrapes `targets`, by job, every second.

@@ -98,30 +98,46 @@ impl Collector {
     }
 }
 
-/// A Prometheus with the project's prometheus.yml and alerts.yml, which scrapes `collector`
-/// and, by the job of the pull bridge, `pulled`.
+/// A Prometheus with the project's configuration, which scrapes `collector` and, as in the stack
+/// with the pull file, the agent at `pulled`.
 pub(crate) fn prometheus(
     programs: &Path,
     collector: &Collector,
     pulled: Option<&str>,
 ) -> (Prometheus, tempfile::TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let text = project_text("prometheus.yml");
-    let (before, rest) = text.split_once("    dns_sd_configs:\n").unwrap();
-    let (_, after) = rest.split_once("\n\n").unwrap();
-    let targets = pulled
-        .map(|address| format!("{address:?}"))
-        .unwrap_or_default();
-    let text = format!("{before}    static_configs:\n      - targets: [{targets}]\n\n{after}")
-        .replace("otel-collector:8889", &collector.metrics)
-        .replace("otel-collector:8888", &collector.own_metrics)
-        // A test has not the time for four intervals of fifteen seconds.
-        .replace("scrape_interval: 15s", "scrape_interval: 2s")
-        .replace("scrape_timeout: 10s", "scrape_timeout: 2s")
-        .replace("evaluation_interval: 15s", "evaluation_interval: 2s");
-    assert!(!text.contains("otel-collector:"));
-    std::fs::write(folder.path().join("prometheus.yml"), text).unwrap();
-    std::fs::copy(project("alerts.yml"), folder.path().join("alerts.yml")).unwrap();
+    let folder = configured(&collector.metrics, &collector.own_metrics, pulled);
     let prometheus = Prometheus::start(programs, &folder.path().join("prometheus.yml"), &[]);
     (prometheus, folder)
+}
+
+/// A folder with the project's configuration of Prometheus, with these addresses of a collector's
+/// pages and of an agent that is scraped.
+pub(crate) fn configured(
+    metrics: &str,
+    own_metrics: &str,
+    pulled: Option<&str>,
+) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let scrape = match pulled {
+        Some(_) => "deploy/scrape-pull.yml",
+        None => "deploy/scrape-push.yml",
+    };
+    for (file, name) in [
+        ("prometheus.yml", "prometheus.yml"),
+        ("alerts.yml", "alerts.yml"),
+        // Where compose.yml and compose.pull.yml mount it.
+        (scrape, "scrape.yml"),
+    ] {
+        let text = project_text(file)
+            .replace("otel-collector:8889", metrics)
+            .replace("otel-collector:8888", own_metrics)
+            .replace("agent:8000", pulled.unwrap_or_default())
+            // A test has not the time for four intervals of fifteen seconds.
+            .replace("scrape_interval: 15s", "scrape_interval: 2s")
+            .replace("scrape_timeout: 10s", "scrape_timeout: 2s")
+            .replace("evaluation_interval: 15s", "evaluation_interval: 2s");
+        assert!(!text.contains("otel-collector:8"), "{file}");
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    folder
 }
