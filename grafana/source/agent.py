@@ -92,7 +92,7 @@ def requests():
     wide = {"step": "1m"}
 
     def rate(matcher, by):
-        return f"sum by ({by}) (rate({of_agent(count, *matcher)}[$__rate_interval]))"
+        return f"sum by ({by}) ({agents_only(f'rate({of_agent(count, *matcher)}[$__rate_interval])')})"
 
     return [
         row("Requests to Prefect"),
@@ -109,7 +109,7 @@ def requests():
             "95 % of responses took no longer than this.",
             {
                 "{{url_template}}": quantile(
-                    0.95, of_agent("http_client_request_duration_seconds_bucket"), "url_template"
+                    0.95, of_agent("http_client_request_duration_seconds_bucket"), "url_template", agents_only
                 )
             },
             unit=style.SECONDS,

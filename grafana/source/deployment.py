@@ -11,6 +11,7 @@ from .select import (
     DEPLOYMENT_IS,
     FAILED,
     FLOW_IS,
+    UNFINISHED,
     fresh,
     or_unknown,
     quantile,
@@ -36,8 +37,14 @@ def finished(*matchers):
 
 
 KNOWN = f"group({of('prefect_info_deployment')})"
-# -1 if the agent reads what would tell.
-NEVER = f"-1 * group({of('prefect_info_deployment')} {fresh('finished_runs')})"
+
+
+def none(section):
+    """-1 if the agent reads what would tell."""
+    return f"-1 * group({of('prefect_info_deployment')} {fresh(section)})"
+
+
+NEVER = none("finished_runs")
 
 
 def tiles():
@@ -70,7 +77,7 @@ def tiles():
         stat(
             "Late runs",
             "Its runs that should have started but have not. The line shows the time range.",
-            or_unknown(late),
+            or_unknown(late, *UNFINISHED),
             history=late,
             steps=style.ANY_IS_BAD,
             links=[POOLS, LATE_IN_PREFECT],
@@ -79,7 +86,7 @@ def tiles():
         stat(
             "Active runs",
             "Its runs that have not ended. The line shows the time range.",
-            or_unknown(active),
+            or_unknown(active, *UNFINISHED),
             history=active,
             links=[IN_PREFECT],
             **narrow,
@@ -105,7 +112,7 @@ def tiles():
         stat(
             "Next run in",
             "Time until its next scheduled start. none: nothing is scheduled within the agent's look-ahead (SCHEDULED_LOOKAHEAD_MINUTES). Late runs do not count.",
-            f"{next_run} or -2 * {paused} or -1 * {KNOWN}",
+            f"{next_run} or -2 * {paused} or {none('scheduled_runs')}",
             mappings=[style.values(no)],
             links=[IN_PREFECT],
             **seconds,

@@ -13,6 +13,7 @@ from .select import (
     FLOW_IS,
     LIMIT,
     POOL_IS,
+    UNFINISHED,
     increase,
     of_pools,
     or_unknown,
@@ -21,6 +22,7 @@ from .select import (
     select,
     slots,
     steps,
+    workers_online,
 )
 from .strip import strip
 
@@ -38,8 +40,8 @@ def finished(*matchers):
 
 def tiles():
     late, active = (f"sum({select(f'prefect_flow_runs_{kind}', *THESE)})" for kind in ["late", "active"])
-    served = f"and on ({AGENT}, work_pool_name) {select('prefect_info_deployment', *THESE)}"
-    online = f"""count({select("prefect_worker_status", POOL_IS, 'worker_status="ONLINE"')} == 1 {served})"""
+    served = f" and on ({AGENT}, work_pool_name) {select('prefect_info_deployment', *THESE)}"
+    online, or_none = workers_online(served)
 
     def range_and_hour(expression):
         return {"range": expression("$__range"), "1 h": expression("1h")}
@@ -64,7 +66,7 @@ def tiles():
         stat(
             "Late runs",
             "Runs that should have started but have not. The line shows the time range.",
-            or_unknown(late),
+            or_unknown(late, *UNFINISHED),
             history=late,
             steps=style.ANY_IS_BAD,
             links=[POOLS, LATE_IN_PREFECT],
@@ -72,14 +74,14 @@ def tiles():
         stat(
             "Active runs",
             "Runs pending, running, paused, cancelling or awaiting retry. The line shows the time range.",
-            or_unknown(active),
+            or_unknown(active, *UNFINISHED),
             history=active,
             links=[RUNS],
         ),
         stat(
             "Workers online",
-            "Online workers in the work pools of the selected deployments. The line shows the time range.",
-            or_unknown(online),
+            "Online workers in the work pools of the selected deployments. A question mark: none of these needs a worker (push and managed pools do not), or it is not known. The line shows the time range.",
+            or_none,
             history=online,
             steps=style.NONE_IS_BAD,
             links=[POOLS],

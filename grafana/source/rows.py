@@ -10,6 +10,7 @@ from .select import (
     FAILED,
     FLOW_IS,
     POOL_IS,
+    UNFINISHED,
     fresh,
     increase,
     ratio,
@@ -31,10 +32,10 @@ def of_deployments():
     counted = f"sum{BY}({finished()})"
     # -1 stands for "none", if the runs that would tell are being read; NaN for "unknown".
     none = f"-1 * ({known} {fresh('finished_runs')})"
-    unknown = f"NaN * {counted}"
+    unknown = f"NaN * ({known} or {counted})"
 
     def count(metric):
-        return f"sum{BY}({select(metric, *THESE)}) or 0 * {known} or {unknown}"
+        return f"sum{BY}({select(metric, *THESE)}) or 0 * ({known} {fresh(*UNFINISHED)}) or {unknown}"
 
     def of_known(expression, otherwise=none):
         return f"{expression} and on ({DEPLOYMENT}) {known} or {otherwise} or {unknown}"
@@ -50,7 +51,7 @@ def of_deployments():
         "last_success": of_known(f"round(time() - max{BY}({last}))"),
         "active": count("prefect_flow_runs_active"),
         "duration": of_known(f"max{BY}({duration})"),
-        "next": of_known(f"round(clamp_min(min{BY}({next_run}) - time(), 0))", f"{paused} or -1 * {known}"),
+        "next": of_known(f"round(clamp_min(min{BY}({next_run}) - time(), 0))", f"{paused} or -1 * ({known} {fresh('scheduled_runs')})"),
     }
 
 

@@ -31,17 +31,56 @@ def agents_only(expression):
     return f"{expression} and on (job, instance) {select('prefect_agent_section_age_seconds')}"
 
 
-UP = f"{select('prefect_up')} == 1"
+# The sections of Prefect that metrics are made of: they are withheld if one of them is not read.
+UNFINISHED = ("active_runs", "scheduled_runs", "deployments", "flows")
+WORK_POOLS = ("work_pools",)
+WORK_QUEUES = ("work_queues", "scheduled_runs")
+WORKERS = ("workers", "work_pools")
+
+# Seconds after which a section is stale and its gauges are withheld: three intervals of an agent with
+# the default SAMPLE_INTERVAL_SECONDS, or INVENTORY_INTERVAL_SECONDS.
+STALE = 90
+STALE_INVENTORY = 180
+INVENTORY = {"deployments", "flows", "work_pools", "work_queues", "workers"}
 
 
-def or_zero(expression):
-    """Zero while Prefect is read; nothing if it is not, since then nothing is known."""
-    return f"{expression} or 0 * max({UP})"
+def age(section):
+    return select("prefect_agent_section_age_seconds", f'section="{section}"')
 
 
-def or_unknown(expression):
+def stale_after(section):
+    return STALE_INVENTORY if section in INVENTORY else STALE
+
+
+def fresh(*sections):
+    """For each agent, true while it reads these sections: what is absent then does not exist."""
+    return " ".join(f"and on ({AGENT}) ({age(one)} < {stale_after(one)})" for one in sections)
+
+
+def read(*sections):
+    """True while every agent reads all of these sections."""
+    ages = [f"max({age(one)}) < {stale_after(one)}" for one in sections]
+    return " and ".join([f"min({select('prefect_up')}) == 1", *ages])
+
+
+def or_zero(expression, *sections):
+    """Zero while these sections are read; nothing if they are not, since then nothing is known."""
+    return f"{expression} or 0 * ({read(*sections)})"
+
+
+def or_unknown(expression, *sections):
     """For a value whose history is drawn too: unknown now, whatever the value was before."""
-    return f"{or_zero(expression)} or NaN * absent({UP})"
+    return f"{or_zero(expression, *sections)} or NaN * absent({read(*sections)})"
+
+
+def workers_online(served=""):
+    """How many workers of the chosen pools are online; and the same for a tile: zero is known only
+    if there is a pool that needs a worker, which push and managed pools do not."""
+    online = select("prefect_worker_status", POOL_IS, 'worker_status="ONLINE"')
+    needs = select("prefect_info_work_pools", POOL_IS, 'type!~".+:(push|managed)"')
+    count = f"count({online} == 1{served})"
+    zero = f"0 * (count({needs}{served}) and {read(*WORKERS)})"
+    return count, f"{count} or {zero} or NaN * absent({zero})"
 
 
 def increase(selector, window):
@@ -57,8 +96,9 @@ def ratio(selector_of, window, by=""):
 def steps(selector, by=None, only=lambda expression: expression):
     """How much a counter grew in each step of a graph: exact, without gaps or overlaps. A
     counter that starts over counts from zero. increase() would lose what falls between the
-    last sample of a window and the first one of the next, and extrapolate the rest."""
-    before = f"{selector} offset $__interval"
+    last sample of a window and the first one of the next, and extrapolate the rest. After an
+    outage of up to an hour, the first step has what happened during it."""
+    before = f"last_over_time({selector}[1h] offset $__interval)"
     grew = only(f"(({selector} - {before} >= 0) or ({selector} and {before}))")
     return f"sum by ({by}) ({grew})" if by else f"sum({grew})"
 
@@ -89,13 +129,3 @@ def slots(metric, *matchers):
     """The share of a limit that is in use. A limit of 0, of which there is no share, is left out."""
     active, limit = (select(metric, *matchers, f'slot_kind="{kind}"') for kind in ["active", "limit"])
     return f"{active} / ignoring (slot_kind) ({limit} > 0)"
-
-
-# Three intervals of an agent with the default SAMPLE_INTERVAL_SECONDS: then its gauges are withheld.
-FRESH = 90
-
-
-def fresh(section):
-    """True while the agent reads this section: what is absent then does not exist."""
-    age = select("prefect_agent_section_age_seconds", f'section="{section}"')
-    return f"and on ({AGENT}) ({age} < {FRESH})"

@@ -3,10 +3,21 @@
 from . import style
 from .links import board
 from .panels import stat
-from .select import agents_only, of_agent, select
+from .select import AGENT, agents_only, of_agent, select
 
 PUBLISHED = f"max by (job, instance) ({select('prefect_agent_last_published_time_seconds')})"
-SILENT = 1e9
+DEAD = 60  # seconds
+
+
+def last_published():
+    """When each agent last published, in the last hour: of a dead one, only the past tells. An
+    agent of the same job that appeared at about that time, or later, has replaced it (a new pod
+    has another instance)."""
+    agent = f"max by ({AGENT})"
+    published = select("prefect_agent_last_published_time_seconds")
+    last = f"{agent} (last_over_time({published}[1h]))"
+    newest = f"max by (job, prefect_workspace) (min_over_time({published}[1d]) and {published})"
+    return f"{last} unless ({last} < time() - {DEAD} < on (job, prefect_workspace) group_left () ({newest} + 300))"
 
 
 def named(name, label, expression):
@@ -20,7 +31,8 @@ def strip():
     up = {0: ("DOWN", style.BAD), 1: ("UP", style.GOOD)}
     # The agent computes the age when it publishes: since then, time has passed.
     age = f"{select('prefect_agent_section_age_seconds')} + on (job, instance) group_left () clamp_min(time() - {PUBLISHED}, 0)"
-    silence = f"round(clamp_min(time() - min({PUBLISHED}), 0)) or on () vector({SILENT:.0e})"
+    # If no agent has series now, as after a failed scrape, it is silent at once.
+    silence = f"round(clamp_min(time() - min({last_published()}), 0)) and on () {PUBLISHED} or on () vector({style.LONG_AGO:.0e})"
     server = named("Prefect", "version", select("prefect_server_info"))
     # An agent that is scraped, instead of pushing, has no target_info.
     agents = named("agent", "service_version", agents_only(of_agent("target_info")))
@@ -43,11 +55,11 @@ def strip():
         ),
         stat(
             "Agent",
-            "Time since the agent last published its metrics. Red after a minute: the agent is down, or its metrics do not arrive. SILENT: no agent has published any.",
+            "Time since the agent last published its metrics; of several agents, the one that has been silent longest within the last hour. Red after a minute: the agent is down, or its metrics do not arrive. SILENT: there are no metrics of any agent. An agent that another instance has replaced is not considered.",
             silence,
             unit=style.SECONDS,
-            steps=[(0, style.GOOD), (60, style.BAD)],
-            mappings=[style.above(SILENT / 2, "SILENT", style.BAD)],
+            steps=[(0, style.GOOD), (DEAD, style.BAD)],
+            mappings=[style.long_ago("SILENT", style.BAD)],
             **wide,
         ),
         stat(

@@ -71,6 +71,14 @@ def above(limit, text, color):
     return model.RangeMap(options=options)
 
 
+# Seconds: longer ago than anything that happened.
+LONG_AGO = 1e9
+
+
+def long_ago(text, color):
+    return above(LONG_AGO / 2, text, color)
+
+
 def nothing(text="?"):
     """The text, in grey, of null and NaN."""
     options = model.DashboardSpecialValueMapOptions(

@@ -5,7 +5,22 @@ from .frame import choice, dashboard, prefect_ui, scope, values
 from .links import LATE_IN_PREFECT, ROW, field, in_prefect, pool_in_prefect, queue_in_prefect
 from .links import board as to
 from .panels import CELL, IDENTITY, INSTANCE, STACK, TEXT, Column, graph, row, stat, table
-from .select import AGENT, LIMIT, POOL_IS, QUEUE, or_unknown, or_zero, quantile, row_of, select, slots
+from .select import (
+    AGENT,
+    LIMIT,
+    POOL_IS,
+    QUEUE,
+    UNFINISHED,
+    WORK_POOLS,
+    WORK_QUEUES,
+    or_unknown,
+    or_zero,
+    quantile,
+    row_of,
+    select,
+    slots,
+    workers_online,
+)
 from .strip import strip
 
 QUEUE_NAME = "{{work_pool_name}}/{{work_queue_name}}"
@@ -18,19 +33,19 @@ def of(metric, *matchers):
 
 
 def tiles():
-    online = f"""count({of("prefect_worker_status", 'worker_status="ONLINE"')} == 1)"""
+    online, or_none = workers_online()
     late = f"sum({of('prefect_flow_runs_late')})"
     unhealthy = f"""count({of("prefect_info_work_queues", 'healthy="False"', 'is_paused="False"')})"""
     paused = " + ".join(
-        f"({or_zero(f'count({of(metric)} == 0)')})"
-        for metric in ["prefect_info_work_pools", "prefect_info_work_queues"]
+        f"({or_zero(f'count({of(metric)} == 0)', *sections)})"
+        for metric, sections in [("prefect_info_work_pools", WORK_POOLS), ("prefect_info_work_queues", WORK_QUEUES)]
     )
     share = {"unit": style.RATIO, "steps": style.SATURATION}
     return [
         stat(
             "Workers online",
-            "Online workers of the selected pools. The line shows the time range.",
-            or_unknown(online),
+            "Online workers of the selected pools. A question mark: no pool needs a worker (push and managed pools do not), or it is not known. The line shows the time range.",
+            or_none,
             history=online,
             steps=style.NONE_IS_BAD,
             links=[POOLS],
@@ -38,7 +53,7 @@ def tiles():
         stat(
             "Late runs",
             "Runs of the selected pools that should have started but have not. The line shows the time range.",
-            or_unknown(late),
+            or_unknown(late, *UNFINISHED),
             history=late,
             steps=style.ANY_IS_BAD,
             links=[LATE_IN_PREFECT],
@@ -46,7 +61,7 @@ def tiles():
         stat(
             "Unhealthy queues",
             "Queues that are not paused and have late runs, or that no worker has polled within the last minute. Unused queues are also unhealthy.",
-            or_unknown(unhealthy),
+            or_unknown(unhealthy, *WORK_QUEUES),
             history=unhealthy,
             steps=style.ANY_IS_A_WARNING,
             links=[POOLS],
@@ -107,12 +122,13 @@ def queues():
             Column("Priority", label="priority", width=70),
             Column(
                 "Last poll",
-                expression=row_of(f"round(time() - {polled}) and on ({QUEUE}) {listed} or -1 * {listed}"),
+                expression=row_of(f"round(time() - {polled}) and on ({QUEUE}) {listed} or {style.LONG_AGO:.0e} * {listed}"),
                 unit=style.SECONDS,
                 decimals=0,
                 width=85,
                 cell=TEXT,
-                mappings=[style.NEVER],
+                # Before all others: it is as good as the longest time.
+                mappings=[style.long_ago("never", style.UNKNOWN)],
             ),
             INSTANCE,
             *IDENTITY,

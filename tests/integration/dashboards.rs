@@ -1,6 +1,7 @@
 //! The dashboards: well made, provisioned, and true in good times and bad.
 
 mod bars;
+mod cases;
 mod choices;
 mod defects;
 mod json;

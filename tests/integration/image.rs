@@ -88,6 +88,47 @@ fn images_are_pinned_by_tag_and_digest_and_are_in_support() {
     assert!(list(&renovate["extends"]).any(|preset| preset == "docker:pinDigests"));
 }
 
+/// The one of the stack, the one that the dashboards are made for, and its packages that check them.
+#[test]
+fn the_versions_of_grafana_are_raised_together() {
+    let frame = project_text("grafana/source/frame.py");
+    let (_, made_for) = frame.split_once("\nGRAFANA = \"").unwrap();
+    let (made_for, _) = made_for.split_once('"').unwrap();
+    assert!(project_text("compose.yml").contains(&format!("grafana/grafana:{made_for}@")));
+    let packages = [
+        ("grafana/schema", "@grafana/schema"),
+        ("tests/grafana", "@grafana/data"),
+    ];
+    for (folder, package) in packages {
+        let json = project_text(&format!("{folder}/package.json"));
+        let json: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["dependencies"][package], made_for, "{package}");
+    }
+    let renovate: Value = serde_json::from_str(&project_text(".github/renovate.json")).unwrap();
+    let names = |rule: &Value| -> BTreeSet<String> {
+        let names = rule["matchPackageNames"].as_array().into_iter().flatten();
+        names.map(|name| text(name).to_owned()).collect()
+    };
+    let together = ["grafana/grafana", "@grafana/schema", "@grafana/data"];
+    let together: BTreeSet<String> = together.map(str::to_owned).into();
+    let grouped = |rule: &Value| rule["groupName"].is_string() && names(rule) == together;
+    assert!(list(&renovate["packageRules"]).any(grouped));
+    // The expression that finds it, around the version.
+    let finds = |manager: &Value| {
+        let (before, after) = text(&manager["matchStrings"][0]).split_once("(?<currentValue>")?;
+        let (_, after) = after.split_once(')')?;
+        Some(frame.contains(&format!("{before}{made_for}{after}")))
+    };
+    let of_frame = |manager: &&Value| {
+        let files = text(&manager["managerFilePatterns"][0]);
+        files == "/^grafana/source/frame\\.py$/"
+    };
+    let mut managers = list(&renovate["customManagers"]);
+    let manager = managers.find(of_frame).unwrap();
+    assert_eq!(manager["depNameTemplate"], "grafana/grafana");
+    assert_eq!(finds(manager), Some(true), "{manager}");
+}
+
 #[test]
 fn the_image_is_built_without_other_images_packages_or_the_example() {
     let text = project_text("Dockerfile");

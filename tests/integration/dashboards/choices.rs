@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::json::{Dashboard, dashboards, none};
-use super::shown::{Cell, Look, Shown, is_green, is_red, now};
+use super::shown::{Cell, Look, Shown, is_green, is_grey, is_red, now};
 use super::workspace::{
     CASES, FRESH, HOPELESS, NAMES, NEVER_POLLED, STEADY, Workspace, of_deployment,
 };
@@ -175,6 +175,41 @@ fn the_worst_are_not_left_out() {
         wrong.push("a queue that was never polled has no row that says so".to_owned());
     }
     none(wrong);
+}
+
+#[test]
+fn a_queue_that_was_never_polled_comes_before_those_that_were() {
+    let Some(workspace) = Workspace::start("a_queue_that_was_never_polled_comes_before") else {
+        return;
+    };
+    let pools = dashboard("work-pools.json");
+    let shown = workspace.show(&[Look::at("work-pools.json")]);
+    let panel = pools.panels().find(|panel| panel.title() == "Queues");
+    let panel = panel.unwrap();
+    let sorted = panel.json["options"]["sortBy"].as_array().unwrap().iter();
+    let last = sorted.last().unwrap();
+    assert_eq!(
+        (&last["displayName"], &last["desc"]),
+        (&Value::from("Last poll"), &Value::from(true))
+    );
+    let table = shown[0].panel(panel);
+    let column = |name: &str| { table.columns.iter() }.position(|column| column.name == name);
+    let (queue, poll) = (column("Queue").unwrap(), column("Last poll").unwrap());
+    let mut rows: Vec<_> = table.rows.iter().collect();
+    rows.sort_by(|a, b| {
+        b[poll]
+            .raw
+            .as_f64()
+            .partial_cmp(&a[poll].raw.as_f64())
+            .unwrap()
+    });
+    let first = rows[0];
+    assert_eq!(
+        (&first[queue].raw, first[poll].text.as_str()),
+        (&Value::from(NEVER_POLLED), "never")
+    );
+    assert!(is_grey(first[poll].color.as_deref()), "{:?}", first[poll]);
+    assert!(rows[1..].iter().all(|row| row[poll].text != "never"));
 }
 
 #[test]

@@ -17,6 +17,13 @@ pub(super) struct Selector {
 }
 
 impl Selector {
+    /// Whether it tells whether Prefect, or a section of it, is read, and not what the panel shows.
+    pub(super) fn is_condition(&self) -> bool {
+        let of_one_section = { self.matchers.iter() }.any(|(name, ..)| name == "section");
+        self.metric == "prefect_up"
+            || self.metric == "prefect_agent_section_age_seconds" && of_one_section
+    }
+
     /// Whether `label` is matched with the variable `variable`.
     pub(super) fn uses(&self, label: &str, variable: &str) -> bool {
         let named = |value: &str| {
@@ -59,33 +66,38 @@ impl Query {
 
     /// Every node of the tree.
     fn nodes(&self) -> Vec<&Value> {
-        let mut nodes = Vec::new();
-        let mut left = vec![&self.0];
-        while let Some(value) = left.pop() {
-            match value {
-                Value::Object(fields) => {
-                    nodes.extend(fields.contains_key("type").then_some(value));
-                    left.extend(fields.values());
-                }
-                Value::Array(values) => left.extend(values),
-                _ => {}
-            }
-        }
-        nodes
+        nodes(&self.0)
     }
 
     pub(super) fn selectors(&self) -> Vec<Selector> {
-        let of = |node: &Value| {
-            let matchers = node["matchers"].as_array()?;
-            let text = |value: &Value| value.as_str().unwrap().to_owned();
-            Some(Selector {
-                metric: text(&node["name"]),
-                matchers: { matchers.iter() }
-                    .map(|one| (text(&one["name"]), text(&one["type"]), text(&one["value"])))
-                    .collect(),
-            })
-        };
-        self.nodes().into_iter().filter_map(of).collect()
+        selectors(self.nodes())
+    }
+
+    /// Those with a range.
+    pub(super) fn over_time(&self) -> Vec<Selector> {
+        let nodes = self.nodes().into_iter();
+        selectors(
+            nodes
+                .filter(|node| node["type"] == "matrixSelector")
+                .collect(),
+        )
+    }
+
+    /// The metrics that no `and` restricts to objects that a metric of the agent has, too.
+    pub(super) fn not_joined(&self) -> Vec<String> {
+        fn restricted(node: &Value, found: &mut BTreeSet<String>) {
+            let of_agent = |selector: &Selector| selector.metric.starts_with("prefect_");
+            if node["op"] == "and" && selectors(nodes(&node["rhs"])).iter().any(of_agent) {
+                let metrics = selectors(nodes(&node["lhs"])).into_iter();
+                found.extend(metrics.map(|selector| selector.metric));
+            }
+        }
+        let mut joined = BTreeSet::new();
+        self.nodes()
+            .iter()
+            .for_each(|node| restricted(node, &mut joined));
+        let metrics = self.selectors().into_iter().map(|selector| selector.metric);
+        metrics.filter(|metric| !joined.contains(metric)).collect()
     }
 
     /// The labels of each `by (…)` and `on (…)`.
@@ -102,6 +114,37 @@ impl Query {
             .map(|node| labels(&node["matching"]["labels"]));
         by.chain(on).collect()
     }
+}
+
+/// Every node of a tree.
+fn nodes(tree: &Value) -> Vec<&Value> {
+    let mut nodes = Vec::new();
+    let mut left = vec![tree];
+    while let Some(value) = left.pop() {
+        match value {
+            Value::Object(fields) => {
+                nodes.extend(fields.contains_key("type").then_some(value));
+                left.extend(fields.values());
+            }
+            Value::Array(values) => left.extend(values),
+            _ => {}
+        }
+    }
+    nodes
+}
+
+fn selectors(nodes: Vec<&Value>) -> Vec<Selector> {
+    let of = |node: &Value| {
+        let matchers = node["matchers"].as_array()?;
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        Some(Selector {
+            metric: text(&node["name"]),
+            matchers: { matchers.iter() }
+                .map(|one| (text(&one["name"]), text(&one["type"]), text(&one["value"])))
+                .collect(),
+        })
+    };
+    nodes.into_iter().filter_map(of).collect()
 }
 
 /// The metrics of docs/metrics.md by their names in Prometheus, with their labels.

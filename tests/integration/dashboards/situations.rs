@@ -20,8 +20,8 @@ fn is_unknown(prometheus: &Prometheus, panel: Panel<'_>, known: &BTreeSet<String
     let over_range = panel.expressions().any(|query| query.contains("$__range"));
     let queries = Query::of(prometheus, panel);
     let metrics: BTreeSet<String> = { queries.iter().flat_map(Query::selectors) }
+        .filter(|selector| !selector.is_condition())
         .map(|selector| selector.metric)
-        .filter(|metric| metric != "prefect_up")
         .collect();
     !over_range && !metrics.is_empty() && metrics.is_disjoint(known)
 }
@@ -67,8 +67,8 @@ fn false_claims(prometheus: &Prometheus, all: &[(Dashboard, Shown)], least: usiz
     wrong
 }
 
-/// A tile of the strip: its text and colour.
-fn strip<'a>(
+/// A tile: its text and colour.
+fn tile<'a>(
     dashboard: &Dashboard,
     shown: &'a Shown,
     title: &str,
@@ -119,8 +119,34 @@ fn with_prefect_down_what_is_unknown_is_grey() {
                 }
             }
         }
-        match strip(dashboard, shown, "Prefect") {
+        match tile(dashboard, shown, "Prefect") {
             Some(("DOWN", color)) if is_red(color) => {}
+            other => wrong.push(format!("{}: Prefect is {other:?}", dashboard.file)),
+        }
+    }
+    none(wrong);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn with_one_list_that_is_refused_what_it_would_tell_is_grey() {
+    let Some(workspace) = Workspace::start("with_one_list_that_is_refused") else {
+        return;
+    };
+    let refused = axum::http::StatusCode::FORBIDDEN;
+    workspace.stub.fault(move |request| {
+        let states = request.body["flow_runs"]["state"].to_string();
+        let of_scheduled = request.path == "/flow_runs/filter" && states.contains("SCHEDULED");
+        of_scheduled.then(|| axum::response::IntoResponse::into_response(refused))
+    });
+    let old = "prefect_agent_section_age_seconds{section=\"scheduled_runs\"} > 95";
+    let still_up = format!("{old} and on () prefect_up == 1");
+    wait_for("the age", || workspace.prometheus.value(&still_up));
+    let all = workspace.show_all("plain", "plain");
+    let mut wrong = false_claims(&workspace.prometheus, &all, 5);
+    for (dashboard, shown) in &all {
+        match tile(dashboard, shown, "Prefect") {
+            Some(("UP", _)) => {}
             other => wrong.push(format!("{}: Prefect is {other:?}", dashboard.file)),
         }
     }
@@ -143,11 +169,11 @@ fn with_a_dead_agent_that_was_scraped_nothing_is_claimed() {
     let all = workspace.show_all("plain", "plain");
     let mut wrong = false_claims(&workspace.prometheus, &all, 15);
     for (dashboard, shown) in &all {
-        match strip(dashboard, shown, "Agent") {
+        match tile(dashboard, shown, "Agent") {
             Some((_, color)) if is_red(color) => {}
             other => wrong.push(format!("{}: Agent is {other:?}", dashboard.file)),
         }
-        match strip(dashboard, shown, "Prefect") {
+        match tile(dashboard, shown, "Prefect") {
             Some((_, color)) if !is_green(color) => {}
             other => wrong.push(format!("{}: Prefect is {other:?}", dashboard.file)),
         }
@@ -194,9 +220,9 @@ fn a_dead_agent_that_pushed_shows_within_a_minute() {
                 is_red(color)
             }
         };
-        let tile = strip(dashboard, shown, "Agent");
-        let says = || format!("{}: Agent is {tile:?}", dashboard.file);
-        (!tile.is_some_and(|(_, color)| fits(color))).then(says)
+        let agent = tile(dashboard, shown, "Agent");
+        let says = || format!("{}: Agent is {agent:?}", dashboard.file);
+        (!agent.is_some_and(|(_, color)| fits(color))).then(says)
     };
     wait_for("the data", || prometheus.value("prefect_info_deployment"));
     none(look().iter().filter_map(|one| health(one, true)).collect());
@@ -223,10 +249,9 @@ fn a_dead_agent_that_pushed_shows_within_a_minute() {
 }
 
 /// Gauges that are known to be zero where they have no series and Prefect is read.
-const ZERO: [&str; 4] = [
+const ZERO: [&str; 3] = [
     "prefect_flow_runs_late",
     "prefect_flow_runs_active",
-    "prefect_worker_status",
     "prefect_info_work_queues",
 ];
 
@@ -273,17 +298,20 @@ fn on_an_empty_workspace_what_is_zero_is_0_and_what_is_unknown_is_grey() {
             let queries = Query::of(&prometheus, panel);
             let metrics = queries.iter().flat_map(Query::selectors);
             let is_zero = metrics
-                .map(|selector| selector.metric)
-                .all(|metric| metric == "prefect_up" || ZERO.contains(&metric.as_str()));
+                .filter(|selector| !selector.is_condition())
+                .all(|selector| ZERO.contains(&selector.metric.as_str()));
             let count = panel.defaults()["unit"] != "percentunit";
             if !panel.is_tile() || ["Prefect", "Agent"].contains(&panel.title()) {
                 continue;
             }
             let tile = &on_it.tiles[0];
             let (text, color) = (tile.text.as_str(), tile.color.as_deref());
+            // No pool needs a worker.
+            if panel.title() == "Workers online" && !(text == "?" && is_grey(color)) {
+                wrong.push(format!("{says}: {text:?} in {color:?}"));
+            }
             if is_zero && count && dashboard.file != "deployment.json" {
                 zeros += 1;
-                // No worker may well be a warning; but it is known.
                 if text != "0" {
                     wrong.push(format!("{says}: {text:?}, and it is zero"));
                 }

@@ -90,6 +90,30 @@ fn every_query_selects_job_instance_and_workspace() {
     }));
 }
 
+/// Every instrumented service has metrics of its process and of HTTP.
+#[test]
+fn metrics_that_other_services_have_are_those_of_agents() {
+    let Some(programs) = programs("metrics_that_other_services_have_are_those_of_agents") else {
+        return;
+    };
+    let prometheus = Prometheus::scraping(&programs, &[]);
+    let catalogue = catalogue();
+    none(panels_that(|dashboard, panel| {
+        if !dashboard.of_prefect() {
+            return Vec::new();
+        }
+        let queries = Query::of(&prometheus, panel);
+        let shared = |metric: &String| {
+            let others = catalogue.contains_key(metric) || metric == "target_info";
+            others && !metric.starts_with("prefect_")
+        };
+        let metrics = queries.iter().flat_map(Query::not_joined).filter(shared);
+        metrics
+            .map(|metric| format!("{metric} of every service"))
+            .collect()
+    }));
+}
+
 #[test]
 fn rows_and_joins_keep_job_instance_and_workspace() {
     let Some(programs) = programs("rows_and_joins_keep_job_instance_and_workspace") else {

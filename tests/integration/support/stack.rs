@@ -98,6 +98,20 @@ impl Collector {
     }
 }
 
+/// A Prometheus that has stored these samples, in the format of OpenMetrics, and scrapes nothing.
+pub(crate) fn with_history(programs: &Path, samples: &str) -> Prometheus {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, config) = (folder.path().join("history"), folder.path().join("config"));
+    std::fs::write(&file, samples).unwrap();
+    std::fs::write(&config, "scrape_configs: []\n").unwrap();
+    let data = tempfile::tempdir().unwrap();
+    run(Command::new(programs.join("promtool"))
+        .args(["tsdb", "create-blocks-from", "openmetrics"])
+        .arg(&file)
+        .arg(data.path()));
+    Prometheus::start_on(programs, &config, data, &[], &[])
+}
+
 /// A Prometheus with the project's configuration, which scrapes `collector` and, as in the stack
 /// with the pull file, the agent at `pulled`.
 pub(crate) fn prometheus(
