@@ -87,6 +87,15 @@ def stat(
     )
 
 
+def legend_below(shown):
+    place = options.VizLegendOptions().display_mode(common.LegendDisplayMode.LIST)
+    return place.placement(common.LegendPlacement.BOTTOM).show_legend(shown).calcs([])
+
+
+def tooltip(mode, order):
+    return options.VizTooltipOptions().mode(mode).sort(order)
+
+
 def graph(
     title,
     description,
@@ -130,11 +139,8 @@ def graph(
         style.color_states(panel)
     if outcomes:
         style.color_outcomes(panel)
-    place = options.VizLegendOptions().display_mode(common.LegendDisplayMode.LIST)
-    place.placement(common.LegendPlacement.BOTTOM).show_legend(True).calcs([])
-    panel.legend(place)
-    tip = options.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI)
-    return panel.tooltip(tip.sort(common.SortOrder.DESCENDING))
+    panel.legend(legend_below(True))
+    return panel.tooltip(tooltip(common.TooltipDisplayMode.MULTI, common.SortOrder.DESCENDING))
 
 
 def timeline(title, description, expression, legend, text, color, *, width=24, height=6, empty="No data"):
@@ -145,10 +151,8 @@ def timeline(title, description, expression, legend, text, color, *, width=24, h
     panel.thresholds(style.thresholds([(1, color)])).color_scheme(style.color("thresholds"))
     panel.show_value(common.VisibilityMode.NEVER).row_height(0.85).merge_values(True)
     panel.align_value(common.TimelineValueAlignment.LEFT).fill_opacity(80).line_width(0)
-    place = options.VizLegendOptions().display_mode(common.LegendDisplayMode.LIST)
-    panel.legend(place.placement(common.LegendPlacement.BOTTOM).show_legend(False).calcs([]))
-    tip = options.VizTooltipOptions().mode(common.TooltipDisplayMode.SINGLE)
-    return panel.tooltip(tip.sort(common.SortOrder.NONE)).interval(STEP)
+    panel.legend(legend_below(False))
+    return panel.tooltip(tooltip(common.TooltipDisplayMode.SINGLE, common.SortOrder.NONE)).interval(STEP)
 
 
 class Column:
