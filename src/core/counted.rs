@@ -4,7 +4,7 @@
 //! the server's clock nor a replica that lags behind can bring a pair back as new. It is
 //! bounded by number, too; [`Counted::forgotten_until`] says how far back it is complete.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -70,6 +70,15 @@ impl Counted {
     /// Whether any terminal state of a run is counted.
     pub(super) fn contains_run(&self, run: &str) -> bool {
         self.runs.contains_key(&key(run))
+    }
+
+    /// Whether every terminal state of a run that is counted is among these.
+    pub(super) fn are_among<'a>(&self, run: &str, states: impl Iterator<Item = &'a str>) -> bool {
+        let states: HashSet<u128> = states.map(key).collect();
+        let entries = self.runs.get(&key(run)).into_iter().flatten();
+        entries
+            .into_iter()
+            .all(|entry| states.contains(&entry.state))
     }
 
     /// Remembers a pair that ended at `end`; `false` if it is remembered already.

@@ -66,7 +66,8 @@ pub(super) struct Runs {
     /// The number of the cycle.
     cycle: u64,
     histories: HashMap<Id, History>,
-    /// Runs that were counted by the last process, without their earlier states.
+    /// Runs that were counted, or may be, without all their earlier states: by the last process,
+    /// or when an answer that is older took the place of the one that was waiting.
     unread: HashSet<Id>,
     waiting: HashMap<Id, Waiting>,
     /// Terminal states that wait only for names, by run and state, and since when.
@@ -124,7 +125,9 @@ impl Runs {
         }
         if self.is_taken(&run.id, state, uptime) {
             // A replica that lags behind may show it as it was before it had earlier states.
-            if self.needs_history(run) && self.unread.remove(&run.id) {
+            let waiting = self.waiting.get(&run.id);
+            let newer = waiting.is_none_or(|waiting| waiting.run.run_count < run.run_count);
+            if newer && self.unread.contains(&run.id) && self.needs_history(run) {
                 self.wait(run, known_since, false, uptime, now);
             }
             return;
@@ -212,6 +215,9 @@ impl Runs {
                 self.waiting.insert(Arc::clone(&run.id), before);
                 return;
             }
+            if before.needs_history {
+                self.unread.insert(Arc::clone(&run.id));
+            }
         }
         let waiting = Waiting {
             run: Arc::clone(run),
@@ -258,6 +264,9 @@ impl Runs {
             // After 1, 2, 3 … 10 intervals; at 30 s, the last try comes after more than an hour.
             waiting.not_before = uptime + (interval * waiting.tries).min(interval * 10);
             waiting.needs_history = waiting.tries < MOST_TRIES;
+            if !waiting.needs_history {
+                self.unread.remove(id);
+            }
             return;
         };
         if waiting.had_later.is_none() && terminal::has_later(&waiting.run, &states) {
@@ -268,6 +277,15 @@ impl Runs {
             return;
         }
         waiting.needs_history = false;
+        // Those of a replica that lags behind may lack what was counted, and what was before it.
+        if self
+            .counted
+            .are_among(id, states.iter().map(|state| &*state.id))
+        {
+            self.unread.remove(id);
+        } else {
+            self.unread.insert(Arc::clone(id));
+        }
         let (mut earlier, history) = terminal::earlier(&waiting.run, states, now);
         let known = self.histories.get(id);
         let floor = waiting.known_since.map_or(floor, |since| since.min(floor));
@@ -278,7 +296,6 @@ impl Runs {
         // The current state was counted with all retries, before the history was known.
         let told = !waiting.counts && waiting.run.is_final();
         self.histories.insert(Arc::clone(id), history);
-        self.unread.remove(id);
         for mut terminal in earlier {
             if told {
                 terminal.retries = 0;
@@ -368,7 +385,9 @@ impl Runs {
     pub(super) fn prune(&mut self, uptime: Duration, now: Timestamp) {
         self.windows.prune(now);
         self.counted.prune(uptime, now);
-        self.unread.retain(|id| self.counted.contains_run(id));
+        let unnamed: HashSet<&Id> = self.unnamed.keys().map(|(run, _)| run).collect();
+        self.unread
+            .retain(|id| self.counted.contains_run(id) || unnamed.contains(id));
         let (unfinished, waiting) = (&self.unfinished, &self.waiting);
         let used = |id: &Id| unfinished.known_since(id).is_some() || waiting.contains_key(id);
         self.histories.retain(|id, _| used(id));

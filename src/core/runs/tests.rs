@@ -55,3 +55,53 @@ fn an_earlier_state_that_waits_while_a_later_one_is_counted_survives_a_restart()
     assert_eq!(events.len(), 1, "{events:?}");
     assert!(runs.unread().contains("r"));
 }
+
+fn states(ids: &[&str]) -> Vec<RunState> {
+    let numbered = ids.iter().enumerate();
+    numbered
+        .map(|(minute, id)| {
+            let json = format!(
+                r#"{{"id":"{id}","type":"FAILED","name":"Failed","timestamp":"2027-01-15T07:{minute:02}:00Z"}}"#
+            );
+            serde_json::from_str(&json).unwrap()
+        })
+        .collect()
+}
+
+#[test]
+fn states_from_a_lagging_replica_that_lack_what_is_counted_are_read_again() {
+    let mut runs = unread(&["last"]);
+    // It is listed as it was before, and so are its states.
+    runs.ended(&failed("second", 2), None, Duration::ZERO, NOW);
+    let (id, interval) = (Id::from("r"), Duration::from_secs(30));
+    let of_replica = Some(states(&["first", "second"]));
+    runs.states(&id, of_replica, Duration::ZERO, interval, NOW);
+    runs.prune(Duration::ZERO, NOW);
+    runs.ended(&failed("last", 4), None, Duration::ZERO, NOW);
+    assert_eq!(runs.plan(Duration::ZERO).len(), 1);
+    let all = Some(states(&["first", "second", "third", "last"]));
+    runs.states(&id, all, Duration::ZERO, interval, NOW);
+    let names = Reader::new(TagKeys::none());
+    let events = runs.count(&names, true, Duration::ZERO, NOW);
+    assert_eq!(events.len(), 3, "{events:?}");
+    runs.prune(Duration::ZERO, NOW);
+    assert!(runs.unread().is_empty());
+}
+
+#[test]
+fn an_older_answer_that_replaces_a_waiting_one_does_not_hide_its_earlier_states() {
+    let mut runs = unread(&[]);
+    runs.ended(&failed("last", 4), None, Duration::ZERO, NOW);
+    let (id, interval) = (Id::from("r"), Duration::from_secs(30));
+    // Its states cannot be read: what it is in counts.
+    runs.states(&id, None, Duration::ZERO, interval, NOW);
+    let names = Reader::new(TagKeys::none());
+    assert_eq!(runs.count(&names, true, Duration::ZERO, NOW).len(), 1);
+    runs.ended(&failed("second", 2), None, Duration::ZERO, NOW);
+    let of_replica = Some(states(&["first", "second"]));
+    runs.states(&id, of_replica, Duration::ZERO, interval, NOW);
+    assert_eq!(runs.count(&names, true, Duration::ZERO, NOW).len(), 2);
+    runs.prune(Duration::ZERO, NOW);
+    runs.ended(&failed("last", 4), None, Duration::ZERO, NOW);
+    assert_eq!(runs.plan(Duration::ZERO).len(), 1);
+}
