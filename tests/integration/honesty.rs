@@ -123,12 +123,12 @@ async fn a_server_with_smaller_pages_is_read_completely_and_said_to_be_once() {
             let run = fleet::run_at(number, "COMPLETED", 0);
             stub.contents().flow_runs.push(run);
         }
-        wait_for("450 runs", || {
-            (sum(&agent.page(), FINISHED) == 450.0).then_some(())
+        agent.wait_for_page("450 runs and one deployment", |page| {
+            let all = sum(page, FINISHED) == 450.0;
+            let up = page.value(UP, &[]) == Some(1.0);
+            let deployments = page.value("prefect_deployments_total", &[]);
+            (all && up && deployments == Some(1.0)).then_some(())
         });
-        let page = agent.page();
-        assert_eq!(page.value(UP, &[]), Some(1.0));
-        assert_eq!(page.value("prefect_deployments_total", &[]), Some(1.0));
         let setting = "PREFECT_SERVER_API_DEFAULT_LIMIT";
         assert_eq!(agent.process.lines_with(setting), 1);
         assert_eq!(
