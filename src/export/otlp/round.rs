@@ -190,8 +190,8 @@ impl Round<'_> {
             // The numbers in a reason may differ each time.
             let words = partial.message.replace(|c: char| c.is_ascii_digit(), "");
             let logged = self.state.partial.as_ref();
-            let is_new =
-                logged.is_none_or(|(logged, at)| *logged != words && at.elapsed() > LOG_AGAIN_AFTER);
+            let is_new = logged
+                .is_none_or(|(logged, at)| *logged != words && at.elapsed() > LOG_AGAIN_AFTER);
             if is_new {
                 let Accepted { rejected, message } = partial;
                 tracing::warn!(
