@@ -1,4 +1,4 @@
-//! The dashboards: well made, provisioned, and true in good times and bad.
+//! The dashboards: valid, provisioned, and correct whether or not Prefect and the agent are up.
 
 mod bars;
 mod cases;
@@ -73,7 +73,7 @@ fn dashboards_are_well_made() {
 }
 
 #[test]
-fn dashboards_are_what_their_source_makes() {
+fn dashboards_are_up_to_date_with_their_source() {
     run(Command::new(project("grafana/build")).arg("--check"));
     let folder = tempfile::tempdir().unwrap();
     let mut export = Command::new(project("grafana/build"));
@@ -102,7 +102,7 @@ fn yaml(path: &str) -> Value {
 }
 
 #[test]
-fn grafana_is_provisioned_with_what_is_there() {
+fn grafana_is_provisioned_with_existing_files() {
     let dashboards = yaml("grafana/provisioning/dashboards/dashboards.yml");
     assert_eq!(
         dashboards["apiversion"]
@@ -132,7 +132,7 @@ fn grafana_is_provisioned_with_what_is_there() {
     assert!(
         compose.contains(&format!("\n  {service}:\n")) && compose.contains(&format!(":{port}\""))
     );
-    // What a panel may show at least is what Prometheus scrapes.
+    // The minimum interval of panels is the scrape interval of Prometheus.
     let prometheus = yaml("prometheus.yml");
     let interval = prometheus["global"]["scrape_interval"].as_str().unwrap();
     assert_eq!(
