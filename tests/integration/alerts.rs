@@ -117,7 +117,7 @@ fn with_changed(programs: &Path, change: impl Fn(&str) -> String) -> (String, BT
             *test = test.replace(&format!("../../{file}"), path.to_str().unwrap());
         }
     }
-    let said = |(path, text): &(PathBuf, String)| {
+    let run = |(path, text): &(PathBuf, String)| {
         let test = folder.path().join(path.file_name().unwrap());
         std::fs::write(&test, text).unwrap();
         let output = Command::new(programs.join("promtool"))
@@ -127,18 +127,18 @@ fn with_changed(programs: &Path, change: impl Fn(&str) -> String) -> (String, BT
             .unwrap();
         String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
     };
-    let said = std::thread::scope(|scope| {
-        let said: Vec<_> = tests
+    let messages = std::thread::scope(|scope| {
+        let runs: Vec<_> = tests
             .iter()
-            .map(|test| scope.spawn(move || said(test)))
+            .map(|test| scope.spawn(move || run(test)))
             .collect();
-        said.into_iter().map(|said| said.join().unwrap()).collect()
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
     });
-    (said, names)
+    (messages, names)
 }
 
 /// Whether an expectation about this alert fails, in `alert_rule_test` or about `ALERTS`.
-fn fails(said: &str, name: &str) -> bool {
+fn fails(messages: &str, name: &str) -> bool {
     let own = |line: &str| -> BTreeSet<String> {
         let series = line.split('{').skip(1).map(str::to_owned);
         series
@@ -146,12 +146,12 @@ fn fails(said: &str, name: &str) -> bool {
             .map(|series| series.trim_end_matches([',', ' ']).to_owned())
             .collect()
     };
-    let mut expected = said.split("exp: ").skip(1);
+    let mut expected = messages.split("exp: ").skip(1);
     let differs = |rest: &str| {
         let (expected, got) = rest.split_once("got: ").unwrap();
         own(expected) != own(got.lines().next().unwrap())
     };
-    said.contains(&format!("alertname: {name}, time")) || expected.any(differs)
+    messages.contains(&format!("alertname: {name}, time")) || expected.any(differs)
 }
 
 #[test]
@@ -159,14 +159,14 @@ fn an_alert_that_is_removed_fails_its_tests() {
     let Some(programs) = programs("an_alert_that_is_removed_fails_its_tests") else {
         return;
     };
-    let (said, names) = with_changed(&programs, |_| String::new());
+    let (messages, names) = with_changed(&programs, |_| String::new());
     assert!(names.len() > 18, "{names:?}");
     for name in names {
-        assert!(fails(&said, &name), "{name}");
+        assert!(fails(&messages, &name), "{name}");
     }
     // These four share a name.
     for window in ["1h", "6h", "1d", "3d"] {
-        assert!(said.contains(&format!("long=\"{window}\"")), "{window}");
+        assert!(messages.contains(&format!("long=\"{window}\"")), "{window}");
     }
 }
 
@@ -176,10 +176,10 @@ fn an_alert_that_merges_two_workspaces_fails_its_tests() {
         return;
     };
     let change = |alert: &str| alert.replace(", prefect_workspace", "");
-    let (said, names) = with_changed(&programs, change);
+    let (messages, names) = with_changed(&programs, change);
     assert!(names.len() > 15, "{names:?}");
     for name in names {
-        assert!(fails(&said, &name), "{name}");
+        assert!(fails(&messages, &name), "{name}");
     }
 }
 
@@ -198,10 +198,10 @@ fn an_alert_on_data_that_is_not_refreshed_fails_its_tests() {
         });
         lines.collect::<String>().trim_end().to_owned()
     };
-    let (said, names) = with_changed(&programs, change);
+    let (messages, names) = with_changed(&programs, change);
     assert!(names.len() > 9, "{names:?}");
     for name in names {
-        assert!(fails(&said, &name), "{name}");
+        assert!(fails(&messages, &name), "{name}");
     }
 }
 
@@ -233,7 +233,7 @@ type Groups = BTreeMap<String, Vec<Value>>;
 
 /// The rules of a file as Prometheus has parsed them, without their state.
 fn read(prometheus: &Prometheus, file: &Path) -> Groups {
-    const SAYS: [&str; 7] = [
+    const DEFINITION: [&str; 7] = [
         "type",
         "name",
         "query",
@@ -245,8 +245,9 @@ fn read(prometheus: &Prometheus, file: &Path) -> Groups {
     let answer = prometheus.get("/api/v1/rules", &[]).unwrap();
     let groups = answer["groups"].as_array().unwrap().iter();
     let groups = groups.filter(|group| Path::new(group["file"].as_str().unwrap()) == file);
-    let says = |rule: &Value| {
-        SAYS.map(|key| (key, rule[key].clone()))
+    let definition = |rule: &Value| {
+        DEFINITION
+            .map(|key| (key, rule[key].clone()))
             .into_iter()
             .collect()
     };
@@ -254,7 +255,7 @@ fn read(prometheus: &Prometheus, file: &Path) -> Groups {
         let rules = group["rules"].as_array().unwrap().iter();
         (
             format!("{}, {}", group["name"], group["interval"]),
-            rules.map(says).collect(),
+            rules.map(definition).collect(),
         )
     };
     groups.map(group).collect()

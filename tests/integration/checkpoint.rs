@@ -160,7 +160,10 @@ fn a_damaged_checkpoint_is_renamed_and_a_new_one_is_started() {
         log[0].contains("WARN") && log[0].contains("damaged"),
         "{log:?}"
     );
-    assert!(log[1].contains("kept under another name"), "{log:?}");
+    assert!(
+        log[1].contains("could not be read at the start was renamed"),
+        "{log:?}"
+    );
     let kept = std::fs::read_to_string(path.with_extension("json.damaged-0")).unwrap();
     assert_eq!(kept, "{\"version\":2,");
     let written = std::fs::read_to_string(&path).unwrap();
@@ -175,7 +178,7 @@ fn a_directory_that_is_not_writable_is_a_single_warning() {
     let (listener, _) = reserved(folder.path());
     let log = log_of_three_cycles(listener, &text(&file.join("state")));
     assert_eq!(log.len(), 1, "{log:?}");
-    assert!(log[0].contains("cannot be written"), "{log:?}");
+    assert!(log[0].contains("cannot write the checkpoint"), "{log:?}");
 }
 
 #[test]

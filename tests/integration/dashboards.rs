@@ -47,18 +47,24 @@ fn dashboards_are_well_made() {
     for dashboard in &dashboards {
         let mut ids = BTreeSet::new();
         for panel in dashboard.placed() {
-            assert!(ids.insert(panel.id()), "{}", panel.says());
+            assert!(ids.insert(panel.id()), "{}", panel.identity());
         }
         for panel in dashboard.panels() {
-            let says = panel.says();
+            let identity = panel.identity();
             let description = panel.json["description"].as_str().unwrap();
-            assert!(description.len() > 10, "{says}");
-            assert!(panel.defaults()["unit"].is_string(), "{says}");
+            assert!(description.len() > 10, "{identity}");
+            assert!(panel.defaults()["unit"].is_string(), "{identity}");
             let source = |part: &Value| part["datasource"]["uid"] == "${datasource}";
-            assert!(source(panel.json) && panel.targets().all(source), "{says}");
+            assert!(
+                source(panel.json) && panel.targets().all(source),
+                "{identity}"
+            );
             if panel.is_tile() || panel.kind() == "table" {
                 let nothing = &panel.defaults()["noValue"];
-                assert!(nothing.is_string(), "{says} says nothing when it is empty");
+                assert!(
+                    nothing.is_string(),
+                    "{identity} has no text for missing data"
+                );
             }
         }
         let names = dashboard.variable_names();

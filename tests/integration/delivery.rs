@@ -210,7 +210,7 @@ async fn transient_failures_are_retried_when_the_receiver_asks_for_it() {
     receiver.answer([Answer::Http(busy)]);
     export(&http, &collection).await.unwrap_err();
     let error = export(&http, &collection).await.unwrap_err();
-    assert!(error.contains("asked not to be sent"), "{error}");
+    assert!(error.contains("asked for no more messages"), "{error}");
     assert!(receiver.take_pushes().is_empty());
 
     let (receiver, endpoint) = over_grpc();
@@ -378,8 +378,8 @@ async fn a_refused_connection_a_wrong_certificate_and_a_wrong_name_have_differen
 async fn the_wrong_protocol_for_a_port_is_named() {
     let (_http, http) = over_http().await;
     let (_grpc, grpc) = over_grpc();
-    let told = error(&http, "grpc", &[]).await;
-    assert!(told.contains("4317"), "{told}");
-    let told = error(&grpc, "http/protobuf", &[]).await;
-    assert!(told.contains("4318"), "{told}");
+    let hint = error(&http, "grpc", &[]).await;
+    assert!(hint.contains("4317"), "{hint}");
+    let hint = error(&grpc, "http/protobuf", &[]).await;
+    assert!(hint.contains("4318"), "{hint}");
 }

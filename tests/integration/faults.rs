@@ -76,7 +76,7 @@ async fn wrong_credentials_are_visible_in_up_and_in_the_requests_metric() {
     assert_eq!(
         stub.take_requests().len(),
         1,
-        "nobody hammers a server that says no"
+        "refused requests are not retried"
     );
 }
 

@@ -35,7 +35,7 @@ fn not_found() -> Response {
 
 /// Checks that Prefect is reported as down in every way, and with one log line that contains
 /// `hint`.
-async fn is_said_to_be_down(
+async fn is_reported_as_down(
     path: &str,
     hint: &str,
     fault: impl FnMut(&Request) -> Option<Response> + Send + 'static,
@@ -63,13 +63,13 @@ async fn is_said_to_be_down(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_url_without_api_of_a_new_server_is_reported() {
-    is_said_to_be_down("", "PREFECT_API_URL", |_| Some(not_found())).await;
+    is_reported_as_down("", "PREFECT_API_URL", |_| Some(not_found())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_url_without_api_of_an_old_server_is_reported() {
     // Its user interface answers every GET.
-    is_said_to_be_down("", "PREFECT_API_URL", |request| {
+    is_reported_as_down("", "PREFECT_API_URL", |request| {
         Some(match request.body.is_null() {
             true => html(StatusCode::OK),
             false => {
@@ -83,12 +83,12 @@ async fn a_url_without_api_of_an_old_server_is_reported() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_page_is_not_prefect() {
-    is_said_to_be_down("/api", "PREFECT_API_URL", |_| Some(html(StatusCode::OK))).await;
+    is_reported_as_down("/api", "PREFECT_API_URL", |_| Some(html(StatusCode::OK))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prefect_2_is_reported_as_too_old() {
-    is_said_to_be_down("/api", "needs Prefect 3", |request| {
+    is_reported_as_down("/api", "needs Prefect 3", |request| {
         Some(match request.path.as_str() {
             "/admin/version" => axum::Json("2.20.16").into_response(),
             // It refuses unknown conditions.
@@ -103,7 +103,7 @@ async fn prefect_2_is_reported_as_too_old() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_its_database_is_down() {
-    is_said_to_be_down("/api", "status 500", |request| {
+    is_reported_as_down("/api", "status 500", |request| {
         let list = request.path != "/admin/version";
         list.then(|| garbage(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"))
     })

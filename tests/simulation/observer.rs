@@ -53,7 +53,7 @@ impl Observer {
             }
             if total.since != before.since && total.value > 0 {
                 return Err(format!(
-                    "{series:?} begins anew, but not at zero: from {before:?} to {total:?}"
+                    "{series:?} starts over, but not at zero: from {before:?} to {total:?}"
                 ));
             }
             self.increase += match is_reset {

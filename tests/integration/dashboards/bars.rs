@@ -157,7 +157,7 @@ fn add_up(test: &str, scraped: fn(u64) -> bool) {
                 if happened < 50.0 || (bars - happened).abs() > 0.5 {
                     wrong.push(format!(
                         "{}: {happened} in {} minutes, bars add up to {bars:.1}",
-                        panel.says(),
+                        panel.identity(),
                         range / 60
                     ));
                 }

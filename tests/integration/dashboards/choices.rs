@@ -89,33 +89,35 @@ fn tables_identify_each_row_and_fit_in_a_window_of_1280_pixels() {
     for (dashboard, shown) in workspace.show_graphs("plain", "plain") {
         for panel in dashboard.panels().filter(|panel| panel.kind() == "table") {
             let table = shown.panel(panel);
-            let says = panel.says();
+            let identity = panel.identity();
             let names: Vec<&str> = table
                 .columns
                 .iter()
                 .map(|column| column.name.as_str())
                 .collect();
             if table.rows.is_empty() {
-                wrong.push(format!("{says}: no row"));
+                wrong.push(format!("{identity}: no row"));
                 continue;
             }
             if table.frames > 1 {
                 wrong.push(format!(
-                    "{says}: {} tables, of which one is shown",
+                    "{identity}: {} tables, of which one is shown",
                     table.frames
                 ));
             }
             let needs: f64 = table.columns.iter().map(|column| column.width).sum();
             if needs > panel.pixels() {
                 let has = panel.pixels();
-                wrong.push(format!("{says}: {needs:.0} pixels in {has:.0}: {names:?}"));
+                wrong.push(format!(
+                    "{identity}: {needs:.0} pixels in {has:.0}: {names:?}"
+                ));
             }
             // No two rows have the same texts, so that each can be identified.
             let rows: BTreeSet<Vec<&str>> = { table.rows.iter() }
                 .map(|row| row.iter().map(|cell| cell.text.as_str()).collect())
                 .collect();
             if rows.len() < table.rows.len() {
-                wrong.push(format!("{says}: rows that look the same: {names:?}"));
+                wrong.push(format!("{identity}: rows that look the same: {names:?}"));
             }
             let internal = |name: &&str| {
                 ["Time", "Value", "__name__"].contains(name)
@@ -123,12 +125,12 @@ fn tables_identify_each_row_and_fit_in_a_window_of_1280_pixels() {
                     || name.contains('_')
             };
             if let Some(name) = names.iter().find(|name| internal(name)) {
-                wrong.push(format!("{says}: a column {name:?}: {names:?}"));
+                wrong.push(format!("{identity}: a column {name:?}: {names:?}"));
             }
             // Each row has a numeric value.
             let number = |row: &Vec<Cell>| row.iter().any(|cell| cell.raw.is_number());
             if !table.rows.iter().all(number) {
-                wrong.push(format!("{says}: rows without a value: {names:?}"));
+                wrong.push(format!("{identity}: rows without a value: {names:?}"));
             }
         }
     }
@@ -161,7 +163,7 @@ fn the_worst_are_not_left_out() {
     let last = "prefect_deployment_last_run_time_seconds";
     for name in [HOPELESS, FRESH] {
         match row(&overview, &shown[0], last, name) {
-            None => wrong.push(format!("{name}: no row says that it never succeeded")),
+            None => wrong.push(format!("{name}: no row shows that it never succeeded")),
             Some(row) => {
                 let well = row.iter().filter(|cell| is_green(cell.color.as_deref()));
                 let well = well.filter(|cell| !cell.text.is_empty() && cell.text != "0");
@@ -171,7 +173,7 @@ fn the_worst_are_not_left_out() {
     }
     let polled = "prefect_work_queue_last_polled_time_seconds";
     if row(&pools, &shown[1], polled, NEVER_POLLED).is_none() {
-        wrong.push("a queue that was never polled has no row that says so".to_owned());
+        wrong.push("a queue that was never polled has no row that shows it".to_owned());
     }
     none(wrong);
 }
@@ -224,7 +226,7 @@ fn a_state_has_its_own_colour_and_the_same_one_everywhere() {
                 let name = series.name.trim();
                 let empty = ["", "Value", "/", "null"].contains(&name) || name.starts_with('{');
                 if empty && panel.kind() != "heatmap" {
-                    wrong.push(format!("{}: a legend {:?}", panel.says(), series.name));
+                    wrong.push(format!("{}: a legend {:?}", panel.identity(), series.name));
                 }
                 let state = series
                     .labels
@@ -232,7 +234,7 @@ fn a_state_has_its_own_colour_and_the_same_one_everywhere() {
                     .or(series.labels.get("state_type"));
                 if let (Some(state), Some(color)) = (state, &series.color) {
                     let of_state = colors.entry(state.to_uppercase()).or_default();
-                    of_state.insert(color.clone(), panel.says());
+                    of_state.insert(color.clone(), panel.identity());
                 }
             }
         }
@@ -264,7 +266,7 @@ fn no_time_is_negative() {
                 number.is_some_and(|text| text.starts_with(|first: char| first.is_ascii_digit()))
             };
             let texts = shown.panel(panel).texts().filter(negative);
-            wrong.extend(texts.map(|text| format!("{}: {text}", panel.says())));
+            wrong.extend(texts.map(|text| format!("{}: {text}", panel.identity())));
         }
     }
     none(wrong);
@@ -336,7 +338,11 @@ fn any_name_drills_down() {
             for link in shown.panel(panel).all_links() {
                 let left = ["${__", "${prefect_ui", "${datasource"];
                 if left.iter().any(|left| link.href.contains(left)) {
-                    wrong.push(format!("{}: left in a link: {}", panel.says(), link.href));
+                    wrong.push(format!(
+                        "{}: left in a link: {}",
+                        panel.identity(),
+                        link.href
+                    ));
                 }
                 // Fails if the target does not exist.
                 _ = target(&link.href);
@@ -360,7 +366,7 @@ fn any_name_drills_down() {
                             if !raw.contains(&value.as_str()) && !stays(value) {
                                 wrong.push(format!(
                                     "{}: the link carries {name}={value:?}, the row is {raw:?}",
-                                    panel.says()
+                                    panel.identity()
                                 ));
                             }
                         }

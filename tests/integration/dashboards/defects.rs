@@ -43,15 +43,9 @@ fn an_unknown_value_of_a_tile_is_a_grey_question_mark() {
         });
         let base = &defaults["thresholds"]["steps"][0];
         [
-            unless(
-                defaults["noValue"] == "?",
-                "says something else than ? if empty",
-            ),
+            unless(defaults["noValue"] == "?", "does not show ? if empty"),
             unless(unknown, "null and NaN are not a grey ?"),
-            unless(
-                is_neutral(&base["color"]),
-                "the base colour says that it is well or not",
-            ),
+            unless(is_neutral(&base["color"]), "the base color is not neutral"),
         ]
         .concat()
     }));
@@ -220,7 +214,7 @@ fn runs_deployments_pools_and_queues_link_to_prefect() {
                     .any(|link| link.contains("${prefect_ui"));
                 wrong.extend(unless(
                     leads,
-                    &format!("{}: no link to Prefect", panel.says()),
+                    &format!("{}: no link to Prefect", panel.identity()),
                 ));
             }
         }

@@ -108,7 +108,7 @@ impl<'a> Panel<'a> {
     }
 
     /// An identification for messages.
-    pub(super) fn says(&self) -> String {
+    pub(super) fn identity(&self) -> String {
         format!("{}: {}", self.file, self.title())
     }
 
@@ -197,7 +197,7 @@ pub(super) fn panels_that(check: impl Fn(&Dashboard, Panel<'_>) -> Vec<String>) 
     for dashboard in dashboards() {
         for panel in dashboard.panels() {
             let found = check(&dashboard, panel).into_iter();
-            wrong.extend(found.map(|what| format!("{}: {what}", panel.says())));
+            wrong.extend(found.map(|what| format!("{}: {what}", panel.identity())));
         }
     }
     wrong

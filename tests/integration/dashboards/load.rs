@@ -78,7 +78,7 @@ fn metrics_of_other_programs_in_queries_exist() {
                 if other && !known.contains(&metric) {
                     match in_program(&metric) {
                         true => known.insert(metric),
-                        false => wrong.insert(format!("{}: {metric}", panel.says())),
+                        false => wrong.insert(format!("{}: {metric}", panel.identity())),
                     };
                 }
             }
@@ -113,7 +113,12 @@ fn empty_panels(packages: &Path, prometheus: &Prometheus) -> BTreeSet<String> {
         let shown = show(packages, prometheus, &looks);
         let nothing =
             |panel: &Panel<'_>| !shown.iter().any(|one| one.panel(*panel).shows_something());
-        empty.extend(dashboard.panels().filter(nothing).map(|panel| panel.says()));
+        empty.extend(
+            dashboard
+                .panels()
+                .filter(nothing)
+                .map(|panel| panel.identity()),
+        );
     }
     empty
 }

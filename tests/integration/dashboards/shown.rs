@@ -138,7 +138,7 @@ impl Shown {
     pub(super) fn panel(&self, panel: Panel<'_>) -> &ShownPanel {
         let shown = &self.panels[&panel.id().to_string()];
         if let Some(error) = &shown.error {
-            panic!("{}: {error}", panel.says());
+            panic!("{}: {error}", panel.identity());
         }
         shown
     }

@@ -31,14 +31,14 @@ fn claims(panel: Panel<'_>, shown: &ShownPanel) -> Vec<String> {
     let colored = panel.json["options"]["colorMode"] != "none";
     let claims = { shown.tiles.iter() }
         .filter(|tile| tile.text != "?" || (colored && !is_grey(tile.color.as_deref())))
-        .map(|tile| format!("{}: {:?} in {:?}", panel.says(), tile.text, tile.color));
+        .map(|tile| format!("{}: {:?} in {:?}", panel.identity(), tile.text, tile.color));
     let rows = { shown.rows.iter() }
         .map(|row| {
             row.iter()
                 .map(|cell| cell.text.as_str())
                 .collect::<Vec<_>>()
         })
-        .map(|row| format!("{}: a row {row:?}", panel.says()));
+        .map(|row| format!("{}: a row {row:?}", panel.identity()));
     claims.chain(rows.take(1)).collect()
 }
 
@@ -112,7 +112,7 @@ fn with_prefect_down_unknown_values_are_grey() {
                 {
                     wrong.push(format!(
                         "{}: {} is {:?}",
-                        panel.says(),
+                        panel.identity(),
                         column.name,
                         cell.text
                     ));
@@ -221,8 +221,8 @@ fn a_stopped_agent_that_pushed_is_shown_within_a_minute() {
             }
         };
         let agent = tile(dashboard, shown, "Agent");
-        let says = || format!("{}: Agent is {agent:?}", dashboard.file);
-        (!agent.is_some_and(|(_, color)| fits(color))).then(says)
+        let identity = || format!("{}: Agent is {agent:?}", dashboard.file);
+        (!agent.is_some_and(|(_, color)| fits(color))).then(identity)
     };
     wait_for("the data", || prometheus.value("prefect_info_deployment"));
     none(look().iter().filter_map(|one| health(one, true)).collect());
@@ -286,14 +286,14 @@ fn on_an_empty_workspace_zeros_are_0_and_unknown_values_are_grey() {
     let mut zeros = 0;
     for (dashboard, shown) in &all {
         for panel in dashboard.panels() {
-            let says = panel.says();
+            let identity = panel.identity();
             let on_it = shown.panel(panel);
             let unnamed = on_it
                 .series
                 .iter()
                 .any(|series| ["Value", "/", ""].contains(&series.name.as_str()));
             if unnamed && panel.kind() != "heatmap" {
-                wrong.push(format!("{says}: a series without a name"));
+                wrong.push(format!("{identity}: a series without a name"));
             }
             let queries = Query::of(&prometheus, panel);
             let metrics = queries.iter().flat_map(Query::selectors);
@@ -308,15 +308,15 @@ fn on_an_empty_workspace_zeros_are_0_and_unknown_values_are_grey() {
             let (text, color) = (tile.text.as_str(), tile.color.as_deref());
             // No pool needs a worker.
             if panel.title() == "Workers online" && !(text == "?" && is_grey(color)) {
-                wrong.push(format!("{says}: {text:?} in {color:?}"));
+                wrong.push(format!("{identity}: {text:?} in {color:?}"));
             }
             if is_zero && count && dashboard.file != "deployment.json" {
                 zeros += 1;
                 if text != "0" {
-                    wrong.push(format!("{says}: {text:?}, and it is zero"));
+                    wrong.push(format!("{identity}: {text:?}, and it is zero"));
                 }
             } else if tile.is_nothing() && !(text == "?" && is_grey(color)) {
-                wrong.push(format!("{says}: unknown, and {text:?} in {color:?}"));
+                wrong.push(format!("{identity}: unknown, and {text:?} in {color:?}"));
             }
         }
     }

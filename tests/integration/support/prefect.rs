@@ -53,10 +53,7 @@ impl Version {
         if self != Version::Current && output.status.code() == Some(UNSUITABLE_PYTHON) {
             return None;
         }
-        assert!(
-            output.status.success(),
-            "demo/venv failed; its message says what it needs"
-        );
+        assert!(output.status.success(), "demo/venv failed; see its message");
         let path = String::from_utf8(output.stdout).unwrap();
         Some(PathBuf::from(path.trim()))
     }
