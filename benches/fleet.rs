@@ -1,15 +1,16 @@
-//! Requests, CPU time and memory of the agent on a fleet of 1,200 deployments, 150 flows, 25 pools,
-//! 145 queues, 585 active, 50,000 scheduled and 7,700 failed runs, and 90 runs that finished within
-//! five minutes.
+//! Measures requests, CPU time and memory of the agent for a fleet of 1,200 deployments, 150 flows,
+//! 25 pools, 145 queues, 585 active, 50,000 scheduled and 7,700 failed runs, and 90 runs that
+//! finished within five minutes.
 //!
 //!     cargo bench --bench fleet
 //!
-//! The agent runs as a process of its own against a stub on loopback, serves `/metrics` and does
-//! not push. CPU time and peak memory are those that Linux reports for the process. The bench prints
-//! a table: requests and CPU time of the first cycle, and of a later one in which nothing changed
-//! (mean of five, each with the inventory); peak memory; the time of one scrape. The columns are the
-//! default look-ahead of an hour, every scheduled run (`SCHEDULED_LOOKAHEAD_MINUTES=all`), and the
-//! ratio of the two. Below it, the number of series.
+//! The agent runs as a separate process against a stub on loopback, serves `/metrics` and does not
+//! push. CPU time and peak memory are those that Linux reports for the process. The benchmark
+//! prints a table with the requests and the CPU time of the first cycle, and of a later cycle in
+//! which nothing changed (mean of five, each with the inventory), the peak memory, and the duration
+//! of a scrape. The columns are the default look-ahead of an hour, all scheduled runs
+//! (`SCHEDULED_LOOKAHEAD_MINUTES=all`), and the ratio of the two. The number of series follows
+//! below.
 
 #![allow(
     clippy::unwrap_used,
@@ -95,18 +96,18 @@ fn measure(stub: &Stub, settings: &[(&str, &str)]) -> Cost {
     }
 }
 
-/// Waits until the agent has done so many cycles. The log tells: asking for the page would be
-/// a cost of its own.
+/// Waits until the agent has completed `count` cycles, according to its log, since scraping
+/// `/metrics` would add to the cost.
 fn wait_for_cycles(agent: &AgentProcess, count: u32) {
     let done =
         || (agent.process.lines_with("cycle outcome=\"success\"") >= count as usize).then_some(());
     wait_for("cycles", done);
-    // Its publication comes right after.
+    // The publication follows immediately.
     std::thread::sleep(Duration::from_secs(1));
 }
 
-/// What it costs to know the unfinished runs, 585 active and 3,000 due ones, if none changes:
-/// listed as in the first cycle, and by difference as in the later ones.
+/// The cost of reading the unfinished runs, 585 active and 3,000 due ones, if none of them changes:
+/// by listing, as in the first cycle, and by difference, as in later ones.
 fn unchanged(stub: &Stub) {
     let settings = [
         ("SAMPLE_INTERVAL_SECONDS", "5"),
@@ -154,7 +155,7 @@ fn unchanged(stub: &Stub) {
 }
 
 fn main() {
-    // cargo test --benches runs this too; it takes minutes and is not a test.
+    // `cargo test --benches` also runs this, but it takes minutes and is not a test.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
@@ -162,7 +163,7 @@ fn main() {
     let stub = runtime.block_on(Stub::start());
     support::fleet::large(&mut stub.contents());
     let ours = measure(&stub, &[]);
-    // The fleet ages while it is measured: begin with a new one.
+    // The fleet ages during a measurement, so each one starts with a new fleet.
     *stub.contents() = support::stub::Contents::default();
     support::fleet::large(&mut stub.contents());
     let everything = measure(&stub, &[("SCHEDULED_LOOKAHEAD_MINUTES", "all")]);

@@ -30,7 +30,7 @@ def total(rows: list[int]) -> int:
 
 @task
 def square(number: int) -> None:
-    """Asks the example service, where there is one: its metrics travel beside Prefect's."""
+    """Calls the example service, if there is one, whose metrics are collected alongside Prefect's."""
     if url := os.environ.get("NUMBERS_URL"):
         for path in [f"/square?num={number}", f"/even?num={number}", "/treecounter"]:
             request = urllib.request.Request(url + path, headers={"user": "demo"})
@@ -47,13 +47,13 @@ def etl(rows: int = 100) -> int:
 
 @flow
 def report(seconds: int = 40) -> None:
-    """Succeeds, slowly: there is always one under way."""
+    """Succeeds, slowly, so that one run is always active."""
     time.sleep(seconds)
 
 
 @flow(retries=2, retry_delay_seconds=10)
 def flaky() -> None:
-    """Fails one time in two; Prefect tries it again."""
+    """Fails every other time, and is retried by Prefect."""
     if random.random() < 0.5:
         raise ConnectionError("the source did not answer")
 
@@ -66,12 +66,12 @@ def broken() -> None:
 
 @flow
 def crashing() -> None:
-    """Takes its process with it: Prefect calls that a crash."""
+    """Ends its process, which Prefect reports as a crash."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def deploy() -> None:
-    """Creates everything that is not there yet."""
+    """Creates everything that does not exist yet."""
     with get_client(sync_client=True) as client:
         for pool in ["demo", "unattended"]:
             try:
@@ -91,7 +91,7 @@ def deploy() -> None:
         (flaky, "sync", "demo", "default", 45, ["team:data"]),
         (broken, "legacy", "demo", "default", 90, ["team:legacy"]),
         (crashing, "heavy", "demo", "default", 120, []),
-        # No worker serves this pool: its runs are late, and stay so.
+        # No worker polls this pool, so its runs become late and stay late.
         (etl, "backfill", "unattended", "default", 300, ["team:data"]),
     ]:
         source = entry.from_source(source=str(here.parent), entrypoint=f"{here.name}:{entry.__name__}")

@@ -1,8 +1,8 @@
-//! The checkpoint: what the core has to remember, in a file, so that it survives a restart.
+//! The checkpoint: a file with the core's memory, which survives a restart.
 //!
-//! A file belongs to one Prefect API, by its name, and to one process at a time, by a lock. It
-//! is written before what it holds is shown, to a new file that is then renamed, so that
-//! there is always a whole one. A file that cannot be used is never overwritten.
+//! The name of the file ties it to one Prefect API, a lock to one process at a time. It is written
+//! before its content is published, to a new file that is then renamed, so that there is always a
+//! complete one. A file that cannot be used is never overwritten.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -17,14 +17,14 @@ use uuid::Uuid;
 use crate::core::saved::SavedState;
 use crate::settings::Settings;
 
-/// The version of the file's format; it is part of the file's name, so that an older agent
-/// leaves a newer one's file alone.
+/// The version of the file's format. It is part of the file name, so that an older agent does not
+/// touch the file of a newer one.
 const VERSION: u32 = 2;
 
-/// A larger file is not a checkpoint: a large fleet's has some MB.
+/// A larger file is not a checkpoint: the checkpoint of a large fleet takes some MB.
 const LARGEST: u64 = 512 * 1024 * 1024;
 
-/// A process that is being replaced may need some seconds to end.
+/// A process that is being replaced may take some seconds to stop.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why `STATE_DIR` cannot be used.
@@ -32,13 +32,13 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 pub enum Error {
     /// Another process uses the file.
     #[error(
-        "STATE_DIR: {0} is in use by another prefect-otel-agent; give each agent a folder of its own"
+        "STATE_DIR: {0} is in use by another prefect-otel-agent; each agent needs its own directory"
     )]
     InUse(PathBuf),
     /// The file cannot be read or written.
     #[error("STATE_DIR: {0}: {1}")]
     Io(PathBuf, io::Error),
-    /// It is not a checkpoint, or a damaged one.
+    /// The file is damaged, or not a checkpoint.
     #[error("STATE_DIR: {0} is damaged: {1}")]
     Damaged(PathBuf, String),
 }
@@ -56,18 +56,18 @@ struct Content {
     saved: SavedState,
 }
 
-/// The checkpoint of one Prefect API in a folder, locked while this lives.
+/// The checkpoint of one Prefect API in a directory. The lock is held until it is dropped.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
     prefect_api_url: String,
     lock: Option<File>,
-    /// Whether what is in the file is ours: read, or known not to be there.
+    /// Whether the file may be overwritten: it was read by this process, or did not exist.
     owned: bool,
 }
 
 impl Checkpoint {
-    /// The checkpoint of the API at `prefect_api_url`, in `folder`, which need not be there.
+    /// The checkpoint of the API at `prefect_api_url`, in `folder`, which need not exist.
     pub fn new(folder: &Path, prefect_api_url: &str) -> Self {
         Checkpoint {
             path: path(folder, "checkpoint", VERSION, prefect_api_url),
@@ -77,11 +77,11 @@ impl Checkpoint {
         }
     }
 
-    /// Locks it for this process, waiting up to `patience` for another one.
+    /// Locks the file, waiting up to `patience` for another process.
     ///
     /// # Errors
     ///
-    /// When another process uses it, or the folder cannot be written.
+    /// If another process uses it, or the directory is not writable.
     pub fn lock(&mut self, patience: Duration) -> Result<(), Error> {
         if self.lock.is_none() {
             self.lock = Some(lock(&self.path, patience)?);
@@ -89,16 +89,16 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The file.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reads it; `None` if there is none.
+    /// Reads the file; `None` if there is none.
     ///
     /// # Errors
     ///
-    /// When it cannot be read, or is not a checkpoint of this API.
+    /// If it cannot be read, or is not a checkpoint of this API.
     pub fn read(&mut self) -> Result<Option<SavedState>, Error> {
         let saved = self.load()?;
         self.owned = true;
@@ -116,13 +116,15 @@ impl Checkpoint {
         file.take(LARGEST + 1).read_to_end(&mut text).map_err(io)?;
         let damaged = |reason: String| Error::Damaged(self.path.clone(), reason);
         if text.len() as u64 > LARGEST {
-            return Err(damaged(format!("it has more than {LARGEST} bytes")));
+            return Err(damaged(format!("the file is larger than {LARGEST} bytes")));
         }
         let parse = |error: serde_json::Error| damaged(error.to_string());
         let head: Head = serde_json::from_slice(&text).map_err(parse)?;
         if head.version != VERSION || head.prefect_api_url != self.prefect_api_url {
             let (version, url) = (head.version, head.prefect_api_url);
-            return Err(damaged(format!("it is version {version}, for {url}")));
+            return Err(damaged(format!(
+                "the file has version {version} and belongs to {url}"
+            )));
         }
         let content: Content = serde_json::from_slice(&text).map_err(parse)?;
         Ok(Some(content.saved))
@@ -132,16 +134,16 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// When it cannot be renamed.
+    /// If it cannot be renamed.
     pub fn set_aside(&self) -> io::Result<PathBuf> {
         set_aside(&self.path)
     }
 
-    /// The text of the file.
+    /// The content of the file.
     ///
     /// # Errors
     ///
-    /// Never for what the core remembers.
+    /// Never, for the data of the core.
     fn encode(&self, saved: SavedState) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(&Content {
             version: VERSION,
@@ -150,20 +152,19 @@ impl Checkpoint {
         })
     }
 
-    /// Writes what is to be remembered. A file that this process has neither read nor written
-    /// is set aside first.
+    /// Writes a checkpoint. A file that this process has neither read nor written is renamed first.
     ///
     /// # Errors
     ///
-    /// When another process uses the file, the disk is full or the folder cannot be written;
-    /// the old one is still there then.
+    /// If another process uses the file, the disk is full or the directory is not writable. The old
+    /// file is then kept.
     pub fn write(&mut self, saved: SavedState) -> Result<(), Error> {
         self.lock(Duration::ZERO)?;
         let io = |error| Error::Io(self.path.clone(), error);
         if !self.owned && self.path.exists() {
             let kept = self.set_aside().map_err(io)?;
             let kept = kept.display();
-            tracing::warn!(%kept, "STATE_DIR: a checkpoint that could not be read at the start is kept under another name");
+            tracing::warn!(%kept, "STATE_DIR: a checkpoint that could not be read at the start was renamed");
         }
         let text = self.encode(saved).map_err(|error| io(error.into()))?;
         replace(&self.path, &text).map_err(io)?;
@@ -172,7 +173,7 @@ impl Checkpoint {
     }
 }
 
-/// Locks the file at `path` by another file, which stays: the checkpoint itself is replaced.
+/// Locks the file at `path` with a separate lock file, because the checkpoint itself is replaced.
 fn lock(path: &Path, patience: Duration) -> Result<File, Error> {
     let lock = path.with_extension("lock");
     let io = |error| Error::Io(lock.clone(), error);
@@ -198,7 +199,7 @@ fn lock(path: &Path, patience: Duration) -> Result<File, Error> {
     }
 }
 
-/// What stands for the API at `prefect_api_url` in the names of files.
+/// The id of the API at `prefect_api_url` in file names.
 pub fn api_id(prefect_api_url: &str) -> String {
     let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, prefect_api_url.as_bytes());
     id.simple().to_string()
@@ -212,21 +213,21 @@ pub(crate) fn path(folder: &Path, what: &str, version: u32, prefect_api_url: &st
     ))
 }
 
-/// Renames a file that cannot be used; its new name.
+/// Renames a file that cannot be used. Returns the new path.
 pub(crate) fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let aside = (0..1_000)
         .map(|number| path.with_extension(format!("json.damaged-{number}")))
         .find(|path| !path.exists())
-        .ok_or_else(|| io::Error::other("there are a thousand damaged ones already"))?;
+        .ok_or_else(|| io::Error::other("there are already a thousand damaged files"))?;
     fs::rename(path, &aside)?;
     Ok(aside)
 }
 
-/// Replaces the file at `path`: all of it or nothing, even if the machine goes down.
+/// Replaces the file at `path` atomically, even if the machine crashes.
 ///
 /// # Errors
 ///
-/// When the disk is full or the folder cannot be written; the old file is still there then.
+/// If the disk is full or the directory is not writable. The old file is then kept.
 pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
@@ -236,22 +237,23 @@ pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
         file.sync_all()
     });
     if let Err(error) = written.and_then(|()| fs::rename(&new, path)) {
-        // A part of it would take room on a disk that is full.
+        // A partial file would take up space on a full disk.
         _ = File::create(&new);
         return Err(error);
     }
-    // The rename lasts only once the folder is on the disk; not every file system can do that.
+    // The rename is durable only after the directory has been synced, which not every file system
+    // supports.
     if let Some(Ok(folder)) = path.parent().map(File::open) {
         _ = folder.sync_all();
     }
     Ok(())
 }
 
-/// Writes a new file to `path`, all of it or nothing; `false` if there is one already.
+/// Creates a file at `path` atomically; `false` if it already exists.
 ///
 /// # Errors
 ///
-/// When the disk is full or the folder cannot be written.
+/// If the disk is full or the directory is not writable.
 pub(crate) fn create(path: &Path, text: &[u8]) -> io::Result<bool> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
@@ -267,20 +269,20 @@ pub(crate) fn create(path: &Path, text: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// Keeps the checkpoint of a process, where there is to be one.
+/// Writes the checkpoints of a process, if they are enabled.
 #[derive(Debug, Default)]
 pub struct Keeper {
     checkpoint: Option<Arc<Mutex<Checkpoint>>>,
-    /// Whether the last one could not be written: only changes are logged.
+    /// Whether the last checkpoint could not be written: only changes are logged.
     failing: bool,
 }
 
 impl Keeper {
-    /// The keeper that `settings` ask for, and what the last process left.
+    /// The keeper according to `settings`, and the checkpoint of the previous process.
     ///
     /// # Errors
     ///
-    /// When another process uses the checkpoint.
+    /// If another process uses the checkpoint.
     pub fn open(settings: &Settings) -> Result<(Self, Option<SavedState>), Error> {
         let Some(folder) = &settings.state_dir else {
             return Ok((Keeper::default(), None));
@@ -291,7 +293,7 @@ impl Keeper {
             Ok(()) => restore(&mut checkpoint),
             Err(error @ Error::InUse(_)) => return Err(error),
             Err(error) => {
-                tracing::warn!(%error, "the checkpoint cannot be written; after a restart, counters would start at zero");
+                tracing::warn!(%error, "cannot write the checkpoint; after a restart, counters would start at zero");
                 failing = true;
                 None
             }
@@ -303,13 +305,13 @@ impl Keeper {
         Ok((keeper, saved))
     }
 
-    /// Whether there is to be a checkpoint.
+    /// Whether checkpoints are enabled.
     pub fn is_on(&self) -> bool {
         self.checkpoint.is_some()
     }
 
-    /// Writes a checkpoint; `false` if that failed. Only the first failure is logged, and the last
-    /// checkpoint stays.
+    /// Writes a checkpoint; `false` if that failed. Only the first failure is logged. The previous
+    /// checkpoint is kept.
     pub async fn keep(&mut self, saved: SavedState) -> bool {
         let Some(checkpoint) = self.checkpoint.clone() else {
             return true;
@@ -328,11 +330,11 @@ impl Keeper {
             Some(error) if !self.failing => {
                 tracing::warn!(
                     error,
-                    "the checkpoint cannot be written; a restart would resume from the last one that was written"
+                    "cannot write the checkpoint; after a restart, counters would resume from the previous one"
                 );
             }
             None if self.failing => {
-                tracing::info!("STATE_DIR: the checkpoint can be written again");
+                tracing::info!("STATE_DIR: checkpoints can be written again");
             }
             _ => {}
         }
@@ -346,17 +348,17 @@ fn restore(checkpoint: &mut Checkpoint) -> Option<SavedState> {
         Ok(Some(saved)) => {
             let cursor = saved.cursor().map(|cursor| cursor.to_string());
             let path = checkpoint.path().display();
-            tracing::info!(%path, cursor, "counters resume from the checkpoint; runs that ended since then are counted now");
+            tracing::info!(%path, cursor, "counters resume from the checkpoint; runs that have ended since then are counted now");
             Some(saved)
         }
         Ok(None) => {
             let path = checkpoint.path().display();
-            tracing::warn!(%path, "STATE_DIR: there is no checkpoint yet; runs that end from now on are counted");
+            tracing::warn!(%path, "STATE_DIR: no checkpoint found; runs that end from now on are counted");
             None
         }
-        // It is set aside when the first new one is written.
+        // It is renamed when the first new checkpoint is written.
         Err(error) => {
-            tracing::warn!(%error, "the checkpoint cannot be used; runs that end from now on are counted");
+            tracing::warn!(%error, "cannot use the checkpoint; runs that end from now on are counted");
             None
         }
     }
@@ -367,7 +369,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_serves_two_apis_and_one_agent_each() {
+    fn a_directory_serves_several_apis_with_one_agent_each() {
         let folder = tempfile::tempdir().unwrap();
         let mut here = Checkpoint::new(folder.path(), "http://here/api");
         let mut there = Checkpoint::new(folder.path(), "http://there/api");
@@ -381,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_replaced_leaves_no_part_of_the_new_one() {
+    fn a_file_that_cannot_be_replaced_leaves_no_partial_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("in the way");
         fs::create_dir(&path).unwrap();
@@ -391,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_checkpoint_is_set_aside_and_never_overwritten() {
+    fn a_file_that_is_not_a_checkpoint_is_renamed_and_never_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let mut checkpoint = Checkpoint::new(folder.path(), "http://here/api");
         let newer = r#"{"version":3,"prefect_api_url":"http://here/api"}"#;

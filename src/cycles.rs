@@ -1,4 +1,4 @@
-//! The cycles: sample, count, keep, and report what is known.
+//! The cycles: read Prefect, count events, write the checkpoint, and report the new state.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::publisher::Report;
 use crate::sampler::Sampler;
 use crate::settings::Settings;
 
-/// Why there can be no cycles.
+/// Why cycles cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The client cannot be built.
@@ -32,7 +32,7 @@ pub enum Error {
     Checkpoint(#[from] checkpoint::Error),
 }
 
-/// An exporter that has delivered nothing for this long, or for four intervals, is not in use.
+/// An exporter is not in use if it has delivered nothing for this long and for four intervals.
 const IN_USE: Duration = Duration::from_secs(120);
 
 /// Runs cycles, one after the other.
@@ -53,11 +53,12 @@ pub struct Cycles {
 }
 
 impl Cycles {
-    /// Cycles by `settings`, resumed from the checkpoint; nothing is asked of Prefect yet.
+    /// Creates the cycles according to `settings`, resuming from the checkpoint. No request is sent
+    /// to Prefect yet.
     ///
     /// # Errors
     ///
-    /// When the client cannot be built, or `STATE_DIR` cannot be used.
+    /// If the client cannot be built, or `STATE_DIR` cannot be used.
     pub fn new(
         settings: &Settings,
         options: Arc<Options>,
@@ -87,7 +88,7 @@ impl Cycles {
         })
     }
 
-    /// What is known before the first cycle: what the checkpoint holds.
+    /// The report before the first cycle, from the checkpoint.
     pub fn restored(&mut self) -> Report {
         Report {
             state: self.sampler.state(),
@@ -96,7 +97,8 @@ impl Cycles {
         }
     }
 
-    /// One cycle, and what is known after it. What it counted is in the checkpoint by then.
+    /// Runs one cycle and returns the report after it. By then, the checkpoint contains everything
+    /// that was counted.
     pub async fn next(&mut self) -> Report {
         let started = Instant::now();
         let span = tracing::debug_span!("cycle", outcome = tracing::field::Empty);
@@ -131,13 +133,14 @@ impl Cycles {
         self.report_of(cycle)
     }
 
-    /// Ends the last cycle, which may have been cancelled: what came in until then counts.
+    /// Ends the last cycle, which may have been cancelled. Answers that arrived until then are
+    /// used.
     pub async fn end(&mut self) -> Report {
         let cycle = self.sampler.end(&mut self.keeper).await;
         self.record_events(&cycle.events);
         let mut report = self.report_of(cycle);
         if self.up {
-            // That a cycle was cancelled is no sign that Prefect cannot be read.
+            // A cancelled cycle does not mean that Prefect cannot be read.
             Arc::make_mut(&mut report.state).snapshot.up = true;
         }
         report
@@ -151,7 +154,7 @@ impl Cycles {
         }
     }
 
-    /// Records what the cycle brought into the histograms.
+    /// Records the events and durations of a cycle into the histograms.
     fn record(&self, cycle: &Cycle, duration: Duration) {
         let record = |family, value: &str, duration: Duration| {
             let attributes = self.options.counted(family, &[Arc::from(value)], &[]);
@@ -181,7 +184,7 @@ impl Cycles {
     }
 }
 
-/// Lets `histograms` forget deleted deployments and flows, if the lists of them are fresh.
+/// Drops the histogram series of deleted deployments and flows, if their lists are fresh.
 fn forget_deleted(histograms: &Histograms, snapshot: &Snapshot) {
     if !snapshot.is_fresh(&[Section::Deployments, Section::Flows]) {
         return;
@@ -198,7 +201,7 @@ fn forget_deleted(histograms: &Histograms, snapshot: &Snapshot) {
     let flows: HashSet<_> = flows.map(|flow| flow.name.label()).collect();
     let null = null();
     histograms.forget(|deployment, flow| {
-        // A run need not have a deployment.
+        // A run may have no deployment.
         match *deployment == null {
             true => *flow == null || flows.contains(flow),
             false => deployments.contains(&(deployment.clone(), flow.clone())),
@@ -206,7 +209,7 @@ fn forget_deleted(histograms: &Histograms, snapshot: &Snapshot) {
     });
 }
 
-/// What the core has to know of the settings.
+/// The configuration of the core, from the settings.
 pub fn core_config(settings: &Settings, options: &Options) -> Config {
     let sampling = &settings.sampling;
     Config {
@@ -225,7 +228,7 @@ pub fn core_config(settings: &Settings, options: &Options) -> Config {
     }
 }
 
-/// What was logged last: only changes are logged.
+/// The condition that was logged last: only changes are logged.
 #[derive(Default)]
 struct Condition {
     down: Option<bool>,
@@ -233,7 +236,7 @@ struct Condition {
 }
 
 impl Condition {
-    /// Logs at WARN what fails from this cycle on, and at INFO what works again.
+    /// Logs new failures at WARN, and recoveries at INFO.
     fn note(&mut self, cycle: &Cycle) {
         let down = cycle.outcome() == Outcome::Failure;
         let was_down = self.down.replace(down);
@@ -250,7 +253,7 @@ impl Condition {
         }
         for (section, error) in &cycle.errors {
             if !self.failing.contains(section) {
-                tracing::warn!(section = section.as_str(), %error, "a section cannot be read; the other sections are");
+                tracing::warn!(section = section.as_str(), %error, "a section cannot be read; other sections are not affected");
             }
         }
         let failing = cycle.errors.iter().map(|(section, _)| *section).collect();
@@ -261,7 +264,7 @@ impl Condition {
     }
 }
 
-/// Logs one line, however many requests failed.
+/// Logs a single line, however many requests failed.
 fn note_down(cycle: &Cycle) {
     let lists = cycle.errors.iter().filter(|(section, _)| section.matters());
     let first = lists.chain(&cycle.errors).next();
@@ -274,7 +277,7 @@ fn note_down(cycle: &Cycle) {
     match error.is_not_prefect() {
         true => tracing::warn!(
             %error,
-            "PREFECT_API_URL does not lead to the API of Prefect 3; gauges will be withheld, and the agent keeps trying"
+            "PREFECT_API_URL does not point to the API of Prefect 3; gauges will be withheld, and the agent keeps trying"
         ),
         false => tracing::warn!(
             %error,

@@ -1,8 +1,8 @@
-//! Reference tables of what the program declares: for people, as Markdown and as JSON.
+//! Generates reference tables from the declarations in the code: as text, Markdown and JSON.
 
 use std::fmt::Write as _;
 
-/// How a reference is written.
+/// The format of a reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Columns, for a terminal.
@@ -22,13 +22,13 @@ impl Format {
     ];
 }
 
-/// One thing that is declared, field by field.
+/// The fields of one entry.
 pub type Row = Vec<(&'static str, Field)>;
 
-/// What a field holds.
+/// The content of a field.
 #[derive(Debug, Clone)]
 pub enum Field {
-    /// A name, or several: code in Markdown, an array in JSON.
+    /// Any number of names: code in Markdown, an array in JSON.
     Names(Vec<String>),
     /// A name that may be missing.
     Name(Option<String>),
@@ -40,14 +40,14 @@ pub enum Field {
 pub struct Reference {
     /// The page's title.
     pub title: &'static str,
-    /// What comes before the table.
+    /// The text before the table.
     pub introduction: &'static str,
-    /// What it lists; all have the same fields.
+    /// The entries, which all have the same fields.
     pub rows: Vec<Row>,
 }
 
 impl Reference {
-    /// The whole reference in `format`, with a line feed at its end.
+    /// The complete reference in `format`, ending with a newline.
     pub fn render(&self, format: Format) -> String {
         match format {
             Format::Table => self.table(),

@@ -1,4 +1,4 @@
-//! Asks a running agent for its health: what a container's health check runs.
+//! Queries the health of a running agent, for the health check of a container.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 /// A health check that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What is asked.
+/// The endpoint to query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Probe {
-    /// Whether the process runs. An outage of Prefect does not change the answer: a restart would
-    /// not end it, and would lose what the agent knows.
+    /// Whether the process is running. An outage of Prefect does not affect it: restarting the
+    /// agent would not help, and would lose its state.
     Live,
     /// Whether it has read Prefect recently.
     Ready,
@@ -25,18 +25,18 @@ impl Probe {
     }
 }
 
-/// Why the agent is not healthy.
+/// Why the health check failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no answer.
     #[error("no answer from {0}: {1}")]
     NoAnswer(String, reqwest::Error),
-    /// The agent answers that it is not.
+    /// The agent answers that it is not healthy.
     #[error("{0}: {1}")]
     Unhealthy(String, String),
 }
 
-/// Asks the agent that listens on `address`.
+/// Queries the agent that listens on `address`.
 ///
 /// # Errors
 ///

@@ -1,8 +1,8 @@
-//! The publisher: renders and pushes at its own pace, whether or not a cycle hangs.
+//! The publisher: renders and pushes metrics at its own pace, even if a cycle hangs.
 //!
-//! It publishes each new state at once and, if none comes in time, the last one again. Freshness
-//! is computed at that moment: while a cycle hangs, sections grow older until their gauges are
-//! withheld, on the page and on the push path alike.
+//! It publishes each new state immediately and, if none arrives in time, the last one again.
+//! Freshness is computed at that moment: while a cycle hangs, the age of sections grows until their
+//! gauges are withheld, on `/metrics` and over OTLP.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -17,12 +17,12 @@ use crate::metrics::agent::{CycleCounts, Stats};
 use crate::metrics::{self, Kind, Lingering, Options, Reading, View};
 use crate::resource_usage::ResourceUsage;
 
-/// What is to be published.
+/// The data to publish.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// The workspace as it was known when the state was made.
+    /// The state.
     pub state: Arc<State>,
-    /// When that was.
+    /// When the state was created.
     pub made: Instant,
     /// The cycles so far.
     pub cycles: CycleCounts,
@@ -36,7 +36,7 @@ pub struct Publisher {
     requests: RequestMetrics,
     started: Instant,
     lingering: Lingering,
-    /// After this long without a new state, the last one is published again.
+    /// After this time without a new state, the last one is published again.
     patience: Duration,
 }
 
@@ -55,7 +55,7 @@ impl Publisher {
             requests,
             started: Instant::now(),
             lingering: Lingering::default(),
-            // Cycles vary in length: a state that is slightly late is waited for.
+            // Cycles vary in length, so a new state may be slightly late.
             patience: interval + interval / 4,
         }
     }
@@ -81,15 +81,16 @@ impl Publisher {
             .instrument(tracing::debug_span!("publish"))
             .await;
         if let Err(error) = published {
-            tracing::error!(%error, "a state could not be published");
+            tracing::error!(%error, "cannot publish the metrics");
         }
     }
 
-    /// Publishes the last report and ends the exporters, within `patience`.
+    /// Publishes the last report and shuts the exporters down, within `patience`.
     pub async fn finish(mut self, report: &Report, patience: Duration) {
         let mut readings = self.readings(report);
-        // As the page does, gauges end with the process: whoever comes after it does not know
-        // which series it has shown. Counters stay, so that their last values are seen.
+        // Gauges end with the process over OTLP, as they do on `/metrics`: the next process does
+        // not know which series this one has exported. Counters are kept, so that receivers get
+        // their last values.
         for reading in &mut readings {
             if reading.family.kind == Kind::Gauge {
                 reading.points = Arc::default();

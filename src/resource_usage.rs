@@ -1,4 +1,4 @@
-//! What the process itself uses.
+//! The resource usage of the process.
 
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
@@ -20,7 +20,7 @@ impl Default for ResourceUsage {
 }
 
 impl ResourceUsage {
-    /// CPU time and memory as of now; `None` if the system does not report them.
+    /// The current CPU time and memory; `None` if the system does not report them.
     pub fn read(&mut self) -> Option<Process> {
         let pid = self.pid?;
         let what = ProcessRefreshKind::nothing().with_cpu().with_memory();

@@ -1,4 +1,4 @@
-//! The driver: sends what the core plans, side by side, under one deadline a cycle.
+//! The driver: sends the requests that the core plans, concurrently, under one deadline per cycle.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,13 +12,14 @@ use crate::core::clock::Moment;
 use crate::core::{Answered, Ask, Config, Core, Cycle, State};
 use crate::prefect::Client;
 
-/// Requests handed to the client at one time; it lets `MAX_CONCURRENT_REQUESTS` through.
-const SIDE_BY_SIDE: usize = 64;
+/// The maximum number of requests passed to the client concurrently, which in turn sends at most
+/// `MAX_CONCURRENT_REQUESTS`.
+const MOST_CONCURRENT: usize = 64;
 
-/// A long cycle, which catches up, is kept about this often.
+/// In a long cycle that catches up, a checkpoint is written about this often.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
 
-/// No cycle has more rounds: each page of a list that is read by key is one.
+/// The maximum number of rounds in a cycle. Each page of a list that is read by key is one round.
 const MOST_ROUNDS: usize = 10_000;
 
 /// Samples one Prefect API.
@@ -30,7 +31,8 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler that asks `client` what `core` plans. A cycle takes at most `deadline`.
+    /// A sampler that sends the requests of `core` through `client`. A cycle takes at most
+    /// `deadline`.
     pub fn new(core: Core, client: Client, deadline: Duration) -> Self {
         Sampler {
             core,
@@ -40,25 +42,25 @@ impl Sampler {
         }
     }
 
-    /// How long a cycle may take: a server that hangs must not hold it up for all its retries,
-    /// since alerts wait for it.
+    /// How long a cycle may take. All retries together could take longer, but alerts depend on
+    /// timely cycles.
     pub fn deadline(config: &Config, request_timeout: Duration) -> Duration {
         config.interval.max(request_timeout) * 2
     }
 
-    /// What is known before the first cycle: what the checkpoint holds.
+    /// The state before the first cycle, from the checkpoint.
     pub fn state(&mut self) -> Arc<State> {
         self.core.state(self.now())
     }
 
-    /// The state with this number has been delivered: series that it was the first to show
-    /// show what they count from the next one on.
+    /// Notes that the state with this number has been delivered: from the next state on, series
+    /// that first appeared in it are exported with their totals.
     pub fn mark_shown(&mut self, number: u64) {
         self.core.mark_shown(number);
     }
 
-    /// Reads what is due. What is to be shown is in the checkpoint before this returns. During a
-    /// long catch-up, what was counted is kept from time to time.
+    /// Runs a cycle. The checkpoint contains everything in the returned state. While the agent
+    /// catches up, checkpoints are also written during the cycle.
     pub async fn cycle(&mut self, keeper: &mut Keeper) -> Cycle {
         let began = Instant::now();
         let end = tokio::time::Instant::now() + self.deadline;
@@ -86,11 +88,11 @@ impl Sampler {
         cycle
     }
 
-    /// Ends the last cycle, which may have been cancelled: what came in until then counts.
-    /// Without a checkpoint, series that appeared in it are shown with their counts.
+    /// Ends the last cycle, which may have been cancelled. Answers that arrived until then are
+    /// used. Without a checkpoint, series that appeared in it are exported with their counts.
     pub async fn end(&mut self, keeper: &mut Keeper) -> Cycle {
         if !keeper.is_on() {
-            // No restart will show them.
+            // Without a checkpoint, a later process does not know them.
             self.core.release();
         }
         let cycle = self.core.finish(self.now(), None);
@@ -98,13 +100,14 @@ impl Sampler {
         cycle
     }
 
-    /// Asks everything side by side; `false` if the time was over before all had answered.
+    /// Sends all requests concurrently; `false` if the deadline was reached before all were
+    /// answered.
     async fn round(&self, plan: Vec<Ask>, end: tokio::time::Instant) -> (Vec<Answered>, bool) {
         let expected = plan.len();
         let mut answers = Vec::with_capacity(expected);
         let mut pending = stream::iter(plan)
             .map(|ask| self.ask(ask))
-            .buffer_unordered(SIDE_BY_SIDE);
+            .buffer_unordered(MOST_CONCURRENT);
         let all = async {
             while let Some(answered) = pending.next().await {
                 answers.push(answered);

@@ -1,27 +1,27 @@
-//! The end of the process, as something to wait for.
+//! The shutdown of the process, as a signal to wait for.
 
 use tokio::sync::watch;
 
-/// Says when to end. Clones wait for the same end.
+/// Waits for the shutdown. Clones wait for the same one.
 #[derive(Debug, Clone)]
 pub struct Shutdown(watch::Receiver<bool>);
 
-/// Brings the end about.
+/// Triggers the shutdown.
 #[derive(Debug)]
 pub struct Trigger(watch::Sender<bool>);
 
 impl Shutdown {
-    /// An end and what brings it about. A trigger that is dropped brings it about too.
+    /// A shutdown and its trigger. Dropping the trigger also triggers it.
     pub fn new() -> (Trigger, Shutdown) {
         let (sender, receiver) = watch::channel(false);
         (Trigger(sender), Shutdown(receiver))
     }
 
-    /// The end by SIGTERM or SIGINT. Inside a tokio runtime.
+    /// A shutdown on SIGTERM or SIGINT. Must be called within a tokio runtime.
     ///
     /// # Errors
     ///
-    /// When the signals cannot be listened to.
+    /// If signal handlers cannot be installed.
     pub fn on_signals() -> std::io::Result<Shutdown> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate())?;
@@ -38,15 +38,15 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// Waits for the end.
+    /// Waits for the shutdown.
     pub async fn wait(&mut self) {
-        // An error means that the trigger is gone.
+        // An error means that the trigger was dropped.
         _ = self.0.wait_for(|end| *end).await;
     }
 }
 
 impl Trigger {
-    /// Now.
+    /// Triggers the shutdown.
     pub fn now(self) {
         self.0.send_replace(true);
     }

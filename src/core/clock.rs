@@ -1,49 +1,50 @@
-//! Two clocks: the process's own, handed in as a [`Moment`], and the server's, estimated.
+//! Two clocks: the local one, passed in as a [`Moment`], and the server's, which is estimated.
 //!
-//! Windows and cursors follow the server's time. One answer can be wrong by any amount (a
-//! proxy's, a replica's, a cached one), so the estimate is the median of the latest answers,
-//! or this machine's clock where enough of them agree with it.
+//! Windows and cursors follow the server's time. A single answer can be wrong by any amount (from a
+//! proxy, a replica or a cache), so the estimate is the median of the latest answers, or the local
+//! clock if enough of them agree with it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// A moment by this machine's clocks.
+/// A moment by the local clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
-    /// Since the process started: steady even if the wall clock is set.
+    /// Time since the process started, which is monotonic.
     pub uptime: Duration,
     /// The wall clock.
     pub wall: Timestamp,
 }
 
-/// `Date` has whole seconds, and an answer takes some time to arrive: below this, the
-/// server's clock and this machine's are taken to agree, and this machine's finer one is used.
+/// `Date` has whole seconds, and an answer takes some time to arrive. Below this difference, the
+/// clocks are considered equal, and the local clock, which has fractions of a second, is used.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(2);
 
-/// How many answers the estimate is made of: a jump is believed when most of them agree.
+/// The number of answers that the estimate is made from: a jump is accepted once most of them
+/// agree.
 const MEDIAN_OF: usize = 15;
 
-/// How many answers the earliest plausible time is taken from.
+/// The number of answers that the earliest plausible time is taken from.
 const REMEMBERED: usize = 64;
 
-/// An answer that is off by more is ignored.
+/// An answer that differs by more is ignored.
 const PLAUSIBLE: SignedDuration = SignedDuration::from_hours(2);
 
-/// Answers without a usable `Date` after which this machine's clock is all there is.
+/// After this many answers without a usable `Date`, the local clock is used.
 const UNDATED: u32 = 3;
 
 /// The server's clock.
 #[derive(Debug, Default)]
 pub struct ServerClock {
-    /// Server's time minus the uptime, the latest last.
+    /// The server's time minus the uptime, the latest last.
     offsets: VecDeque<SignedDuration>,
     undated: u32,
 }
 
 impl ServerClock {
-    /// Takes the date of a good answer into account, or that it has none.
+    /// Takes the `Date` of a successful answer into account, or notes that it has none.
     pub fn observe(&mut self, moment: Moment, date: Option<Timestamp>) {
         let Some(date) = date else {
             self.undated = self.undated.saturating_add(1);
@@ -55,19 +56,20 @@ impl ServerClock {
         }
     }
 
-    /// What time it is at the server; `None` until that is known.
+    /// The server's time; `None` until it is known.
     pub fn now(&self, moment: Moment) -> Option<Timestamp> {
         let estimate = self.estimate(moment)?;
         Some(at(estimate, moment))
     }
 
-    /// The earliest time that it may be at the server, by the latest plausible answers.
+    /// The earliest time that the server's clock may show, according to the latest plausible
+    /// answers.
     pub fn earliest(&self, moment: Moment) -> Option<Timestamp> {
         let estimate = self.estimate(moment)?;
         let plausible = |offset: &SignedDuration| (*offset - estimate).abs() <= PLAUSIBLE;
         let all = self.offsets.iter().copied().filter(plausible);
         let earliest = all.min().unwrap_or(estimate);
-        // Whole seconds are less than the time by up to one.
+        // `Date` is truncated to whole seconds, so it is up to one second early.
         let agrees = (earliest - estimate).abs() <= TOLERANCE;
         Some(at(if agrees { estimate } else { earliest }, moment))
     }
@@ -78,12 +80,12 @@ impl ServerClock {
         let latest = self.offsets.iter().rev().take(MEDIAN_OF);
         let mut latest: Vec<_> = latest.copied().collect();
         if latest.len() < 3 {
-            // Too few to tell a wrong one, unless this machine's clock says the same.
+            // Too few answers to recognize a wrong one, unless one agrees with the local clock.
             let trusted = latest.iter().any(agrees);
-            let nobody_tells = latest.is_empty() && self.undated >= UNDATED;
-            return (trusted || nobody_tells).then_some(own);
+            let no_dates = latest.is_empty() && self.undated >= UNDATED;
+            return (trusted || no_dates).then_some(own);
         }
-        // Of two servers whose clocks differ, the one that this machine's clock agrees with.
+        // If two servers have different clocks, the one that agrees with the local clock wins.
         let agreeing = latest.iter().filter(|offset| agrees(offset)).count();
         if agreeing * 3 >= latest.len() {
             return Some(own);
@@ -127,7 +129,7 @@ mod tests {
         }
     }
 
-    /// What the clock is ahead of the wall, after answers that are so far ahead.
+    /// How far the estimate is ahead of the wall clock after answers that are this far ahead.
     fn ahead(answers: &[SignedDuration]) -> Option<SignedDuration> {
         let mut clock = ServerClock::default();
         for ahead in answers {
@@ -138,14 +140,14 @@ mod tests {
     }
 
     #[test]
-    fn clocks_that_agree_within_two_seconds_are_one() {
+    fn clocks_that_agree_within_two_seconds_are_considered_equal() {
         let zero = Some(SignedDuration::ZERO);
         assert_eq!(ahead(&[SignedDuration::from_millis(-1_400)]), zero);
         assert_eq!(ahead(&[HOUR; 3]), Some(HOUR));
     }
 
     #[test]
-    fn one_wrong_answer_is_not_believed_not_even_the_first() {
+    fn one_wrong_answer_is_ignored_even_if_it_is_the_first() {
         let zero = SignedDuration::ZERO;
         assert_eq!(ahead(&[HOUR]), None);
         assert_eq!(ahead(&[HOUR, zero]), Some(zero));
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_is_believed_when_most_of_the_answers_agree() {
+    fn a_jump_is_accepted_once_most_answers_agree() {
         let jump = [&[SignedDuration::ZERO; 64][..], &[-HOUR; 10]].concat();
         assert_eq!(ahead(&jump), Some(SignedDuration::ZERO));
         let jump = [&jump[..], &[-HOUR]].concat();
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_servers_the_one_that_agrees_with_this_machine_is_believed() {
+    fn of_two_servers_the_one_that_agrees_with_the_local_clock_wins() {
         let alternating = [HOUR, HOUR, SignedDuration::ZERO].repeat(9);
         assert_eq!(ahead(&alternating), Some(SignedDuration::ZERO));
     }
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn without_any_date_this_machines_clock_is_used() {
+    fn without_any_date_the_local_clock_is_used() {
         let mut clock = ServerClock::default();
         for _ in 0..UNDATED {
             assert_eq!(clock.now(moment(1)), None);

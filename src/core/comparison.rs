@@ -1,5 +1,5 @@
-//! A window of finished runs, compared with the server once an hour: deleted runs leave it, and
-//! runs whose end was missed are found.
+//! Compares a window of finished runs with the server once an hour: removes deleted runs, and finds
+//! runs whose end was missed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,40 +17,40 @@ use crate::prefect::{Id, Request};
 pub(super) const EVERY: Duration = Duration::from_secs(3600);
 
 /// A long window is read in this many parts concurrently.
-const SIDE_BY_SIDE: i64 = 4;
+const CONCURRENT_PARTS: i64 = 4;
 
-/// A list that is compared.
+/// A list of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum List {
     /// Runs that ended within the window.
     Ended,
-    /// Runs that started, or were to start, within the window, and have ended. Servers before
+    /// Runs whose actual or expected start is within the window and that have ended. Servers before
     /// 3.5.0 leave out those that did not start.
     Started,
-    /// Failed runs of deployments that started within their own window.
+    /// Failed runs of deployments, within the window of failed runs.
     Failed,
 }
 
 /// Compares a window with the server.
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
-    /// When it was done last, as uptime.
+    /// When the last comparison was completed, as uptime.
     done_at: Option<Duration>,
     open: Option<Open>,
 }
 
-/// One that is under way; it may take several cycles.
+/// A comparison in progress, which may take several cycles.
 #[derive(Debug)]
 struct Open {
     began: Timestamp,
     lists: Vec<(List, Vec<Keyed>)>,
     found: Found,
-    /// Runs that were started again meanwhile.
+    /// Runs that have started again in the meantime.
     again: Vec<Id>,
 }
 
 impl Comparison {
-    /// Begins a comparison if one is due, with these lists and the times at which they begin.
+    /// Begins a comparison if one is due, of these lists from these times on.
     pub(super) fn open(
         &mut self,
         uptime: Duration,
@@ -73,17 +73,17 @@ impl Comparison {
         });
     }
 
-    /// Whether one is under way.
+    /// Whether a comparison is in progress.
     pub(super) fn is_open(&self) -> bool {
         self.open.is_some()
     }
 
-    /// Whether the window has been read once.
+    /// Whether the window has been read at least once.
     pub(super) fn is_done_once(&self) -> bool {
         self.done_at.is_some()
     }
 
-    /// What to ask next: the list, the part of it, and the request.
+    /// The requests to send next, each with its list and the part of the list.
     pub(super) fn plan(&self, limit: usize) -> Vec<(List, usize, Request)> {
         let lists = self.open.iter().flat_map(|open| &open.lists);
         let parts = lists.flat_map(|(list, parts)| {
@@ -94,7 +94,7 @@ impl Comparison {
         parts.collect()
     }
 
-    /// Takes a page in.
+    /// Processes a page.
     pub(super) fn page(
         &mut self,
         list: List,
@@ -118,7 +118,9 @@ impl Comparison {
         keyed.skip(skipped);
         if full && parts.len() == 1 {
             let whole = std::mem::take(parts).into_iter();
-            *parts = whole.flat_map(|keyed| keyed.divide(SIDE_BY_SIDE)).collect();
+            *parts = whole
+                .flat_map(|keyed| keyed.divide(CONCURRENT_PARTS))
+                .collect();
         }
         let belongs = |run: &&Run| list != List::Failed || is_failure(run);
         let found = runs.iter().filter(belongs);
@@ -126,14 +128,14 @@ impl Comparison {
             .extend(found.map(|run| (Arc::clone(&run.id), Arc::clone(run))));
     }
 
-    /// A run is under way again: it leaves every window, even if it was read as finished.
+    /// Notes that a run has started again: it is removed even if it was read as finished.
     pub(super) fn started_again(&mut self, id: &Id) {
         if let Some(open) = &mut self.open {
             open.again.push(Arc::clone(id));
         }
     }
 
-    /// What was found, and when it began, once it is complete.
+    /// The result of a completed comparison, and the server's time when it began.
     pub(super) fn take(&mut self, uptime: Duration) -> Option<(Timestamp, Found)> {
         let is_done = |open: &mut Open| {
             let mut parts = open.lists.iter().flat_map(|(_, parts)| parts);

@@ -1,8 +1,8 @@
-//! Which (run, terminal state) pairs are counted already.
+//! The (run, terminal state) pairs that have been counted.
 //!
-//! The memory reaches back for hours by the process's own clock, so that neither a step of
-//! the server's clock nor a replica that lags behind can bring a pair back as new. It is
-//! bounded by number, too; [`Counted::forgotten_until`] says how far back it is complete.
+//! Pairs are remembered for hours by the local monotonic clock, so that neither a change of the
+//! server's clock nor a lagging replica can make a pair appear new. Their number is bounded;
+//! [`Counted::forgotten_until`] returns how far back the memory is complete.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -11,13 +11,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A pair is forgotten when it has not been seen for this long.
+/// A pair is forgotten after it has not been seen for this long.
 const REMEMBER: Duration = Duration::from_secs(6 * 3600);
 
 /// At most this many pairs are remembered.
 const MOST: usize = 100_000;
 
-/// Pairs of run and terminal state, by run: most runs have one.
+/// Pairs of run and terminal state, by run; most runs have one.
 #[derive(Debug)]
 pub(super) struct Counted {
     runs: HashMap<u128, Vec<Entry>>,
@@ -29,13 +29,13 @@ pub(super) struct Counted {
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     state: u128,
-    /// When it was last seen, as uptime; negative from before a restart.
+    /// When it was last seen, as uptime; negative if that was before a restart.
     seen: f64,
     /// When the run ended.
     end: Timestamp,
 }
 
-/// A pair as a checkpoint has it.
+/// A pair in a checkpoint.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Row {
     run: Uuid,
@@ -57,7 +57,7 @@ impl Default for Counted {
 }
 
 impl Counted {
-    /// Whether a pair is counted; one that is stays remembered for longer.
+    /// Whether a pair has been counted. If so, it is noted as seen.
     pub(super) fn contains(&mut self, run: &str, state: &str, uptime: Duration) -> bool {
         let state = key(state);
         let entries = self.runs.get_mut(&key(run)).into_iter().flatten();
@@ -67,12 +67,12 @@ impl Counted {
             .is_some()
     }
 
-    /// Whether any terminal state of a run is counted.
+    /// Whether any terminal state of a run has been counted.
     pub(super) fn contains_run(&self, run: &str) -> bool {
         self.runs.contains_key(&key(run))
     }
 
-    /// Whether every terminal state of a run that is counted is among these.
+    /// Whether these states include every terminal state of the run that has been counted.
     pub(super) fn are_among<'a>(&self, run: &str, states: impl Iterator<Item = &'a str>) -> bool {
         let states: HashSet<u128> = states.map(key).collect();
         let entries = self.runs.get(&key(run)).into_iter().flatten();
@@ -102,24 +102,24 @@ impl Counted {
         true
     }
 
-    /// From now on, what ended before `time` is taken as counted.
+    /// From now on, everything that ended before `time` is treated as counted.
     pub(super) fn forget_until(&mut self, time: Timestamp) {
         self.forgotten_until = self.forgotten_until.max(time);
     }
 
-    /// Runs that ended before it may be counted though they are not remembered.
+    /// Runs that ended before this time may have been counted although they are not remembered.
     pub(super) fn forgotten_until(&self) -> Timestamp {
         self.forgotten_until
     }
 
-    /// Forgets what has not been seen for long, and the oldest beyond the bound. An end in the
-    /// future is taken as `now`.
+    /// Forgets pairs that have not been seen for long, and the oldest ones if there are too many.
+    /// An end in the future is treated as `now`.
     pub(super) fn prune(&mut self, uptime: Duration, now: Timestamp) {
         let mut oldest = uptime.as_secs_f64() - REMEMBER.as_secs_f64();
         if self.pairs > self.most {
             let entries = self.runs.values().flatten();
             let mut seen: Vec<f64> = entries.map(|entry| entry.seen).collect();
-            // A quarter at a time: not one pair for each that comes.
+            // Drop a quarter at once, rather than one pair for each new one.
             let index = seen.len() - self.most * 3 / 4;
             let (_, nth, _) = seen.select_nth_unstable_by(index, f64::total_cmp);
             oldest = oldest.max(*nth);
@@ -138,7 +138,7 @@ impl Counted {
         });
     }
 
-    /// The pairs as a checkpoint has them.
+    /// The pairs, for a checkpoint.
     pub(super) fn rows(&self, uptime: Duration) -> Vec<Row> {
         let of_run = |(run, entries): (&u128, &Vec<Entry>)| {
             let run = Uuid::from_u128(*run);
@@ -153,7 +153,7 @@ impl Counted {
         self.runs.iter().flat_map(of_run).collect()
     }
 
-    /// The memory of a checkpoint.
+    /// Restores the pairs of a checkpoint.
     pub(super) fn restore(rows: Vec<Row>, forgotten_until: Timestamp) -> Self {
         let mut counted = Counted {
             forgotten_until,
@@ -172,13 +172,13 @@ impl Counted {
         counted
     }
 
-    /// How many pairs are remembered.
+    /// The number of pairs.
     pub(super) fn len(&self) -> usize {
         self.pairs
     }
 }
 
-/// Ids are UUIDs; any other text becomes one.
+/// Ids are UUIDs; any other text is hashed to one.
 fn key(id: &str) -> u128 {
     let uuid = Uuid::parse_str(id);
     uuid.unwrap_or_else(|_| Uuid::new_v5(&Uuid::NAMESPACE_OID, id.as_bytes()))
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_is_remembered_for_hours_and_for_as_long_as_it_is_seen() {
+    fn a_pair_is_remembered_for_hours_after_it_was_last_seen() {
         let mut counted = Counted::default();
         assert!(counted.insert("r", "s", at(0), up(0)));
         assert!(!counted.insert("r", "s", at(0), up(0)));
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_says_how_far_back_it_is_complete() {
+    fn memory_is_bounded_and_knows_how_far_back_it_is_complete() {
         let mut counted = Counted {
             most: 100,
             ..Counted::default()
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_in_the_future_does_not_hide_what_ends_until_then() {
+    fn an_end_in_the_future_does_not_hide_runs_that_end_before_it() {
         let mut counted = Counted::default();
         counted.insert("r", "s", at(1_000_000), up(0));
         counted.prune(up(7 * 3600), at(7 * 3600));

@@ -1,4 +1,4 @@
-//! The counters: one row each. The catalogue has their names and descriptions.
+//! The counters, one per row. Their names and help texts are in the catalogue.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -27,22 +27,23 @@ pub const TASK_RUNS_FINISHED: Counter = Counter(2);
 /// The label values of a series.
 type Labels = Vec<Label>;
 
-/// How a counter is fed.
+/// How a counter is derived from events.
 struct Row {
     /// Its name in a checkpoint.
     name: &'static str,
-    /// Labels of a series. Where the series belong to deployments, the first two are the
-    /// names of deployment and flow, and the values of its tags follow the labels.
+    /// The number of labels of a series. If the series belong to deployments, the first two are the
+    /// names of deployment and flow, and the tag values follow the labels.
     labels: usize,
     of_deployments: bool,
-    /// The series that an event adds to, and how much.
+    /// The series that an event adds to, and the amount.
     count: fn(&Event) -> Option<(Labels, u64)>,
-    /// The series that a deployment starts at zero, so that `increase()` sees its first event.
+    /// The series of a deployment that start at zero, so that `increase()` includes their first
+    /// event.
     zeros: fn(&Place) -> Vec<Vec<Label>>,
 }
 
 impl Row {
-    /// The keys of the values that follow a series' labels.
+    /// The keys of the tag values that follow the labels of a series.
     fn tag_keys<'a>(&self, keys: &'a TagKeys) -> &'a TagKeys {
         match self.of_deployments {
             true => keys,
@@ -88,7 +89,7 @@ pub(super) struct Place {
     pub(super) flow: Label,
     pub(super) work_pool: Label,
     pub(super) work_queue: Label,
-    /// The values of its tags.
+    /// The values of its tags, one per key.
     pub(super) tags: Series,
 }
 
@@ -134,31 +135,32 @@ fn finished(run: &FinishedRun) -> Vec<Label> {
     ]
 }
 
-/// What every counter shows.
+/// The exported values of every counter.
 #[derive(Debug, Clone, Default)]
 pub struct AllTotals([Arc<Totals>; ROWS.len()]);
 
 impl AllTotals {
-    /// What a counter shows.
+    /// The exported values of a counter.
     pub fn of(&self, counter: Counter) -> &Arc<Totals> {
         // A `Counter` is one of the constants above.
         self.0.get(counter.0).unwrap_or(&self.0[0])
     }
 }
 
-/// Every counter's tally.
+/// The tallies of all counters.
 #[derive(Debug)]
 pub(super) struct Counters {
     tallies: [Tally; ROWS.len()],
     tag_keys: TagKeys,
 }
 
-/// The counters as a checkpoint has them, by name.
+/// The counters in a checkpoint, by name.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct SavedCounters(std::collections::BTreeMap<String, Saved>);
 
 impl Counters {
-    /// Counters of at most `limit` series each; those of deployments have values of `tag_keys`.
+    /// Counters with at most `limit` series each; the series of deployments have values for
+    /// `tag_keys`.
     pub(super) fn new(limit: usize, tag_keys: TagKeys) -> Self {
         Counters {
             tag_keys,
@@ -170,7 +172,7 @@ impl Counters {
         ROWS.iter().zip(&mut self.tallies)
     }
 
-    /// Counts an event; a series that it is the first of begins at `now`.
+    /// Counts an event. If it is the first of a series, the series begins at `now`.
     pub(super) fn count(&mut self, event: &Event, now: Timestamp) {
         for (row, tally) in self.rows() {
             if let Some((mut series, amount)) = (row.count)(event) {
@@ -180,7 +182,7 @@ impl Counters {
         }
     }
 
-    /// Starts the series of deployments at zero; `true` if one of them is new.
+    /// Starts the series of a deployment at zero; `true` if one of them is new.
     pub(super) fn start_at_zero(&mut self, place: &Place, now: Timestamp) -> bool {
         let mut new = false;
         for (row, tally) in self.rows() {
@@ -192,8 +194,8 @@ impl Counters {
         new
     }
 
-    /// What the state with this number shows, if those up to `delivered` have been delivered;
-    /// and whether that is more than the last one showed.
+    /// The values for the state with this number, given that those up to `delivered` have been
+    /// delivered; and whether any value has grown since the last state.
     pub(super) fn show(&mut self, number: u64, delivered: u64) -> (AllTotals, bool) {
         let mut any = false;
         let totals = self.tallies.each_mut().map(|tally| {
@@ -204,12 +206,12 @@ impl Counters {
         (AllTotals(totals), any)
     }
 
-    /// From the next state on, every series shows its total.
+    /// From the next state on, every series is exported with its total.
     pub(super) fn release(&mut self) {
         self.tallies.iter_mut().for_each(Tally::release);
     }
 
-    /// Drops the series of deployments that have not been among `places`, with these tags, for
+    /// Drops the series of deployments that have not been among `places`, with the same tags, for
     /// `keep`.
     pub(super) fn prune(&mut self, uptime: Duration, keep: Duration, places: &HashSet<Place>) {
         let null = null();
@@ -228,7 +230,7 @@ impl Counters {
         }
     }
 
-    /// The counters as a checkpoint has them, if all counting began at `start`.
+    /// The counters, for a checkpoint. Start times equal to `start` are omitted.
     pub(super) fn save(&self, uptime: Duration, start: Timestamp) -> SavedCounters {
         let save = |(row, tally): (&Row, &Tally)| {
             let saved = tally.save(uptime, row.labels, row.tag_keys(&self.tag_keys), start);
@@ -237,7 +239,7 @@ impl Counters {
         SavedCounters(ROWS.iter().zip(&self.tallies).map(save).collect())
     }
 
-    /// The counters of a checkpoint; series that lack a start time began at `start`.
+    /// Restores the counters of a checkpoint. Series without a start time began at `start`.
     pub(super) fn restore(&mut self, mut saved: SavedCounters, start: Timestamp) {
         for (row, tally) in ROWS.iter().zip(&mut self.tallies) {
             if let Some(saved) = saved.0.remove(row.name) {

@@ -1,8 +1,8 @@
-//! How far the lists of finished runs have been read.
+//! Cursors: how far the lists of finished runs have been read.
 //!
-//! They are read in slices of time, each slice by key from its newest end down. A slice that
-//! cannot be finished in a cycle is resumed in the next one, so that a slow server is read
-//! bit by bit. What is read twice is counted once.
+//! The lists are read in time slices, each slice by key from its newest end to its oldest. A slice
+//! that cannot be completed in a cycle is resumed in the next one, so that progress is made even
+//! with a slow server. Runs that are read twice are counted once.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use super::keyed::{Direction, Keyed};
 use crate::prefect::Id;
 use crate::prefect::request::Range;
 
-/// How far before the cursor finished runs are read again, for transactions that were open and
-/// for clocks that are slightly slow.
+/// Each reading starts this long before the cursor, for transactions that were open and for clocks
+/// that are slightly slow.
 pub(super) const OVERLAP: Duration = Duration::from_secs(120);
 
-/// The longest and the shortest slice.
+/// The maximum and the minimum length of a slice.
 const SLICE: Duration = Duration::from_secs(3600);
 const SHORTEST_SLICE: Duration = Duration::from_secs(60);
 
-/// The smallest page, if larger ones are not answered in time.
+/// The minimum size of a page, if larger ones time out.
 const SMALLEST_PAGE: usize = 10;
 
 /// How far a list of finished runs has been read.
@@ -30,9 +30,9 @@ pub(super) struct Cursor {
     /// Everything that ended before this time has been read.
     position: Option<Timestamp>,
     slice: Option<Slice>,
-    /// How long the next slice is: shorter after a time-out.
+    /// The length of the next slice, which is shorter after a timeout.
     span: Duration,
-    /// How many times the page is halved.
+    /// How many times the page size is halved.
     halved: u32,
     /// Whether the list has been read up to the present in this cycle.
     up_to_date: bool,
@@ -42,11 +42,11 @@ pub(super) struct Cursor {
 #[derive(Debug)]
 struct Slice {
     keyed: Keyed,
-    /// The earliest time that it may have been at the server when it was opened.
+    /// The earliest time that the server's clock may have shown when the slice was opened.
     opened: Timestamp,
-    /// The cursor once it has been read.
+    /// The position of the cursor once the slice has been read.
     then: Timestamp,
-    /// Whether it reaches to the present.
+    /// Whether the slice reaches to the present.
     last: bool,
 }
 
@@ -70,7 +70,7 @@ impl Cursor {
     pub(super) fn begin(&mut self) {
         self.up_to_date = false;
         if let Some(slice) = &mut self.slice {
-            // It was opened some time ago: what ended since is read after it.
+            // It was opened in an earlier cycle: what has ended since then is in the next slice.
             slice.last = false;
         }
     }
@@ -85,14 +85,14 @@ impl Cursor {
         self.slice.is_none()
     }
 
-    /// Goes back to `skew` before `to`, if it is further than that.
+    /// Moves back to `skew` before `to`, if the cursor is beyond that.
     pub(super) fn rewind(&mut self, to: Option<Timestamp>, skew: Duration) {
         if let (Some(position), Some(to)) = (self.position, to) {
             self.position = Some(position.min(before(to, skew)));
         }
     }
 
-    /// Leaves out what ended before `oldest`. Returns where the reading would have resumed.
+    /// Skips what ended before `oldest`. Returns where the reading would have resumed.
     pub(super) fn skip_to(&mut self, oldest: Timestamp) -> Option<Timestamp> {
         let position = self.position.filter(|position| *position < oldest)?;
         self.position = Some(oldest);
@@ -101,7 +101,7 @@ impl Cursor {
     }
 
     /// Opens the next slice if none is open. The first one begins at `start`. `earliest` is the
-    /// earliest time that it may be at the server.
+    /// earliest time that the server's clock may show.
     pub(super) fn open(&mut self, start: Timestamp, earliest: Timestamp) {
         if self.slice.is_some() || self.up_to_date {
             return;
@@ -123,8 +123,8 @@ impl Cursor {
         });
     }
 
-    /// What to read next of the open slice: its range, the ids to leave out, and the size of
-    /// the page, which is at most `limit`.
+    /// What to read next from the open slice: the range, the ids to exclude, and the page size,
+    /// which is at most `limit`.
     pub(super) fn next(&self, limit: usize) -> Option<(Range, &[Id], usize)> {
         let slice = self.slice.as_ref()?;
         let smallest = SMALLEST_PAGE.min(limit);
@@ -132,7 +132,7 @@ impl Cursor {
         Some((slice.keyed.range(), slice.keyed.exclude(), limit))
     }
 
-    /// Takes note of a page of the open slice.
+    /// Processes a page of the open slice.
     pub(super) fn page(
         &mut self,
         objects: impl IntoIterator<Item = (Id, Option<Timestamp>)>,
@@ -151,7 +151,7 @@ impl Cursor {
         }
     }
 
-    /// The list has been read up to the present, whatever slice is open.
+    /// Notes that the list has been read up to the present, regardless of the open slice.
     pub(super) fn read_all(&mut self) {
         if let Some(slice) = self.slice.take() {
             self.position = Some(slice.opened);
@@ -159,13 +159,13 @@ impl Cursor {
         }
     }
 
-    /// A page was not answered in time: the next ones are smaller, and so is the next slice.
+    /// Notes that a page timed out: the next pages are smaller, and the next slice is shorter.
     pub(super) fn timed_out(&mut self) {
         self.halved = (self.halved + 1).min(8);
         self.span = (self.span / 2).max(SHORTEST_SLICE);
     }
 
-    /// How far the reading is behind `now`.
+    /// How far the cursor is behind `now`.
     pub(super) fn lag(&self, now: Timestamp) -> Option<Duration> {
         let lag = now.duration_since(self.position?);
         Some(Duration::try_from(lag).unwrap_or_default())
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn catching_up_goes_slice_by_slice_and_slices_overlap() {
+    fn catching_up_reads_overlapping_slices() {
         let mut cursor = Cursor::new(Some(at(0)));
         let mut ranges = Vec::new();
         while !cursor.is_up_to_date() {

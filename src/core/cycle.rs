@@ -1,4 +1,4 @@
-//! The end of a cycle: how it went, what is known now, and what a checkpoint holds of it.
+//! The end of a cycle: its outcome, the new state, and the content of a checkpoint.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,21 +15,21 @@ use super::state::State;
 use super::{CHECKPOINT_EVERY, Core, KEEP_AFTER_DELETION, Phase, Place, Snapshot};
 use crate::prefect::Error;
 
-/// What a cycle brought.
+/// The result of a cycle.
 #[derive(Debug)]
 pub struct Cycle {
-    /// What is known now.
+    /// The state after the cycle.
     pub state: Arc<State>,
-    /// What happened, each event once.
+    /// The events, each reported once.
     pub events: Vec<Event>,
     /// The sections that cannot be read at present, and why.
     pub errors: Vec<(Section, Error)>,
-    /// The time spent on each section that was tried.
+    /// The time spent on each section for which requests were sent.
     pub durations: Vec<(Section, Duration)>,
 }
 
 impl Cycle {
-    /// How it went: the attribute `outcome`.
+    /// The outcome.
     pub fn outcome(&self) -> Outcome {
         match self.state.snapshot.up {
             false => Outcome::Failure,
@@ -39,12 +39,12 @@ impl Cycle {
     }
 }
 
-/// How a cycle went.
+/// The outcome of a cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Every section can be read.
     Success,
-    /// Some cannot.
+    /// Some sections cannot be read.
     Partial,
     /// Prefect could not be read.
     Failure,
@@ -65,12 +65,12 @@ impl Outcome {
 }
 
 impl Core {
-    /// Ends a cycle. Where its time was over, `deadline` is how long that was.
+    /// Ends a cycle. If it reached its deadline, `deadline` is the time that it had.
     pub fn finish(&mut self, moment: Moment, deadline: Option<Duration>) -> Cycle {
         let uptime = moment.uptime;
         for (section, error) in self.reader.take_not_found() {
-            // "Not found" is believed only of a list that was never found, and only while other
-            // lists are answered.
+            // "Not found" means that the server lacks the list only if the list has never been read
+            // and other lists are answered.
             let status = self.sections.status(section);
             let never = status.is_some_and(|status| status.read_at.is_none() || status.absent);
             if never && !section.matters() && self.sections.up() {
@@ -94,7 +94,7 @@ impl Core {
         }
     }
 
-    /// Drops what is no longer needed, if this cycle has read enough to tell.
+    /// Drops what is no longer needed, if this cycle has read enough to determine that.
     fn prune(&mut self, moment: Moment) {
         let Some(now) = self.clock.now(moment) else {
             return;
@@ -128,13 +128,14 @@ impl Core {
         self.last_runs.prune(&inventory.deployments, uptime, keep);
     }
 
-    /// When counting begins for a series that appears now: with the process for the first ones.
+    /// When counting begins for a series that appears now: for the first ones, at the start of the
+    /// process.
     pub(super) fn counts_since(&self, now: Timestamp) -> Timestamp {
         let start = self.runs.start.filter(|_| self.begins);
         start.unwrap_or(now)
     }
 
-    /// The workspace as it is known at `moment`.
+    /// The workspace at `moment`.
     pub(super) fn snapshot(&self, moment: Moment) -> Snapshot {
         let now = self.clock.now(moment).unwrap_or(moment.wall);
         let (finished, failed) = self.runs.windows.at(now);
@@ -170,18 +171,19 @@ impl Core {
         }
     }
 
-    /// What ended before it is not counted; `None` until the server's time is known.
+    /// The start of counting; runs that ended before are not counted. `None` until the server's
+    /// time is known.
     pub fn counting_since(&self) -> Option<Timestamp> {
         self.runs.start
     }
 
-    /// How many terminal states are remembered as counted.
+    /// The number of terminal states that are remembered as counted.
     pub fn remembered(&self) -> usize {
         let tasks = self.tasks.as_ref().map_or(0, |tasks| tasks.counted.len());
         self.runs.counted.len() + tasks
     }
 
-    /// What a checkpoint is to hold; `None` while it would say nothing new.
+    /// The content of a checkpoint; `None` if it would not differ from the last one.
     pub fn checkpoint(&mut self, moment: Moment) -> Option<SavedState> {
         let cursor = self.finished.cursor.position();
         let (last, awaited_then) = self.checkpointed;
@@ -202,7 +204,7 @@ impl Core {
         Some(saved)
     }
 
-    /// The checkpoint could not be written: the next one is due at once.
+    /// Notes that the checkpoint could not be written: the next one is due immediately.
     pub fn checkpoint_failed(&mut self) {
         self.changed = true;
     }
@@ -239,15 +241,15 @@ impl Core {
     }
 }
 
-/// Why this version of Prefect cannot be read. Servers before 3.0.4 cannot filter flow runs by
-/// their end.
+/// The error if this version of Prefect is not supported. Servers before 3.0.4 cannot filter flow
+/// runs by end time.
 pub(super) fn unsupported(version: &str) -> Option<Error> {
     let mut numbers = version.splitn(3, '.').map(|part| {
         let digits = part.split(|c: char| !c.is_ascii_digit()).next();
         digits.and_then(|digits| digits.parse::<u32>().ok())
     });
     let number = (numbers.next()??, numbers.next()??, numbers.next()??);
-    // A version made from a checkout can be 0.
+    // A version built from a checkout can be 0.
     let supported = number >= (3, 0, 4) || number.0 == 0;
     (!supported).then(|| Error::Unsupported {
         version: version.to_owned(),
@@ -259,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_before_3_0_4_are_refused_and_odd_ones_are_not() {
+    fn versions_before_3_0_4_are_refused_and_unknown_ones_are_not() {
         for version in ["2.20.9", "3.0.0", "3.0.3", "1.4.1"] {
             assert!(unsupported(version).is_some(), "{version}");
         }

@@ -1,4 +1,4 @@
-//! What changed among the unfinished runs of one section: the questions of a cycle.
+//! Finds out what has changed among the unfinished runs of one section.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,48 +10,49 @@ use crate::prefect::request::{FlowRunFilter, OneOf, Order, Range};
 use crate::prefect::runs::StateType;
 use crate::prefect::{Id, Request};
 
-/// Ids in one request: PostgreSQL binds at most 32,767 parameters, SQLite 32,766, and Prefect
-/// Cloud takes bodies of 5 MiB.
+/// The maximum number of ids in a request: PostgreSQL binds at most 32,767 parameters, SQLite
+/// 32,766, and Prefect Cloud accepts bodies of up to 5 MiB.
 pub(super) const IDS_PER_REQUEST: usize = 10_000;
 
-/// Known runs are asked about in at most this many groups of one state name; the rest are
-/// read by id.
+/// Changes are requested for at most this many groups of runs with the same state name; the other
+/// known runs are read by id.
 const GROUPS: usize = 2;
 
-/// This many runs or fewer are read by id to find out which of them is deleted.
+/// If one of at most this many runs is missing, they are read by id to find out which one was
+/// deleted.
 const FEW: usize = 50;
 
-/// If more known runs than this are missing at once, all are listed.
+/// If more known runs than this are missing at once, all runs are listed.
 const MOST_MISSING: u64 = 50;
 
-/// What is still to be asked.
+/// The requests that are still to be sent.
 #[derive(Debug, Default)]
 pub(super) struct Difference {
-    /// Ranges of the expected start in which there may be runs that are not known.
+    /// Ranges of the expected start time in which there may be unknown runs.
     new: Vec<Range>,
-    /// Known runs of one state name; without a name, they are read.
+    /// Known runs with the same state name; those without a name are read by id.
     changed: Vec<(Option<Arc<str>>, Vec<Id>)>,
-    /// Runs that are counted, to see whether they still exist.
+    /// Runs that are counted by the server, to check whether they still exist.
     exist: Vec<Vec<Id>>,
-    /// Runs of which at least one is deleted: they are read.
+    /// Runs of which at least one was deleted; they are read by id.
     suspects: Vec<Vec<Id>>,
 }
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Runs that are not known.
+    /// Unknown runs.
     New,
-    /// Known runs whose state has another name now, or that are read by id.
+    /// Known runs whose state name has changed, or that are read by id.
     Changed,
-    /// How many of these there still are.
+    /// The number of known runs that still exist.
     Exist,
-    /// Runs that may be deleted.
+    /// Runs that may have been deleted.
     Suspects,
 }
 
 impl Difference {
-    /// The questions about the runs that are `known`.
+    /// The requests to send, given the runs that are `known`.
     pub(super) fn new<'a>(known: impl Iterator<Item = &'a Run> + Clone) -> Self {
         let mut groups: HashMap<Option<Arc<str>>, Vec<Id>> = HashMap::new();
         let mut in_order: Vec<_> = known.clone().collect();
@@ -83,7 +84,7 @@ impl Difference {
         }
     }
 
-    /// Whether nothing is left to be asked.
+    /// Whether no requests are left.
     pub(super) fn is_done(&self) -> bool {
         self.new.is_empty()
             && self.changed.is_empty()
@@ -91,8 +92,8 @@ impl Difference {
             && self.suspects.is_empty()
     }
 
-    /// What to ask next, given the runs that are `known` by now. New ones are those in states
-    /// of these `types`, expected until the `horizon`.
+    /// The requests to send next, given the runs that are `known` by now. New runs are in a state
+    /// of these `types`, and expected until the `horizon`.
     pub(super) fn plan<'a>(
         &self,
         known: impl Iterator<Item = &'a Run> + Clone,
@@ -139,9 +140,9 @@ impl Difference {
         plan
     }
 
-    /// The runs of one page have been taken in. A page of new ones that is `full` is followed
-    /// by another, which leaves out what is known by then; of a group, those that were not in
-    /// a full page are asked for again. Returns the runs that do not exist any more.
+    /// Notes that the runs of a page have been processed. A `full` page of new runs is followed by
+    /// another one, which excludes the runs that are known by then; after a full page of a group,
+    /// the runs that were not in it are requested again. Returns the runs that no longer exist.
     pub(super) fn answered(
         &mut self,
         purpose: Purpose,
@@ -167,8 +168,8 @@ impl Difference {
         Vec::new()
     }
 
-    /// Compares how many runs there still are with how many were asked for. `false` if so many
-    /// are missing that a full listing is cheaper.
+    /// Compares how many runs exist with how many were requested. `false` if so many are missing
+    /// that a full listing is cheaper.
     pub(super) fn counted(&mut self, request: &Request, count: u64) -> bool {
         let asked = ids(request).to_vec();
         self.exist.retain(|ids| *ids != asked);
@@ -185,7 +186,7 @@ impl Difference {
         missing <= MOST_MISSING
     }
 
-    /// A question was not answered: it is asked again in the next cycle.
+    /// Notes that a request failed: it is repeated in the next cycle.
     pub(super) fn failed(&mut self, purpose: Purpose, request: &Request) {
         let asked = ids(request);
         match purpose {
@@ -219,7 +220,7 @@ impl Difference {
     }
 }
 
-/// The ids that a request names.
+/// The ids in a request.
 pub(super) fn ids(request: &Request) -> &[Id] {
     match request {
         Request::FlowRuns { filter, .. } | Request::CountFlowRuns(filter) => {
@@ -229,8 +230,8 @@ pub(super) fn ids(request: &Request) -> &[Id] {
     }
 }
 
-/// Ranges of the expected start, which never changes, with a bounded number of known runs in
-/// each. Both ends of a range belong to it, so one ends a microsecond before the next.
+/// Ranges of the expected start time, which never changes, each with a bounded number of known
+/// runs. Ranges are inclusive at both ends, so each ends a microsecond before the next begins.
 fn ranges(known: impl Iterator<Item = Option<Timestamp>>) -> Vec<Range> {
     let mut times: Vec<_> = known.collect();
     times.sort_unstable();
@@ -257,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_known_runs_are_left_out_in_ranges_without_a_gap() {
+    fn many_known_runs_are_excluded_in_ranges_without_a_gap() {
         let at = |second: i64| Timestamp::from_second(second).unwrap();
         let times = (0..25_000).map(|number| Some(at(number / 7)));
         let ranges = ranges(times.clone());

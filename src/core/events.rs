@@ -1,4 +1,4 @@
-//! What happened: runs that reached a terminal state, each reported once.
+//! Events: runs that reached a terminal state, each reported once.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::tally::{Label, Series};
 use crate::prefect::Id;
 use crate::prefect::runs::{FlowRun, StateType};
 
-/// Something that happened, reported once.
+/// An event, reported once.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A flow run reached a terminal state.
@@ -18,7 +18,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// The values of its deployment's tags, one for each key; none if it has no deployment.
+    /// The values of its deployment's tags, one per key; empty if it has no deployment.
     pub fn tags(&self) -> &[Label] {
         match self {
             Event::FlowRun(run) => &run.tags,
@@ -36,27 +36,27 @@ pub struct FinishedRun {
     pub deployment: Label,
     /// The name of its flow, as a label.
     pub flow: Label,
-    /// The values of its deployment's tags when it was counted, one for each key.
+    /// The values of its deployment's tags when it was counted, one per key.
     pub tags: Series,
-    /// The terminal state.
+    /// The id of the terminal state.
     pub state_id: Id,
     /// The type of that state.
     pub state_type: StateType,
     /// The name of that state, as a label.
     pub state_name: Label,
-    /// When the run reached it, in the server's time.
+    /// When the run reached the state, in the server's time.
     pub end: Timestamp,
-    /// Seconds spent running until then, over all attempts.
+    /// The run time until then in seconds, over all attempts.
     pub run_time: Option<f64>,
-    /// Starts since the terminal state before it, less the run's very first start.
+    /// The number of starts since the previous terminal state, without the first start of the run.
     pub retries: u64,
     /// Whether it is the run's first terminal state.
     pub first: bool,
 }
 
 impl FinishedRun {
-    /// Seconds from the expected start to the start, once for each run. The server gives a run
-    /// that never started the start time of its end.
+    /// Seconds from the expected to the actual start, once per run. For a run that never started,
+    /// the server sets the start time to its end time, so such runs are left out.
     pub fn start_delay(&self) -> Option<f64> {
         self.run.run_count.filter(|count| *count > 0)?;
         let (start, expected) = (self.run.start_time?, self.run.expected_start_time?);
@@ -72,6 +72,6 @@ pub struct FinishedTask {
     pub task: Label,
     /// The type of the state.
     pub state_type: StateType,
-    /// Seconds spent running, over all attempts.
+    /// The run time in seconds, over all attempts.
     pub run_time: Option<f64>,
 }

@@ -1,4 +1,4 @@
-//! Flow runs that ended: read since the cursor, and compared with the server once an hour.
+//! Flow runs that have ended: read from the cursor on, and compared with the server once an hour.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::prefect::request::{FlowRunFilter, OneOf, Order};
 use crate::prefect::runs::{FlowRun, StateType};
 use crate::prefect::{Id, Listed, Request};
 
-/// How far back before the last comparison but one the next one reaches. A run that started
-/// and ended between two cycles, by a clock that is slow by less than this, is found by the next
-/// comparison at the latest; if a lagging replica answers that one, by the one after it.
+/// How far a comparison reaches back before the second-to-last one. A run that started and ended
+/// between two cycles, on a worker whose clock is slow by less than this, is found by the next
+/// comparison; or, if a lagging replica answers that one, by the one after it.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 /// What a request is for.
@@ -25,37 +25,36 @@ const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 pub(super) enum Purpose {
     /// Runs that ended since the cursor.
     New,
-    /// A part of a list that is compared.
+    /// A part of a list of a comparison.
     Compare(List, usize),
 }
 
-/// Reads the runs that ended.
+/// Reads the runs that have ended.
 #[derive(Debug)]
 pub(super) struct Finished {
     pub(super) cursor: Cursor,
     finished: Comparison,
     failed: Comparison,
-    /// The times at the server when the last comparison of finished runs began, and the one
-    /// before. They are at least an hour apart: of those in between, which follow restarts, none
-    /// is kept.
+    /// The server's time when the last comparison of finished runs began, and the one before. They
+    /// are at least an hour apart: comparisons in between, which follow restarts, are ignored.
     compared: [Option<Timestamp>; 2],
-    /// Where the one that is under way begins.
+    /// Where the window of the current comparison begins.
     since: Timestamp,
     /// Requests that failed in this cycle.
     failures: Vec<Purpose>,
-    /// Uptime until which past slices are read in this cycle.
+    /// The uptime until which past slices are read in this cycle.
     catch_up_until: Duration,
 }
 
-/// The times that readings begin at.
+/// The times at which readings begin.
 pub(super) struct Times {
-    /// The time at the server.
+    /// The server's time.
     pub(super) now: Timestamp,
-    /// The earliest time that it may be at the server.
+    /// The earliest time that the server's clock may show.
     pub(super) earliest: Timestamp,
     /// Where the very first reading begins.
     pub(super) start: Timestamp,
-    /// What ended before it is not counted.
+    /// Runs that ended before this time are not counted.
     pub(super) floor: Timestamp,
     /// Where the window of finished runs begins.
     pub(super) window_start: Timestamp,
@@ -93,12 +92,12 @@ impl Finished {
         self.catch_up_until = catch_up_until;
     }
 
-    /// Whether past slices are read at `uptime`: a long catch-up must not hold a cycle up.
+    /// Whether past slices are read at `uptime`. Catching up must not delay a cycle for long.
     pub(super) fn catches_up(&self, uptime: Duration) -> bool {
         uptime <= self.catch_up_until
     }
 
-    /// Opens what is due, once the time is known.
+    /// Opens the readings that are due, once the server's time is known.
     pub(super) fn open(&mut self, times: &Times, uptime: Duration) {
         if self.catches_up(uptime) || self.cursor.position().is_none() {
             self.cursor.open(times.start, times.earliest);
@@ -117,7 +116,7 @@ impl Finished {
         }
     }
 
-    /// What to ask next.
+    /// The requests to send next.
     pub(super) fn plan(&self, limit: usize) -> Vec<(Purpose, Request)> {
         let comparisons = [&self.finished, &self.failed].into_iter();
         let compared = comparisons.flat_map(|comparison| comparison.plan(limit));
@@ -141,7 +140,7 @@ impl Finished {
             .collect()
     }
 
-    /// Takes a page in. Returns its runs that are in a terminal state.
+    /// Processes a page. Returns its runs that are in a terminal state.
     pub(super) fn page(
         &mut self,
         purpose: Purpose,
@@ -166,8 +165,8 @@ impl Finished {
         runs.into_iter().filter(|run| run.is_final()).collect()
     }
 
-    /// A request failed: what it was for is resumed in the next cycle. `false` if the section
-    /// can do without it for now: a window that was compared before.
+    /// Notes that a request failed: its reading is resumed in the next cycle. `false` if the
+    /// section does not depend on it because the window has been compared before.
     pub(super) fn fail(&mut self, purpose: Purpose, timed_out: bool) -> bool {
         if purpose == Purpose::New && timed_out {
             self.cursor.timed_out();
@@ -180,30 +179,29 @@ impl Finished {
         }
     }
 
-    /// A run is under way again: it leaves every window, even if it was read as finished.
+    /// Notes that a run has started again: it is removed even if it was read as finished.
     pub(super) fn started_again(&mut self, id: &Id) {
         self.finished.started_again(id);
         self.failed.started_again(id);
     }
 
-    /// The finished runs that a comparison found, once it is complete, and since when.
+    /// The finished runs that a completed comparison has found, and the beginning of its window.
     pub(super) fn take_finished(&mut self, uptime: Duration) -> Option<(Timestamp, Found)> {
         let (began, found) = self.finished.take(uptime)?;
         let [last, _] = self.compared;
-        // Each process compares as it starts, and a replica may lag behind all the while.
+        // Each process makes a comparison as it starts, and a replica may lag behind all that time.
         if last.is_none_or(|last| began.duration_since(last).unsigned_abs() >= EVERY) {
             self.compared = [Some(began), last];
         }
         Some((self.since, found))
     }
 
-    /// The failed runs that a comparison found, once it is complete.
+    /// The failed runs that a completed comparison has found.
     pub(super) fn take_failed(&mut self, uptime: Duration) -> Option<Found> {
         self.failed.take(uptime).map(|(_, found)| found)
     }
 
-    /// When the finished runs were compared with the server, by its clock: the last time and
-    /// the one before.
+    /// The server's time at the last comparison of finished runs, and at the one before.
     pub(super) fn compared(&self) -> [Option<Timestamp>; 2] {
         self.compared
     }

@@ -1,6 +1,7 @@
-//! The inventory: deployments, flows, work pools and queues, workers, limits, automations.
+//! The inventory: deployments, flows, work pools, work queues, workers, concurrency limits,
+//! automations, run history.
 //!
-//! One entry in `reading` says how a section is read and where it goes.
+//! One entry in `reading` defines how a section is read and where it is stored.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
@@ -22,11 +23,11 @@ use crate::prefect::request::Page;
 use crate::prefect::runs::{FlowRun, StateCount};
 use crate::prefect::{Answer, Error, Id, Request};
 
-/// Workers silent for longer than this are left out: every start of a process worker creates a
-/// new one.
+/// Workers without a heartbeat for longer than this are left out, because every start of a process
+/// worker creates a new one.
 const WORKERS_WITHIN: Duration = Duration::from_secs(86_400);
 
-/// The period that the server's own counts of runs cover.
+/// The period that the server's counts of runs cover.
 const RUN_HISTORY: Duration = Duration::from_secs(86_400);
 
 /// The objects of the workspace that change rarely.
@@ -42,13 +43,13 @@ pub struct Inventory {
     pub work_queues: Arc<Vec<WorkQueue>>,
     /// Workers that sent a heartbeat within the last day.
     pub workers: Arc<Vec<Worker>>,
-    /// Global concurrency limits; those by tag may be among them, as `tag:NAME`.
+    /// Global concurrency limits, which may include tag-based ones as `tag:NAME`.
     pub global_limits: Arc<Vec<GlobalLimit>>,
-    /// Concurrency limits by tag.
+    /// Tag-based concurrency limits.
     pub tag_limits: Arc<Vec<TagLimit>>,
     /// Automations.
     pub automations: Arc<Vec<Automation>>,
-    /// Runs of the last day by state, as the server counts them.
+    /// Runs of the last 24 hours by state, as counted by the server.
     pub run_history: Arc<Vec<StateCount>>,
 }
 
@@ -70,7 +71,7 @@ impl Inventory {
     }
 }
 
-/// How a section of the inventory is read and where it goes.
+/// How a section of the inventory is read and where it is stored.
 fn reading(section: Section) -> Option<Box<dyn Reading>> {
     Some(match section {
         Section::Deployments => list::<Deployment>(|all, items| all.deployments = Arc::new(items)),
@@ -100,22 +101,22 @@ fn values<T>(items: HashMap<Id, T>) -> Arc<Vec<T>> {
     Arc::new(items.into_values().collect())
 }
 
-/// What a reading needs to know.
+/// The context of a reading.
 pub(super) struct Context<'a> {
-    /// The time at the server, once it is known.
+    /// The server's time, once it is known.
     pub(super) now: Option<Timestamp>,
-    /// The largest page.
+    /// The number of objects per page.
     pub(super) limit: usize,
-    /// `PAGINATION_ENABLED` is off.
+    /// Whether only the first page of each list is read.
     pub(super) first_page_only: bool,
     pub(super) sections: &'a Sections,
 }
 
-/// A section that is being read.
+/// The reading of a section.
 trait Reading: Send + Sync + Debug {
-    /// What to ask next.
+    /// The requests to send next.
     fn plan(&self, context: &Context<'_>, inventory: &Inventory) -> Vec<Request>;
-    /// Takes an answer in.
+    /// Processes an answer.
     fn apply(
         &mut self,
         request: &Request,
@@ -123,11 +124,11 @@ trait Reading: Send + Sync + Debug {
         context: &Context<'_>,
     ) -> Result<(), Error>;
     fn is_done(&self, inventory: &Inventory) -> bool;
-    /// Why the API does not have the section, where it does not.
+    /// The error if the API does not have the section.
     fn absent(&self) -> Option<&Error> {
         None
     }
-    /// Puts what was read where it belongs.
+    /// Stores what was read in the inventory.
     fn store(self: Box<Self>, inventory: &mut Inventory);
 }
 
@@ -176,7 +177,7 @@ impl<T: Object> Reading for List<T> {
     }
 }
 
-/// Two lists that are one section.
+/// Two lists that form one section.
 #[derive(Debug)]
 struct Both(Box<dyn Reading>, Box<dyn Reading>);
 
@@ -213,11 +214,11 @@ impl Reading for Both {
     }
 }
 
-/// The workers of every pool: one request each, once the pools have been read.
+/// The workers of every work pool: one request per pool, once the pools have been read.
 #[derive(Debug, Default)]
 struct Workers {
     workers: Vec<Worker>,
-    /// Offset of the next page by pool; `None` once the pool is done.
+    /// The offset of the next page by pool; `None` once the pool has been read.
     pools: HashMap<Label, Option<usize>>,
     ready: bool,
 }
@@ -227,7 +228,7 @@ impl Reading for Workers {
         let Some(now) = context.now else {
             return Vec::new();
         };
-        if context.sections.wants(Section::WorkPools) {
+        if context.sections.is_pending(Section::WorkPools) {
             return Vec::new();
         }
         let names = inventory
@@ -263,7 +264,7 @@ impl Reading for Workers {
         let listed = match answer {
             Ok(Answer::Workers(listed)) => listed,
             Ok(_) => return Ok(()),
-            // The pool existed when the pools were read, so it has just been deleted.
+            // The pool existed when the pools were read, so it has been deleted since.
             Err(error) if error.is_not_found() && context.sections.has_read(Section::WorkPools) => {
                 self.pools.insert(Arc::clone(pool), None);
                 return Ok(());
@@ -295,7 +296,7 @@ impl Reading for Workers {
     }
 }
 
-/// The server's own counts of runs.
+/// The server's counts of runs.
 #[derive(Debug, Default)]
 struct History {
     counts: Option<Vec<StateCount>>,
@@ -342,31 +343,31 @@ impl Reading for History {
     }
 }
 
-/// Reads the inventory, and the names that runs need besides it.
+/// Reads the inventory, and the deployments and flows that it lacks but runs refer to.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     inventory: Inventory,
     readings: Vec<(Section, Box<dyn Reading>)>,
     /// Sections that answered "not found" in this cycle.
     not_found: Vec<(Section, Error)>,
-    /// Ids that runs name and that the server does not have: not asked for again.
+    /// Ids that runs refer to and that the server does not have. They are not requested again.
     gone: HashSet<Id>,
-    /// Whether a look-up of names failed in this cycle.
+    /// Whether a lookup by id failed in this cycle.
     names_failed: bool,
     tag_keys: TagKeys,
 }
 
-/// What a run's deployment and flow are called when it is counted, as labels.
+/// The names of a run's deployment and flow when it is counted, as labels.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
     pub(super) deployment: Label,
     pub(super) flow: Label,
-    /// The values of the deployment's tags.
+    /// The values of the deployment's tags, one per key.
     pub(super) tags: Series,
 }
 
 impl Reader {
-    /// Nothing has been read yet.
+    /// A reader with an empty inventory.
     pub(super) fn new(tag_keys: TagKeys) -> Self {
         Reader {
             tag_keys,
@@ -374,16 +375,16 @@ impl Reader {
         }
     }
 
-    /// What has been read.
+    /// The inventory as last read.
     pub(super) fn inventory(&self) -> &Inventory {
         &self.inventory
     }
 
-    /// Begins a cycle: what is due is read from the start.
+    /// Begins a cycle: sections that are due are read from their first page.
     pub(super) fn begin(&mut self, sections: &Sections) {
         let due = Section::ALL
             .iter()
-            .filter(|section| sections.wants(**section));
+            .filter(|section| sections.is_pending(**section));
         self.readings = due
             .filter_map(|section| Some((*section, reading(*section)?)))
             .collect();
@@ -391,9 +392,9 @@ impl Reader {
         self.names_failed = false;
     }
 
-    /// What to ask next.
+    /// The requests to send next.
     pub(super) fn plan(&self, context: &Context<'_>) -> Vec<(Section, Request)> {
-        let wanted = |(section, _): &&(Section, _)| context.sections.wants(*section);
+        let wanted = |(section, _): &&(Section, _)| context.sections.is_pending(*section);
         let plan = |(section, reading): &(Section, Box<dyn Reading>)| {
             let requests = reading.plan(context, &self.inventory);
             requests
@@ -404,7 +405,7 @@ impl Reader {
         self.readings.iter().filter(wanted).flat_map(plan).collect()
     }
 
-    /// Takes an answer in. Returns how the section's reading ended, if it did.
+    /// Processes an answer. Returns the result of the section's reading, if it has ended.
     pub(super) fn apply(
         &mut self,
         section: Section,
@@ -420,16 +421,16 @@ impl Reader {
         reading.apply(request, answer, context).err().map(Err)
     }
 
-    /// Stores what is complete, and returns those sections.
+    /// Stores the sections that have been read completely, and returns them.
     pub(super) fn complete(&mut self, context: &Context<'_>) -> Vec<Section> {
         let mut complete = Vec::new();
         // Workers are requested by work pool, so the pools must be known.
         let pools = context.sections.status(Section::WorkPools);
         let no_pools = pools.is_none_or(|pools| pools.read_at.is_none());
-        let no_pools = no_pools || context.sections.wants(Section::WorkPools);
+        let no_pools = no_pools || context.sections.is_pending(Section::WorkPools);
         for (section, reading) in std::mem::take(&mut self.readings) {
             let waits = section == Section::Workers && no_pools;
-            if waits || !context.sections.wants(section) || !reading.is_done(&self.inventory) {
+            if waits || !context.sections.is_pending(section) || !reading.is_done(&self.inventory) {
                 self.readings.push((section, reading));
                 continue;
             }
@@ -443,7 +444,7 @@ impl Reader {
         complete
     }
 
-    /// The sections that the API said it does not have in this cycle.
+    /// The sections that the API reported as not found in this cycle.
     pub(super) fn take_not_found(&mut self) -> Vec<(Section, Error)> {
         std::mem::take(&mut self.not_found)
     }
@@ -459,12 +460,12 @@ impl Reader {
         }
     }
 
-    /// What a run is counted under; `None` while one of its names has not been looked up.
+    /// The names that a run is counted under; `None` while one of them has not been looked up.
     pub(super) fn names(&self, run: &FlowRun, first_page_only: bool) -> Option<Names> {
         let name = |id: Option<&Id>, known: Option<Label>| match (id, known) {
             (_, Some(name)) => Some(name),
             (None, None) => Some(null()),
-            // With the first page only, other names are left out on purpose.
+            // If only first pages are read, other names are left out on purpose.
             (Some(id), None) => (self.gone.contains(id) || first_page_only).then(null),
         };
         let (deployment, flow) = (run.deployment_id.as_ref(), run.flow_id.as_ref());
@@ -477,13 +478,13 @@ impl Reader {
         })
     }
 
-    /// Asks by id for the deployments and flows that `runs` name and the inventory lacks.
+    /// The requests by id for deployments and flows that `runs` refer to and the inventory lacks.
     pub(super) fn plan_names<'a>(
         &mut self,
         runs: impl Iterator<Item = &'a FlowRun>,
         context: &Context<'_>,
     ) -> Vec<Request> {
-        let wanted = |section| context.sections.wants(section);
+        let wanted = |section| context.sections.is_pending(section);
         let reading = wanted(Section::Deployments) || wanted(Section::Flows);
         if context.first_page_only || self.names_failed || reading {
             return Vec::new();
@@ -520,13 +521,14 @@ impl Reader {
         plan
     }
 
-    /// Takes in what was found by id. A failure costs names for one cycle.
+    /// Processes the answer to a lookup by id. After a failure, the names are missing for one
+    /// cycle.
     pub(super) fn apply_names(&mut self, request: &Request, answer: Result<Answer, Error>) {
         let (Request::ByIds { ids, .. }, Ok(Answer::Objects(objects))) = (request, answer) else {
             self.names_failed = true;
             return;
         };
-        // What exists but cannot be decoded has no name either.
+        // An object that exists but cannot be decoded has no name either.
         self.gone.extend(ids.iter().cloned());
         if let Some(found) = Deployment::of(objects.clone()) {
             insert(&mut self.inventory.deployments, &mut self.gone, found.items);

@@ -1,30 +1,30 @@
-//! A list that is read by key, not by offset.
+//! Reads a list by key instead of by offset.
 //!
-//! The next page begins at the last time that was seen, so objects that move in the meantime
-//! do no harm; objects at that very time are excluded by id. A reading can stop after any page
-//! and resume later.
+//! The next page begins at the last time that was seen, so objects that move in the meantime do not
+//! matter. Objects seen with exactly that time are excluded by id. A reading can stop after any
+//! page and resume later.
 
 use jiff::Timestamp;
 
 use crate::prefect::Id;
 use crate::prefect::request::Range;
 
-/// In which direction the list goes.
+/// The order of the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
-    /// The newest first.
+    /// Newest first.
     Descending,
-    /// The oldest first.
+    /// Oldest first.
     Ascending,
 }
 
-/// Reads a list by a time.
+/// The reading of a list by a time.
 #[derive(Debug, Clone)]
 pub(super) struct Keyed {
     direction: Direction,
-    /// What is still to be read.
+    /// The range that is still to be read.
     range: Range,
-    /// Objects at the time where the next page begins that have been seen.
+    /// Objects that have been seen with the time at which the next page begins.
     boundary: Vec<Id>,
     done: bool,
 }
@@ -49,12 +49,12 @@ impl Keyed {
         self.range
     }
 
-    /// Ids that the next page leaves out.
+    /// The ids to exclude from the next page.
     pub(super) fn exclude(&self) -> &[Id] {
         &self.boundary
     }
 
-    /// Takes note of a page; one that is not `full` is the last.
+    /// Processes a page. A page that is not `full` is the last one.
     pub(super) fn page(
         &mut self,
         objects: impl IntoIterator<Item = (Id, Option<Timestamp>)>,
@@ -63,7 +63,7 @@ impl Keyed {
         self.done = !full;
         for (id, key) in objects {
             let Some(key) = key else {
-                // It has no place in the order: left out until the reading is past it.
+                // It has no place in the order: exclude it until the reading has passed it.
                 self.boundary.push(id);
                 continue;
             };
@@ -86,8 +86,8 @@ impl Keyed {
         }
     }
 
-    /// Divides what is still to be read into `parts` that can be read concurrently, if both
-    /// ends of it are known. An object at the edge of two parts is in both.
+    /// Divides the range that is still to be read into `parts` that can be read concurrently, if
+    /// both ends are known. An object at the boundary of two parts is in both.
     pub(super) fn divide(self, parts: i64) -> Vec<Keyed> {
         let (Some(after), Some(before)) = (self.range.after, self.range.before) else {
             return vec![self];
@@ -112,7 +112,7 @@ impl Keyed {
         (0..parts).map(part).collect()
     }
 
-    /// An object that could not be decoded: left out of the next page, wherever it belongs.
+    /// Excludes objects that could not be decoded from the next page.
     pub(super) fn skip(&mut self, ids: impl IntoIterator<Item = Id>) {
         self.boundary.extend(ids);
     }
@@ -126,7 +126,7 @@ mod tests {
         Timestamp::from_second(seconds).unwrap()
     }
 
-    /// Reads `list`, three at a time, and returns what was read.
+    /// Reads `list` in pages of three, and returns what was read.
     fn read(list: &mut Vec<(u32, i64)>, mut between: impl FnMut(&mut Vec<(u32, i64)>)) -> Vec<u32> {
         let mut keyed = Keyed::new(Direction::Descending, Range::after(at(0)));
         let mut read = Vec::new();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_with_one_and_the_same_time_are_all_read() {
+    fn objects_with_the_same_time_are_all_read() {
         let mut list: Vec<_> = (0..20).map(|id| (id, i64::from(id / 10))).collect();
         assert_eq!(read(&mut list, |_| ()), (0..20).collect::<Vec<_>>());
     }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_the_list_while_it_is_read_hides_nothing() {
+    fn objects_that_leave_the_list_while_it_is_read_hide_no_others() {
         let mut list: Vec<_> = (0..20).map(|id| (id, 100 - i64::from(id))).collect();
         let read = read(&mut list, |list| {
             list.remove(0);

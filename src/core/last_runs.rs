@@ -1,4 +1,4 @@
-//! When the runs of each deployment last ended, and how.
+//! The last runs of each deployment.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use crate::prefect::runs::{FlowRun, StateType};
 /// The last runs of each deployment, by its id.
 #[derive(Debug, Default)]
 pub(super) struct AllLastRuns {
-    /// Shared with states; copied when it changes.
+    /// Shared with the states; copied when it changes.
     by_deployment: Arc<HashMap<Id, LastRuns>>,
-    /// Deployments that the server no longer has, and since when, as uptime.
+    /// Deployments that have been deleted, and since when, as uptime.
     gone: HashMap<Id, Duration>,
 }
 
@@ -43,8 +43,8 @@ impl AllLastRuns {
         }
     }
 
-    /// Takes note of a finished run that a comparison found. Only for runs that ended at
-    /// `complete_since` or later is it known whether they were the last.
+    /// Takes note of a finished run that a comparison found. It can be the deployment's last run
+    /// only if it ended at `complete_since` or later.
     pub(super) fn seen(&mut self, run: &FlowRun, complete_since: Timestamp) {
         let (Some(state), Some(end)) = (run.state_type, run.end_time) else {
             return;
@@ -80,7 +80,8 @@ impl AllLastRuns {
         )
     }
 
-    /// Drops the deployments that `deployments`, just read, has not had for `keep`.
+    /// Drops deployments that have been missing from `deployments`, which have just been read, for
+    /// `keep`.
     pub(super) fn prune(
         &mut self,
         deployments: &HashMap<Id, Deployment>,

@@ -1,8 +1,9 @@
-//! A whole list of objects, read by offset: these lists have no key to resume from.
+//! Reads a complete list of objects by offset, since these lists have no key to resume from.
 //!
-//! A first page that is full is followed by a count, so that the other pages can be requested
-//! concurrently and none of them is empty. What moves while pages are read is seen twice and
-//! kept once; if fewer distinct objects were seen than counted, the list is read again.
+//! After a full first page, the objects are counted, so that the other pages can be requested
+//! concurrently and none of them is empty. An object that moves while pages are read may be seen
+//! twice and is kept once. If fewer distinct objects were seen than counted, the list is read
+//! again.
 
 use std::collections::HashMap;
 
@@ -13,17 +14,17 @@ use crate::prefect::{Answer, Error, Id, Request};
 /// A list is read again at most this many times.
 const AGAIN: u32 = 2;
 
-/// A count beyond this is not believed: a workspace has some thousand objects of a kind.
+/// A higher count is not plausible: a workspace has some thousands of objects of each kind.
 const MOST_PAGES: usize = 5_000;
 
 /// How many pages are requested concurrently.
-const SIDE_BY_SIDE: usize = 32;
+const CONCURRENT_PAGES: usize = 32;
 
 /// Reads the list of `T`.
 #[derive(Debug)]
 pub(super) struct Listing<T> {
     items: HashMap<Id, T>,
-    /// Distinct objects seen, readable or not.
+    /// The distinct objects seen, decodable or not.
     seen: std::collections::HashSet<Id>,
     stage: Stage,
     again: u32,
@@ -33,9 +34,9 @@ pub(super) struct Listing<T> {
 enum Stage {
     /// The first page.
     First,
-    /// How many there are, after a first page of this length.
+    /// The number of objects, after a full first page of this length.
     Count(usize),
-    /// These offsets, of a list with this many objects.
+    /// The pages at these offsets, of a list with this many objects.
     Offsets(Vec<usize>, usize),
     /// Page by page until one is not full.
     UntilShort(usize),
@@ -54,7 +55,7 @@ impl<T> Default for Listing<T> {
 }
 
 impl<T: Object> Listing<T> {
-    /// What to ask next; nothing once the list is complete.
+    /// The requests to send next; none once the list is complete.
     pub(super) fn plan(&self, limit: usize) -> Vec<Request> {
         let page = |offset: usize| Request::List {
             resource: T::RESOURCE,
@@ -64,7 +65,7 @@ impl<T: Object> Listing<T> {
             Stage::First => vec![page(0)],
             Stage::Count(_) => vec![Request::Count(T::RESOURCE)],
             Stage::Offsets(offsets, _) => {
-                let offsets = offsets.iter().take(SIDE_BY_SIDE);
+                let offsets = offsets.iter().take(CONCURRENT_PAGES);
                 offsets.map(|offset| page(*offset)).collect()
             }
             Stage::UntilShort(offset) => vec![page(*offset)],
@@ -72,11 +73,11 @@ impl<T: Object> Listing<T> {
         }
     }
 
-    /// Takes an answer in. With `first_page_only`, no other page is read.
+    /// Processes an answer. With `first_page_only`, no other page is read.
     ///
     /// # Errors
     ///
-    /// When the answer is an error; what was read so far stays.
+    /// If the answer is an error. What was read so far is kept.
     pub(super) fn apply(
         &mut self,
         request: &Request,
@@ -92,7 +93,7 @@ impl<T: Object> Listing<T> {
                 self.counted(count);
                 Ok(())
             }
-            // An API without the count.
+            // The API does not have the count.
             (Request::Count(_), Err(error)) if error.is_not_found() => {
                 if let Stage::Count(limit) = self.stage {
                     self.stage = Stage::UntilShort(limit);
@@ -128,7 +129,7 @@ impl<T: Object> Listing<T> {
                 tracing::warn!(
                     list = ?T::RESOURCE,
                     limit = page.limit,
-                    "the list has more than one page; set PAGINATION_ENABLED=True to read all of it"
+                    "the list may have more than one page; set PAGINATION_ENABLED=True to read all of it"
                 );
                 Stage::Done
             }
@@ -137,7 +138,7 @@ impl<T: Object> Listing<T> {
                 Stage::UntilShort(page.offset.saturating_add(page.limit))
             }
             Stage::Offsets(mut offsets, count) => {
-                // After an empty page there is nothing, whatever was counted.
+                // After an empty page there are no more objects, whatever the count was.
                 let end = if empty { page.offset } else { usize::MAX };
                 offsets.retain(|offset| *offset != page.offset && *offset < end);
                 match offsets.is_empty() {
@@ -187,7 +188,7 @@ mod tests {
         Answer::Objects(Objects::Flows(flows.into()))
     }
 
-    /// Reads a list of `count` flows, two a page, from a server by `answer`.
+    /// Reads a list of flows in pages of two. `answer` is the server.
     fn read(mut answer: impl FnMut(&Request) -> Answer) -> (Vec<usize>, usize) {
         let (mut listing, mut requests) = (Listing::<Flow>::default(), 0);
         while !listing.is_done() {
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn no_empty_page_is_asked_for() {
+    fn no_empty_page_is_requested() {
         let list: Vec<_> = (0..6).collect();
         assert_eq!(read(|request| page(&list, request)), (list.clone(), 4));
         assert_eq!(read(|request| page(&list[..1], request)).1, 1);
@@ -250,12 +251,12 @@ mod tests {
             false,
         );
         listing.counted(1_000_000_000_000_000_000);
-        assert_eq!(listing.plan(2).len(), SIDE_BY_SIDE);
+        assert_eq!(listing.plan(2).len(), CONCURRENT_PAGES);
         let (ids, requests) = read(|request| match request {
             Request::Count(_) => Answer::Count(u64::MAX),
             request => page(&[1, 2, 3], request),
         });
         assert_eq!(ids, [1, 2, 3]);
-        assert!(requests < 10 * SIDE_BY_SIDE, "{requests}");
+        assert!(requests < 10 * CONCURRENT_PAGES, "{requests}");
     }
 }

@@ -1,18 +1,18 @@
-//! What is known of a workspace, what to ask next, and what an answer changes.
+//! The agent's knowledge of a workspace: what to request next, and what an answer changes.
 //!
-//! The core does no I/O and reads no clock: [`Core::plan`] returns what to ask, [`Core::apply`]
-//! takes answers in, and both get the time as an argument. Nothing is awaited between two changes
-//! of its state, so a cycle that is cancelled half-way leaves what its answers so far have brought.
-//! A thin driver ([`crate::sampler`]) sends what is planned; the tests' simulation does the
-//! same against an in-memory Prefect in virtual time.
+//! The core does no I/O and reads no clock: [`Core::plan`] returns the requests to send,
+//! [`Core::apply`] processes the answers, and both get the time as an argument. Nothing is awaited
+//! between two changes of the core's state, so a cycle that is cancelled leaves it consistent and
+//! keeps the answers that have arrived. A thin driver ([`crate::sampler`]) sends the requests; the
+//! simulation in the tests does the same against an in-memory Prefect in virtual time.
 //!
 //! - [`sections`]: the registry of what is read, how old it is and how it failed;
-//! - `inventory`, `unfinished`, `finished`, `task_runs`: how each part is asked for;
+//! - `inventory`, `unfinished`, `finished`, `task_runs`: how each part is read;
 //! - `runs`, `terminal`, `counted`: terminal states, each counted once;
 //! - [`counters`], [`tally`], [`tags`]: what is counted; [`events`]: what happened;
-//! - `cursor`, `keyed`, `listing`: how lists are read page by page;
-//! - [`clock`]: the server's time; [`snapshot`], [`state`]: what the catalogue reads;
-//!   [`saved`]: what a checkpoint holds.
+//! - `cursor`, `keyed`, `listing`: how lists are paged through;
+//! - [`clock`]: the server's time; [`snapshot`], [`state`]: the data that the catalogue reads;
+//!   [`saved`]: the content of a checkpoint.
 
 pub mod clock;
 mod comparison;
@@ -70,47 +70,47 @@ use windows::Windows;
 /// A flow run, shared.
 type Run = Arc<FlowRun>;
 
-/// What the core has to know.
+/// The configuration of the core.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Between two cycles.
+    /// The interval between two cycles.
     pub interval: Duration,
-    /// Between two readings of the inventory.
+    /// The interval between two readings of the inventory.
     pub inventory_interval: Duration,
-    /// How far ahead scheduled runs are read; `None` is all of them.
+    /// How far ahead scheduled runs are read; `None` reads all of them.
     pub scheduled_lookahead: Option<Duration>,
-    /// The window of the flow-run families.
+    /// The window of the families of flow runs.
     pub offset: Duration,
-    /// The window of the failed-runs families; `None` is off.
+    /// The window of the families of failed runs; `None` disables them.
     pub failed_runs_offset: Option<Duration>,
-    /// How far back a restart reads what ended meanwhile.
+    /// How far back runs that ended in the meantime are read after a restart.
     pub catch_up: Duration,
-    /// Count task runs too.
+    /// Whether task runs are counted.
     pub task_runs: bool,
-    /// Objects per page.
+    /// The number of objects per page.
     pub page_limit: usize,
-    /// Read the first page of each list only.
+    /// Whether only the first page of each list is read.
     pub first_page_only: bool,
-    /// Series per counter.
+    /// The maximum number of series per counter.
     pub cardinality_limit: usize,
-    /// Tags of deployments that are attributes of their runs' counts.
+    /// The keys of deployment tags that are attributes of the counts of runs.
     pub tag_keys: TagKeys,
-    /// Sections that no exported family is read from. Those that the core itself needs are read
-    /// all the same.
+    /// Sections that no exported family is computed from. Those that the core itself needs are read
+    /// anyway.
     pub unused: Vec<Section>,
 }
 
-/// A question and what it is for.
+/// A request to send, and its purpose.
 #[derive(Debug, Clone)]
 pub struct Ask {
     /// The section that it belongs to.
     pub section: Section,
-    /// What is asked.
+    /// The request.
     pub request: Request,
     purpose: Purpose,
 }
 
-/// What an answer is for.
+/// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Version,
@@ -122,20 +122,20 @@ enum Purpose {
     TaskRuns,
 }
 
-/// A question, its answer, and how long that took.
+/// A request, its answer, and how long it took.
 #[derive(Debug)]
 pub struct Answered {
-    /// The question.
+    /// The request.
     pub ask: Ask,
     /// The answer.
     pub result: Result<Reply, Error>,
     /// How long it took.
     pub took: Duration,
-    /// When it came.
+    /// When it arrived.
     pub at: Moment,
 }
 
-/// What is known of one workspace.
+/// The agent's knowledge of one workspace.
 #[derive(Debug)]
 pub struct Core {
     config: Config,
@@ -150,40 +150,40 @@ pub struct Core {
     last_runs: AllLastRuns,
     phase: Phase,
     events: Vec<Event>,
-    /// Whether a checkpoint would be another than the last one.
+    /// Whether a checkpoint would differ from the last one.
     changed: bool,
-    /// The number of the last state that was made, and of the last that was delivered.
+    /// The number of the last state, and of the last state that was delivered.
     number: u64,
     shown: u64,
-    /// Whether counting begins with this process, and no deployment's series have begun yet.
+    /// Whether counting begins with this process, and no series of a deployment has begun yet.
     begins: bool,
     /// When the last cycle ended, as uptime.
     ended_at: Duration,
-    /// The server's own limit of objects per page, where it is lower than asked for.
+    /// The number of objects per page: the configured one, or the server's limit if that is lower.
     page_limit: usize,
-    /// Up to when finished runs had been read when the last checkpoint was taken, and which
-    /// runs were awaited then.
+    /// The position of the cursor at the last checkpoint, and a digest of the runs that were
+    /// awaited then.
     checkpointed: (Option<Timestamp>, u64),
 }
 
 /// The phase of a cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// The server's version is requested, to see whether the server answers at all.
+    /// The version is requested, to find out whether the server answers at all.
     Version,
     /// Everything else.
     Sections,
-    /// Nothing more is asked.
+    /// No more requests in this cycle.
     Over,
 }
 
-/// If a cursor moved by this much, a checkpoint is written even if nothing was counted.
+/// If the cursor has moved by this much, a checkpoint is written even if nothing was counted.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(600);
 
-/// In the first minutes of a process, the estimate of the server's time may still be wrong.
+/// During this time after the start, the estimate of the server's time may still be wrong.
 const CLOCK_SETTLES: Duration = Duration::from_secs(900);
 
-/// How long the series of a deleted deployment are kept: every scrape and push is to see their
+/// How long the series of a deleted deployment are kept, so that every scrape and push gets their
 /// last counts.
 const KEEP_AFTER_DELETION: Duration = Duration::from_secs(3_600);
 
@@ -202,12 +202,12 @@ fn context<'a>(
 }
 
 impl Core {
-    /// A core that resumes from what was saved.
+    /// A core that resumes from a checkpoint, if there is one.
     pub fn new(config: Config, saved: Option<SavedState>) -> Self {
         let enabled = |section: Section| match section {
             Section::TaskRuns => config.task_runs,
             Section::FailedRuns => config.failed_runs_offset.is_some(),
-            // Others need their names, or they feed counters.
+            // Names and counters depend on these sections.
             section if section.matters() || section == Section::Server => true,
             section => !config.unused.contains(&section),
         };
@@ -267,7 +267,7 @@ impl Core {
         self.phase = Phase::Version;
     }
 
-    /// What to ask next; nothing once the cycle is over. All of it can be asked concurrently.
+    /// The requests to send next, concurrently; none once the cycle is over.
     pub fn plan(&mut self, moment: Moment) -> Vec<Ask> {
         match self.phase {
             Phase::Version => vec![Ask {
@@ -323,7 +323,7 @@ impl Core {
         plan
     }
 
-    /// The times that readings begin at. Counting begins with the process.
+    /// The times at which readings begin. Counting begins with the process.
     fn times(&mut self, moment: Moment, now: Timestamp) -> Option<Times> {
         let start = *self
             .runs
@@ -346,9 +346,10 @@ impl Core {
         })
     }
 
-    /// The server's clock may be set back to before counting began. Then counting began at
-    /// what the clock says now, and what ended later by that clock has ended before. In the
-    /// first minutes of a process it is rather the first estimate that was wrong.
+    /// The server's clock may have been set back to a time before counting began. Then the start of
+    /// counting is moved to the clock's current time, and runs that ended between that and the old
+    /// start count as ended before counting began. In the first minutes of a process, it is more
+    /// likely that the first estimate was wrong.
     fn follow_clock_back(&mut self, moment: Moment, now: Timestamp, start: Timestamp) -> Timestamp {
         let back = Duration::try_from(start.duration_since(now)).unwrap_or_default();
         let young = moment.uptime < CLOCK_SETTLES;
@@ -376,10 +377,10 @@ impl Core {
         start
     }
 
-    /// After a long absence not everything is caught up.
+    /// After a long downtime, only the last `CATCH_UP_HOURS` are read.
     fn skip_what_is_too_old(&mut self, oldest: Timestamp) {
         if let Some(from) = self.finished.cursor.skip_to(oldest) {
-            tracing::warn!(%from, to = %oldest, "runs that ended in between are not counted: CATCH_UP_HOURS");
+            tracing::warn!(%from, to = %oldest, "runs that ended between these times are not counted, because they are older than CATCH_UP_HOURS");
             self.runs.counted.forget_until(oldest);
         }
         if let Some(tasks) = &mut self.tasks
@@ -389,10 +390,10 @@ impl Core {
         }
     }
 
-    /// Takes in the answers of one round.
+    /// Processes the answers of one round.
     pub fn apply(&mut self, moment: Moment, answers: Vec<Answered>) {
         self.note_durations(&answers);
-        // Unfinished runs first: a run that ends in between shows as finished.
+        // Unfinished runs first: a run that ended between two requests is then seen as finished.
         let is_finished =
             |answered: &Answered| matches!(answered.ask.purpose, Purpose::Finished(_));
         let (finished, others): (Vec<_>, Vec<_>) = answers.into_iter().partition(is_finished);
@@ -432,7 +433,7 @@ impl Core {
                 self.sections.answered(ask.section, reply.answer.skipped());
                 Ok(reply.answer)
             }
-            // Asked again, with the server's own limit.
+            // The request is repeated with the server's limit.
             Err(error) if self.asked_for_too_much(&ask.request, &error) => return,
             Err(error) => Err(error),
         };
@@ -450,8 +451,8 @@ impl Core {
         }
     }
 
-    /// Adopts the server's own limit of objects per page if `request` asked for more; `false`
-    /// if the error has another cause.
+    /// Adopts the server's limit of objects per page if `request` exceeded it; `false` if the error
+    /// has another cause.
     fn asked_for_too_much(&mut self, request: &Request, error: &Error) -> bool {
         let Some(limit) = error.page_limit() else {
             return false;
@@ -460,12 +461,12 @@ impl Core {
             return false;
         }
         if limit >= self.page_limit {
-            // Another request of the same round has said so.
+            // Another request of the same round has already lowered it.
             return true;
         }
         tracing::warn!(
             limit,
-            "the server allows smaller pages than PAGINATION_LIMIT; its own limit is used (PREFECT_SERVER_API_DEFAULT_LIMIT)"
+            "PAGINATION_LIMIT exceeds the server's limit (PREFECT_SERVER_API_DEFAULT_LIMIT); the server's limit is used"
         );
         self.page_limit = limit;
         true
@@ -548,7 +549,8 @@ impl Core {
         }
     }
 
-    /// The first answer of a cycle: whether the server answers, and its version.
+    /// Processes the first answer of a cycle, which shows whether the server answers, and its
+    /// version.
     fn version(&mut self, result: Result<crate::prefect::Answer, Error>, uptime: Duration) {
         self.phase = Phase::Sections;
         match result {
@@ -561,8 +563,8 @@ impl Core {
             }
             Ok(_) => {}
             Err(error) if error.concerns_whole_server() => self.give_up(error, uptime),
-            // Prefect Cloud does not have it, and a key may lack the permission: the lists
-            // decide.
+            // Prefect Cloud does not have this endpoint, and a key may lack the permission for it.
+            // Whether Prefect can be read then depends on the lists.
             Err(Error::Status {
                 status: 403..=405, ..
             }) => self.sections.read(Section::Server, uptime),
@@ -570,7 +572,7 @@ impl Core {
         }
     }
 
-    /// Nothing else would be answered either.
+    /// Ends the cycle: no other request would succeed.
     fn give_up(&mut self, error: Error, uptime: Duration) {
         self.sections.fail_unread(&error, uptime);
         self.phase = Phase::Over;
@@ -584,7 +586,7 @@ impl Core {
         }
     }
 
-    /// What follows from the answers of a round.
+    /// Evaluates the answers of a round.
     fn after_round(&mut self, moment: Moment, now: Timestamp) {
         let uptime = moment.uptime;
         self.complete_inventory(moment);
@@ -597,7 +599,7 @@ impl Core {
             self.runs.before_start = None;
         }
         for section in [Section::FinishedRuns, Section::FailedRuns] {
-            if self.finished.is_read(section) && self.sections.wants(section) {
+            if self.finished.is_read(section) && self.sections.is_pending(section) {
                 self.sections.read(section, uptime);
             }
         }
@@ -605,7 +607,7 @@ impl Core {
             .tasks
             .as_ref()
             .is_some_and(|tasks| tasks.cursor.is_up_to_date());
-        if tasks_read && self.sections.wants(Section::TaskRuns) {
+        if tasks_read && self.sections.is_pending(Section::TaskRuns) {
             self.sections.read(Section::TaskRuns, uptime);
             self.tasks
                 .iter_mut()
@@ -613,7 +615,7 @@ impl Core {
         }
     }
 
-    /// What a comparison found replaces what was known of its window.
+    /// Replaces the content of a window with what a comparison has found.
     fn take_compared(&mut self, uptime: Duration) {
         if let Some((since, found)) = self.finished.take_finished(uptime) {
             for run in found.values() {
@@ -622,8 +624,8 @@ impl Core {
             self.runs.windows.replace_finished(since, found);
         }
         if let Some(found) = self.finished.take_failed(uptime) {
-            // In these days other runs may have succeeded, so this does not tell which run was
-            // the last.
+            // Other runs may have completed since, so this does not determine which run was the
+            // last.
             for run in found.values() {
                 self.last_runs.seen(run, Timestamp::MAX);
             }

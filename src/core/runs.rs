@@ -1,7 +1,7 @@
-//! Flow runs: those that have not ended, those that have, and what their ends add up to.
+//! Flow runs, unfinished and finished, and the counting of their terminal states.
 //!
-//! Whichever list shows a run in a terminal state, it is passed to [`Runs::ended`]: there it is
-//! counted once, or waits until its earlier states and its names are known.
+//! A run that any list shows in a terminal state is passed to [`Runs::ended`], where it is counted
+//! once, or waits until its earlier states and its names are known.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,34 +21,34 @@ use crate::prefect::request::Range;
 use crate::prefect::runs::{FlowRun, RunState};
 use crate::prefect::{Id, Request};
 
-/// Histories requested in one round.
-const SIDE_BY_SIDE: usize = 64;
+/// The maximum number of histories requested in one round.
+const HISTORIES_PER_ROUND: usize = 64;
 
-/// How long a run waits for its names; then it counts without them.
+/// How long a run waits for its names before it is counted without them.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
-/// If more runs than this wait, they count without their names.
+/// If more runs than this are waiting, they are counted without their names.
 const MOST_WAITING: usize = 20_000;
 
-/// How often the states of a run are requested before its earlier ones are given up. Its
-/// current state counts after the first failure.
+/// How often the states of a run are requested before its earlier states are given up. Its current
+/// state is counted after the first failure.
 const MOST_TRIES: u32 = 20;
 
-/// A run whose current or earlier terminal states are not counted yet.
+/// A run whose current or earlier terminal states have not been counted yet.
 #[derive(Debug)]
 struct Waiting {
     run: Run,
-    /// Since when the run was known to be unfinished, in the server's time.
+    /// Since when the run has been known to be unfinished, in the server's time.
     known_since: Option<Timestamp>,
     /// Whether its earlier states are still to be read.
     needs_history: bool,
-    /// Tries to read them.
+    /// The number of tries to read them.
     tries: u32,
-    /// Uptime before which they are not asked for again.
+    /// The uptime before which they are not requested again.
     not_before: Duration,
-    /// The cycle in which they were read with others after the current one.
+    /// The cycle in which the states that were read included some after the current one.
     had_later: Option<u64>,
-    /// Whether the state that it is in is still to be counted.
+    /// Whether its current state is still to be counted.
     counts: bool,
 }
 
@@ -58,19 +58,19 @@ pub(super) struct Runs {
     pub(super) unfinished: Unfinished,
     pub(super) windows: Windows,
     pub(super) counted: Counted,
-    /// What ended before it is not counted.
+    /// The start of counting: runs that ended before are not counted.
     pub(super) start: Option<Timestamp>,
-    /// Runs that ended in between ended before counting began, though the server's clock says
-    /// otherwise now.
+    /// Runs that ended within this range ended before counting began, although the server's clock
+    /// now indicates otherwise.
     pub(super) before_start: Option<Range>,
     /// The number of the cycle.
     cycle: u64,
     histories: HashMap<Id, History>,
-    /// Runs that were counted, or may be, without all their earlier states: by the last process,
-    /// or when an answer that is older took the place of the one that was waiting.
+    /// Runs that were counted, or may have been, without all their earlier states: by the previous
+    /// process, or because an older answer replaced one that was waiting.
     unread: HashSet<Id>,
     waiting: HashMap<Id, Waiting>,
-    /// Terminal states that wait only for names, by run and state, and since when.
+    /// Terminal states that are waiting only for names, by run and state, and since when.
     unnamed: HashMap<(Id, Id), (Terminal, Duration)>,
 }
 
@@ -102,14 +102,16 @@ impl Runs {
         self.unfinished.begin(uptime, first_page_only);
     }
 
-    /// What ended before this time is counted already, or ended before counting began.
+    /// Everything that ended before this time has been counted already, or ended before counting
+    /// began.
     pub(super) fn floor(&self) -> Timestamp {
         let start = self.start.unwrap_or(Timestamp::MAX);
         start.max(self.counted.forgotten_until())
     }
 
-    /// Takes in a run that is in a terminal state. `known_since` is since when it was known to be
-    /// unfinished; such a run counts whatever its end time, which the worker's clock sets.
+    /// Processes a run in a terminal state. `known_since` is the time since which it was known to
+    /// be unfinished. Such a run is counted regardless of its end time, which the worker's clock
+    /// sets.
     pub(super) fn ended(
         &mut self,
         run: &Run,
@@ -124,7 +126,7 @@ impl Runs {
             return;
         }
         if self.is_taken(&run.id, state, uptime) {
-            // A replica that lags behind may show it as it was before it had earlier states.
+            // A lagging replica may show the run as it was before it had earlier states.
             let waiting = self.waiting.get(&run.id);
             let newer = waiting.is_none_or(|waiting| waiting.run.run_count < run.run_count);
             if newer && self.unread.contains(&run.id) && self.needs_history(run) {
@@ -145,7 +147,7 @@ impl Runs {
         self.wait(run, known_since, true, uptime, now);
     }
 
-    /// Whether a terminal state is counted, or will be.
+    /// Whether a terminal state has been counted, or is about to be.
     fn is_taken(&mut self, run: &Id, state: &Id, uptime: Duration) -> bool {
         self.counted.contains(run, state, uptime)
             || self
@@ -153,13 +155,13 @@ impl Runs {
                 .contains_key(&(Arc::clone(run), Arc::clone(state)))
     }
 
-    /// Takes in a run that is unfinished and was not known: it may have ended before.
+    /// Processes an unfinished run that was not known: it may have ended before.
     fn appeared(&mut self, run: &Run, uptime: Duration, now: Timestamp) {
         self.windows.remove(&run.id);
         self.look_back(run, None, uptime, now);
     }
 
-    /// A run that has been started again since its states were read has more of them.
+    /// Requests the states of a run that has started again since they were read.
     fn look_back(
         &mut self,
         run: &Run,
@@ -172,7 +174,7 @@ impl Runs {
         }
     }
 
-    /// Looks for unfinished runs that have been started again.
+    /// Looks for unfinished runs that have started again.
     pub(super) fn look_back_at_restarted(&mut self, uptime: Duration, now: Timestamp) {
         let restarted = self.unfinished.runs().filter(|run| self.needs_history(run));
         for run in restarted.cloned().collect::<Vec<_>>() {
@@ -202,12 +204,12 @@ impl Runs {
     ) {
         let needs_history = self.needs_history(run);
         if let Some(mut before) = self.waiting.remove(&run.id) {
-            // A state that is already waiting is counted even if another one replaces it.
+            // A state that is waiting is counted even if it is replaced.
             if std::mem::take(&mut before.counts) {
                 self.settle(&before.run, uptime, now);
             }
-            // This one may be older, from a replica that lags behind: then the other's history
-            // is still to be read.
+            // The new answer may be older, from a lagging replica: then the history of the previous
+            // one is still to be read.
             if before.needs_history && !needs_history {
                 if counts {
                     self.settle(run, uptime, now);
@@ -231,20 +233,24 @@ impl Runs {
         self.waiting.insert(Arc::clone(&run.id), waiting);
     }
 
-    /// The states to ask for.
+    /// The histories to request.
     pub(super) fn plan(&self, uptime: Duration) -> Vec<Request> {
         let ready = |waiting: &&Waiting| {
-            // The next cycle lists it as it is by then.
+            // The next cycle lists the run in its new state.
             let listed = waiting.had_later.is_none_or(|cycle| self.cycle > cycle + 1);
             waiting.needs_history && waiting.not_before <= uptime && listed
         };
-        let waiting = self.waiting.values().filter(ready).take(SIDE_BY_SIDE);
+        let waiting = self
+            .waiting
+            .values()
+            .filter(ready)
+            .take(HISTORIES_PER_ROUND);
         waiting
             .map(|waiting| Request::FlowRunStates(Arc::clone(&waiting.run.id)))
             .collect()
     }
 
-    /// Takes in the states of a run; `None` if they could not be read.
+    /// Processes the states of a run; `None` if they could not be read.
     pub(super) fn states(
         &mut self,
         id: &Id,
@@ -257,7 +263,7 @@ impl Runs {
         let Some(waiting) = self.waiting.get_mut(id) else {
             return;
         };
-        // A replica that lags behind does not have the current state yet.
+        // A lagging replica may not have the current state yet.
         let is_current = |state: &RunState| waiting.run.state_id.as_ref() == Some(&state.id);
         let Some(states) = states.filter(|states| states.iter().any(is_current)) else {
             waiting.tries += 1;
@@ -270,14 +276,14 @@ impl Runs {
             return;
         };
         if waiting.had_later.is_none() && terminal::has_later(&waiting.run, &states) {
-            // If it has moved on, the next cycle lists it in its new state; if it does not, the
+            // If the run has changed its state, the next cycle lists it in its new state. Otherwise
             // clocks differ.
             waiting.had_later = Some(self.cycle);
             waiting.tries += 1;
             return;
         }
         waiting.needs_history = false;
-        // Those of a replica that lags behind may lack what was counted, and what was before it.
+        // States from a lagging replica may lack some that were counted, and others before those.
         if self
             .counted
             .are_among(id, states.iter().map(|state| &*state.id))
@@ -293,11 +299,11 @@ impl Runs {
             terminal.end >= floor
                 && !known.is_some_and(|known| known.terminal.contains(&terminal.state_id))
         });
-        // The current state was counted with all retries, before the history was known.
-        let told = !waiting.counts && waiting.run.is_final();
+        // The current state was counted with all retries before the history was known.
+        let retries_counted = !waiting.counts && waiting.run.is_final();
         self.histories.insert(Arc::clone(id), history);
         for mut terminal in earlier {
-            if told {
+            if retries_counted {
                 terminal.retries = 0;
             }
             self.take_terminal(terminal, uptime);
@@ -337,7 +343,7 @@ impl Runs {
                 return true;
             };
             if counted.contains_run(run) {
-                // Its state was replaced by hand, or it was retried.
+                // Its state was replaced manually, or it was retried.
                 terminal.set_not_first();
             }
             if counted.insert(run, state, terminal.end, uptime) {
@@ -348,7 +354,7 @@ impl Runs {
         events
     }
 
-    /// Counts the state that a run is in, whether or not its earlier ones are known.
+    /// Counts the current state of a run, whether or not its earlier states are known.
     fn settle(&mut self, run: &Run, uptime: Duration, now: Timestamp) {
         let history = self.histories.get(&run.id);
         if let Some(terminal) = Terminal::current(run, history, now) {
@@ -363,7 +369,7 @@ impl Runs {
         }
     }
 
-    /// Runs whose deployment and flow are needed by name.
+    /// Runs whose deployment and flow names are needed.
     pub(super) fn named(&self) -> impl Iterator<Item = &FlowRun> {
         let unnamed = self.unnamed.values().map(|(terminal, _)| &*terminal.run);
         let waiting = self.waiting.values().map(|waiting| &*waiting.run);
@@ -371,7 +377,7 @@ impl Runs {
         known.map(|run| &**run).chain(waiting).chain(unnamed)
     }
 
-    /// Takes in what the reading of unfinished runs found.
+    /// Processes the result of reading unfinished runs.
     pub(super) fn take(&mut self, found: &mut unfinished::Found, uptime: Duration, now: Timestamp) {
         for (run, since) in std::mem::take(&mut found.ended) {
             self.ended(&run, Some(since), uptime, now);
@@ -393,8 +399,8 @@ impl Runs {
         self.histories.retain(|id, _| used(id));
     }
 
-    /// The runs that are counted, or may be, without their earlier states. The state that is still
-    /// to be counted can be an earlier one, if lists showed a run in both.
+    /// The runs that have been counted, or may have been, without their earlier states. If lists
+    /// showed a run in two states, the state that is still to be counted may be the earlier one.
     pub(super) fn unread(&self) -> HashSet<Id> {
         let waiting = self.waiting.values();
         let unread = waiting.map(|waiting| Arc::clone(&waiting.run.id));
@@ -403,7 +409,7 @@ impl Runs {
         unread.chain(unnamed).chain(before).collect()
     }
 
-    /// The runs that a restart has to look for, and since when they are known.
+    /// The runs that have to be looked up after a restart, and since when they have been known.
     pub(super) fn awaited(&self, now: Timestamp) -> HashMap<Id, Timestamp> {
         let mut awaited = self.unfinished.awaited();
         let waiting = self.waiting.values();

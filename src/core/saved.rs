@@ -1,4 +1,4 @@
-//! What a checkpoint holds: the core's memory as data.
+//! The content of a checkpoint.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,16 +10,16 @@ use super::counters::SavedCounters;
 use super::snapshot::LastRuns;
 use crate::prefect::Id;
 
-/// The core's memory, for a checkpoint.
+/// The core's memory, as stored in a checkpoint.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedState {
-    /// What ended before it is not counted.
+    /// The start of counting: runs that ended before are not counted.
     pub(super) start: Timestamp,
     pub(super) flow_runs: Position,
     pub(super) task_runs: Option<Position>,
-    /// Runs that had not ended, and since when they were known.
+    /// Runs that have not ended, and since when they have been known.
     pub(super) awaited: HashMap<Id, Timestamp>,
-    /// Those of them that are counted without their earlier states.
+    /// Runs that were counted without their earlier states.
     #[serde(default)]
     pub(super) unread: HashSet<Id>,
     pub(super) counters: SavedCounters,
@@ -31,7 +31,7 @@ pub struct SavedState {
 pub(super) struct Position {
     pub(super) start: Timestamp,
     pub(super) cursor: Option<Timestamp>,
-    /// When it was compared with the server: the last time and the one before.
+    /// The times of the last comparison with the server and of the one before.
     #[serde(default)]
     pub(super) compared: [Option<Timestamp>; 2],
     pub(super) counted: Vec<Row>,
@@ -39,7 +39,7 @@ pub(super) struct Position {
 }
 
 impl SavedState {
-    /// Up to when finished flow runs have been read.
+    /// The time up to which finished flow runs have been read.
     pub fn cursor(&self) -> Option<Timestamp> {
         self.flow_runs.cursor
     }

@@ -1,5 +1,5 @@
-//! The registry of sections: the parts of a workspace that are read, and can fail, on their
-//! own; when each is due, how old it is, and what it cost.
+//! The registry of sections, the parts of a workspace that are read on their own and can fail on
+//! their own: when each is due, how old it is, and how long reading it took.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::prefect::{Error, Skipped};
 pub enum Cadence {
     /// In every cycle.
     Cycle,
-    /// At `INVENTORY_INTERVAL_SECONDS`: it changes rarely.
+    /// Every `INVENTORY_INTERVAL_SECONDS`, since it changes rarely.
     Inventory,
 }
 
-/// Declares the sections, one row each.
+/// Declares the sections, one per row.
 macro_rules! sections {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $cadence:ident, $matters:literal;)*) => {
-        /// A part of the workspace that is read, and can fail, on its own.
+        /// A part of the workspace that is read on its own and can fail on its own.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Section {
             $($(#[$doc])* $name,)*
@@ -41,8 +41,8 @@ macro_rules! sections {
                 }
             }
 
-            /// Whether an answer shows that Prefect can be read: every server has these lists,
-            /// for every key.
+            /// Whether an answer shows that Prefect can be read: lists that every server has and
+            /// every key may read.
             pub fn matters(self) -> bool {
                 match self {
                     $(Section::$name => $matters,)*
@@ -65,19 +65,19 @@ sections! {
     WorkQueues = "work_queues", Inventory, true;
     /// The workers of all work pools.
     Workers = "workers", Inventory, false;
-    /// Concurrency limits, global and by tag.
+    /// Concurrency limits, global and tag-based.
     ConcurrencyLimits = "concurrency_limits", Inventory, false;
     /// All automations.
     Automations = "automations", Inventory, false;
-    /// The server's own counts of the last day's runs.
+    /// The server's counts of runs in the last 24 hours.
     RunHistory = "run_history", Inventory, false;
     /// Runs that are pending, running, paused or cancelling.
     ActiveRuns = "active_runs", Cycle, true;
-    /// Scheduled runs up to the look-ahead, including late ones and those awaiting retry.
+    /// Scheduled runs within the look-ahead, including late ones and those awaiting retry.
     ScheduledRuns = "scheduled_runs", Cycle, true;
     /// Runs that ended.
     FinishedRuns = "finished_runs", Cycle, true;
-    /// Failed and crashed runs of the failed-runs window.
+    /// Failed and crashed runs within `FAILED_RUNS_OFFSET_MINUTES`.
     FailedRuns = "failed_runs", Cycle, true;
     /// Task runs that ended (`TASK_RUNS_ENABLED`).
     TaskRuns = "task_runs", Cycle, false;
@@ -86,11 +86,11 @@ sections! {
 /// A section is stale after this many of its intervals.
 pub const STALE_AFTER_INTERVALS: u32 = 3;
 
-/// A section that keeps failing for a reason that does not go away on its own (403, 404, an
-/// unexpected answer) is retried after at most this time.
+/// The maximum time until a section is retried that fails for a permanent reason, such as 403, 404
+/// or an unexpected answer.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(600);
 
-/// A tick comes a little early or late: half a second must not cost a whole interval.
+/// Timer ticks are a little early or late, which must not delay a reading by a whole interval.
 const SLACK: Duration = Duration::from_millis(500);
 
 /// The state of a section.
@@ -98,17 +98,18 @@ const SLACK: Duration = Duration::from_millis(500);
 pub struct Status {
     /// When it was last read completely, as uptime.
     pub read_at: Option<Duration>,
-    /// Whether the API does not have it: older servers lack some lists.
+    /// Whether the API does not have it, as older servers lack some lists.
     pub absent: bool,
     /// Failed reads since the start.
     pub errors: u64,
-    /// Objects left out since the start because they could not be decoded.
+    /// Objects skipped since the start because they could not be decoded.
     pub skipped: u64,
     failures: u32,
     retry_at: Duration,
     /// Why the last read failed, if it did.
     error: Option<Error>,
-    /// In the current cycle: whether it is due, and whether it has been read or has failed.
+    /// Whether it is due in the current cycle, whether it has been read or has failed, and whether
+    /// it has been read.
     due: bool,
     ended: bool,
     has_read: bool,
@@ -118,10 +119,10 @@ pub struct Status {
     took: Duration,
 }
 
-/// How old a section is, and whether that is too old to be shown.
+/// How old a section is, and whether it is too old to be exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Freshness {
-    /// Time since it was last read, or since the start if it never was.
+    /// The time since it was last read, or since the start if it never was.
     pub age: Duration,
     /// Whether its gauges are withheld.
     pub stale: bool,
@@ -136,7 +137,7 @@ pub struct Sections {
 }
 
 impl Sections {
-    /// The sections that `enabled` lets through, none of them read yet.
+    /// The sections for which `enabled` returns true, none of them read yet.
     pub(super) fn new(
         interval: Duration,
         inventory_interval: Duration,
@@ -190,7 +191,7 @@ impl Sections {
         self.interval(section).max(self.interval) * STALE_AFTER_INTERVALS
     }
 
-    /// Begins a cycle: decides what is due.
+    /// Begins a cycle: decides which sections are due.
     pub(super) fn begin(&mut self, uptime: Duration) {
         for index in 0..self.all.len() {
             let interval = self
@@ -216,7 +217,7 @@ impl Sections {
     }
 
     /// Whether a section is still to be read in this cycle.
-    pub(super) fn wants(&self, section: Section) -> bool {
+    pub(super) fn is_pending(&self, section: Section) -> bool {
         self.status(section)
             .is_some_and(|status| status.due && !status.ended)
     }
@@ -226,15 +227,15 @@ impl Sections {
         self.status(section).is_some_and(|status| status.has_read)
     }
 
-    /// One of the section's requests was answered; these objects could not be decoded. The
-    /// first of a section is named.
+    /// Notes that one of the section's requests was answered. The first object of a section that
+    /// could not be decoded is logged.
     pub(super) fn answered(&mut self, section: Section, skipped: &[Skipped]) {
         self.update(section, |status| {
             status.answered = true;
             if let (0, Some(first)) = (status.skipped, skipped.first()) {
                 tracing::warn!(
                     section = section.as_str(), id = %first.id, reason = first.reason,
-                    "an object in Prefect's answer cannot be decoded and is left out; prefect.agent.objects.skipped counts them"
+                    "an object in an answer from Prefect cannot be decoded and is skipped; prefect_agent_objects_skipped_total counts such objects"
                 );
             }
             status.skipped += skipped.len() as u64;
@@ -246,17 +247,17 @@ impl Sections {
         self.update(section, |status| status.took += time);
     }
 
-    /// Whether any list that matters was answered in this cycle: Prefect can be read.
+    /// Whether Prefect can be read: a list that every server has was answered in this cycle.
     pub(super) fn up(&self) -> bool {
         self.iter()
             .any(|(section, status)| section.matters() && status.answered)
     }
 
-    /// The section has been read completely.
+    /// Notes that the section has been read completely.
     pub(super) fn read(&mut self, section: Section, uptime: Duration) {
         self.update(section, |status| {
             if status.ended && !status.has_read {
-                // A part of it failed in this cycle.
+                // Another of its requests failed in this cycle.
                 return;
             }
             status.read_at = Some(uptime);
@@ -268,20 +269,20 @@ impl Sections {
         });
     }
 
-    /// The API does not have the section.
+    /// Notes that the API does not have the section.
     pub(super) fn absent(&mut self, section: Section, uptime: Duration) {
         self.read(section, uptime);
         self.update(section, |status| status.absent = true);
     }
 
-    /// The section could not be read. After a transient error it is retried in the next cycle,
-    /// after any other error less and less often.
+    /// Notes that the section could not be read. After a transient error it is retried in the next
+    /// cycle, after any other error with exponential backoff.
     pub(super) fn failed(&mut self, section: Section, error: Error, uptime: Duration) {
         let interval = self.interval;
         self.update(section, |status| {
             status.errors += 1;
             if status.ended && !status.has_read {
-                // Another of its requests in the same cycle.
+                // Another of its requests has already failed in this cycle.
                 return;
             }
             status.failures = status.failures.saturating_add(1);
@@ -295,7 +296,7 @@ impl Sections {
         });
     }
 
-    /// A request failed that the section can do without for now.
+    /// Counts the failure of a request that the section does not depend on in this cycle.
     pub(super) fn error(&mut self, section: Section) {
         self.update(section, |status| status.errors += 1);
     }
@@ -304,7 +305,7 @@ impl Sections {
     pub(super) fn fail_unread(&mut self, error: &Error, uptime: Duration) {
         let unread: Vec<_> = self.iter().map(|(section, _)| section).collect();
         for section in unread {
-            if self.wants(section) {
+            if self.is_pending(section) {
                 self.failed(section, error.clone(), uptime);
             }
         }
@@ -359,8 +360,8 @@ mod tests {
         let mut sections = sections();
         for (seconds, due) in [(0, true), (30, false), (60, true), (90, false)] {
             sections.begin(up(seconds));
-            assert_eq!(sections.wants(Section::Flows), due, "{seconds}");
-            assert!(sections.wants(Section::ActiveRuns));
+            assert_eq!(sections.is_pending(Section::Flows), due, "{seconds}");
+            assert!(sections.is_pending(Section::ActiveRuns));
             if due {
                 sections.read(Section::Flows, up(seconds));
             }
@@ -368,12 +369,12 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_pass_by_itself_is_tried_less_and_less_often() {
+    fn after_a_permanent_error_a_section_is_retried_less_and_less_often() {
         let mut sections = sections();
         let mut tries = Vec::new();
         for seconds in (0..4_000).step_by(30) {
             sections.begin(up(seconds));
-            if sections.wants(Section::Workers) {
+            if sections.is_pending(Section::Workers) {
                 tries.push(seconds);
                 sections.failed(Section::Workers, forbidden(), up(seconds));
             }

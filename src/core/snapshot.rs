@@ -1,4 +1,4 @@
-//! The workspace as last read: plain immutable data, which the catalogue reads.
+//! The workspace as last read: immutable data for the catalogue.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use crate::prefect::runs::{FlowRun, StateType};
 /// The last runs of a deployment.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct LastRuns {
-    /// By terminal state type: when the last such run ended.
+    /// When the last run ended, by terminal state type.
     pub ends: HashMap<StateType, Timestamp>,
-    /// When the last of all ended, and how many seconds it had been running.
+    /// When the last run of any state ended, and its run time in seconds.
     pub last: Option<(Timestamp, Option<f64>)>,
 }
 
@@ -34,9 +34,9 @@ pub struct SectionState {
     pub absent: bool,
     /// Failed reads since the start.
     pub errors: u64,
-    /// Objects left out since the start because they could not be decoded.
+    /// Objects skipped since the start because they could not be decoded.
     pub skipped: u64,
-    /// How far its reading is behind the server's time, where it has a cursor.
+    /// How far its cursor is behind the server's time, if it has a cursor.
     pub lag: Option<Duration>,
 }
 
@@ -49,19 +49,19 @@ pub struct Snapshot {
     pub up: bool,
     /// Time since that cycle ended.
     pub age: Duration,
-    /// The age beyond which `up` is no longer true.
+    /// The age beyond which `up` is false.
     pub stale_after: Duration,
     /// The server's version, if it reports one.
     pub version: Option<Arc<str>>,
     /// Every enabled section.
     pub sections: HashMap<Section, SectionState>,
-    /// What changes rarely.
+    /// The objects that change rarely.
     pub inventory: Inventory,
-    /// Runs that have not ended, including scheduled ones up to the look-ahead.
+    /// Runs that have not ended, including scheduled ones within the look-ahead.
     pub unfinished: Arc<[Run]>,
-    /// Runs that ended within the window, and runs that ended and were to start within it.
+    /// Finished runs whose end, or whose actual or expected start, is within the window.
     pub finished: Arc<[Run]>,
-    /// Failed and crashed runs of deployments within the failed-runs window.
+    /// Failed and crashed runs of deployments within the window of failed runs.
     pub failed: Arc<[Run]>,
 }
 
@@ -80,7 +80,7 @@ impl SectionState {
 }
 
 impl Snapshot {
-    /// The same workspace `by` later, nothing having been read in between.
+    /// The same workspace `by` later, if nothing has been read in between.
     pub fn aged(&self, by: Duration) -> Snapshot {
         let age = self.age.saturating_add(by);
         let sections = self.sections.iter();
@@ -95,14 +95,14 @@ impl Snapshot {
         }
     }
 
-    /// Whether all of `sections` have been read, none of them is stale, and the API has them.
+    /// Whether the API has all of `sections`, and none of them is stale.
     pub fn is_fresh(&self, sections: &[Section]) -> bool {
         let is_fresh = |state: &SectionState| !state.freshness.stale && !state.absent;
         let mut sections = sections.iter();
         sections.all(|section| self.sections.get(section).is_some_and(is_fresh))
     }
 
-    /// When a section was last read, by the server's clock: its objects are as of then.
+    /// When a section was last read, by the server's clock.
     pub fn read_time(&self, section: Section) -> Timestamp {
         let age = self.sections.get(&section).map(|state| state.freshness.age);
         before(self.now, age.unwrap_or_default())
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_read_again_grows_old_and_stale_and_its_objects_keep_their_time() {
+    fn a_section_that_is_not_read_again_becomes_stale_and_keeps_its_read_time() {
         let read = snapshot(false);
         for (seconds, up, fresh) in [
             (0, true, true),
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_read_does_not_become_fresh() {
+    fn a_section_that_was_never_read_does_not_become_fresh() {
         let aged = snapshot(true).aged(Duration::ZERO);
         assert!(!aged.is_fresh(&[Section::ActiveRuns]));
     }

@@ -1,4 +1,4 @@
-//! What the publisher needs: the workspace, the values of the counters, and the last runs, at one
+//! The state that is published: the workspace, the values of the counters, and the last runs at one
 //! moment.
 
 use std::collections::HashMap;
@@ -10,14 +10,14 @@ use super::counters::AllTotals;
 use super::snapshot::{LastRuns, Snapshot};
 use crate::prefect::Id;
 
-/// All that is published: plain data that no longer changes.
+/// Everything that is published, as immutable data.
 ///
 /// A new counter series stays at zero, and one from a checkpoint at the value exported last, until
-/// a state that shows it has been delivered ([`Core::mark_shown`]): its first sample is then what
-/// `increase()` starts from, and no event is missed.
+/// a state with it has been delivered ([`Core::mark_shown`]). `increase()` then starts from that
+/// sample and misses no event.
 #[derive(Debug, Clone, Default)]
 pub struct State {
-    /// Grows with each state that is made; the first is 1.
+    /// The number of the state, counted from 1.
     pub number: u64,
     /// The workspace.
     pub snapshot: Snapshot,
@@ -29,11 +29,11 @@ pub struct State {
 
 impl Core {
     /// The state at `moment`. A checkpoint must be written before the state is published, so that
-    /// a restart never shows less.
+    /// no value is lower after a restart.
     pub fn state(&mut self, moment: Moment) -> Arc<State> {
         self.number += 1;
         let (counters, grows) = self.counters.show(self.number, self.shown);
-        // A restart must not show less.
+        // No value may be lower after a restart.
         self.changed |= grows;
         Arc::new(State {
             number: self.number,
@@ -43,15 +43,15 @@ impl Core {
         })
     }
 
-    /// The state with this number has been delivered: a push of it was accepted, or a page with
-    /// it was scraped. Series that it or an earlier state was the first to show are shown with
-    /// their totals from the next state on.
+    /// Notes that the state with this number has been delivered: a push of it was accepted, or it
+    /// was scraped. From the next state on, series that first appeared in this or an earlier state
+    /// are exported with their totals.
     pub fn mark_shown(&mut self, number: u64) {
         self.shown = self.shown.max(number);
     }
 
-    /// From the next state on, every series shows its total, delivered or not: no later process
-    /// will show it.
+    /// From the next state on, every series is exported with its total, delivered or not. For the
+    /// last state of a process without a checkpoint.
     pub fn release(&mut self) {
         self.counters.release();
     }

@@ -1,27 +1,27 @@
-//! Attributes from the tags of deployments (`DEPLOYMENT_TAG_LABELS`): the tag `team:data` is
-//! the value `data` of the key `team`.
+//! Attributes from deployment tags (`DEPLOYMENT_TAG_LABELS`): the tag `team:data` has the key
+//! `team` and the value `data`.
 
 use std::sync::Arc;
 
 use super::tally::{Label, Series};
 use crate::prefect::objects::Deployment;
 
-/// The keys, in the order of their values.
+/// The configured keys, in the order in which values are stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TagKeys(Vec<Label>);
 
 impl TagKeys {
-    /// These keys.
+    /// Creates a list of keys.
     pub fn new<'a>(keys: impl IntoIterator<Item = &'a str>) -> Self {
         TagKeys(keys.into_iter().map(Arc::from).collect())
     }
 
-    /// No keys.
+    /// An empty list of keys.
     pub(super) const fn none() -> Self {
         TagKeys(Vec::new())
     }
 
-    /// Whether there is none.
+    /// Whether there are no keys.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -30,8 +30,8 @@ impl TagKeys {
         &self.0
     }
 
-    /// One value for each key: what a deployment's tags say, empty if they say nothing. Of
-    /// several tags with one key, the values are sorted and joined by commas.
+    /// The value of each key in a deployment's tags, empty if no tag has the key. If several tags
+    /// have the same key, their values are sorted and joined by commas.
     pub fn values(&self, deployment: Option<&Deployment>) -> Series {
         let tags = deployment.and_then(|deployment| deployment.tags.value());
         let tags = tags.map(Vec::as_slice).unwrap_or_default();
@@ -47,7 +47,7 @@ impl TagKeys {
         self.0.iter().map(value).collect()
     }
 
-    /// The values of a series that was counted with other keys.
+    /// Converts the values of a series that was counted with other keys.
     pub(super) fn translate(&self, keys: &[Label], values: &[Label]) -> Series {
         let value = |key: &Label| {
             let mut of = keys.iter().zip(values);
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_no_tag_has_is_empty_and_several_values_are_sorted() {
+    fn a_missing_key_is_empty_and_several_values_are_sorted() {
         let keys = TagKeys::new(["team", "tier", "env"]);
         let tags = r#"["team:b", " team : a", "tier", "env:", "other:x"]"#;
         let values = keys.values(Some(&deployment(tags)));

@@ -1,4 +1,4 @@
-//! Counts by series, and the values that are exported.
+//! Tallies: counts by series, and the values that are exported.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,76 +9,76 @@ use serde::{Deserialize, Serialize};
 
 use super::tags::TagKeys;
 
-/// A label's value.
+/// A label value.
 pub type Label = Arc<str>;
 
 /// The label values of a series.
 pub type Series = Arc<[Label]>;
 
-/// What a counter shows: plain data, shared between states until it changes.
+/// The exported values of a counter, shared between states until they change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Each series and its count.
     pub series: Vec<(Series, Total)>,
-    /// What was counted beyond the limit of series, if anything was.
+    /// The count beyond the limit of series, if there is any.
     pub overflow: Option<Total>,
 }
 
-/// What one series of a counter shows.
+/// The exported value of one series.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Total {
     /// The count.
     pub value: u64,
-    /// When counting for the series began, by the server's clock: the start time of a
-    /// cumulative sum.
+    /// When counting began for the series, by the server's clock: the start time of a cumulative
+    /// sum.
     /// <https://opentelemetry.io/docs/specs/otel/metrics/data-model/#resets-and-gaps>
     pub since: Timestamp,
 }
 
-/// Counts that only grow, by the labels of their series.
+/// Counts that only increase, by series.
 #[derive(Debug)]
 pub(super) struct Tally {
     series: HashMap<Series, Count>,
     limit: usize,
-    /// What was counted beyond the limit: one series more.
+    /// The count beyond the limit, exported as one additional series.
     overflow: Option<Count>,
     shown: Arc<Totals>,
-    /// Whether there are other series than in `shown`.
+    /// Whether the series differ from those in `shown`.
     changed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Count {
     total: u64,
-    /// What the last state showed.
+    /// The value in the last state.
     shown: u64,
     hold: Hold,
     since: Timestamp,
-    /// Since when, as uptime, its deployment is known to be deleted; negative if that was before a
-    /// restart.
+    /// Since when its deployment has been known to be deleted, as uptime; negative if that was
+    /// before a restart.
     gone_since: Option<f64>,
 }
 
-/// Until a state that shows a series has been delivered, the shown value does not grow:
-/// `increase()` ignores what is in the first sample of a series.
+/// Until a state with a series has been delivered, the exported value is held, because `increase()`
+/// ignores the value of the first sample of a series.
 #[derive(Debug, Clone, Copy)]
 enum Hold {
-    /// No state has shown it.
+    /// The series has not been in a state yet.
     New,
-    /// The state with this number was the first to show it.
+    /// The state with this number was the first with the series.
     ShownIn(u64),
-    /// Such a state has been delivered.
+    /// A state with the series has been delivered.
     Released,
 }
 
-/// A tally as a checkpoint has it.
+/// A tally in a checkpoint.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Saved {
     series: Vec<SavedCount>,
-    /// The keys of the tags of every series.
+    /// The keys of the tag values of every series.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tag_keys: Vec<Label>,
-    /// The total alone, as older versions have it.
+    /// The overflow as written by older versions: only its total.
     #[serde(default, skip_serializing_if = "is_zero")]
     overflow: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -89,17 +89,17 @@ pub(super) struct Saved {
 struct SavedCount {
     #[serde(default, skip_serializing_if = "<[Label]>::is_empty")]
     labels: Series,
-    /// The values of its deployment's tags.
+    /// The values of its deployment's tags, one per key.
     #[serde(default, skip_serializing_if = "<[Label]>::is_empty")]
     tags: Series,
     total: u64,
-    /// What the last state showed, where that is less.
+    /// The value in the last state, if that is lower than the total.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     shown: Option<u64>,
-    /// That is zero, as older versions say it.
+    /// Written by older versions if that value is zero.
     #[serde(default, skip_serializing)]
     is_new: bool,
-    /// Where it did not begin with all counting; older versions lack it.
+    /// The start time, if it differs from the start of all counting. Missing in older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     since: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,8 +121,8 @@ impl Count {
         }
     }
 
-    /// A count from a checkpoint: the value shown last is shown again first, since the series may
-    /// be new to the receiver. Without a start time of its own, it began at `start`.
+    /// Restores a count. The value exported last is exported again first, since the series may be
+    /// new to the receiver. Without its own start time, the series began at `start`.
     fn restore(saved: &SavedCount, start: Timestamp) -> Self {
         let shown = if saved.is_new { 0 } else { saved.total };
         Count {
@@ -151,7 +151,7 @@ impl Count {
         }
     }
 
-    /// Two series have become one.
+    /// Adds the count of a series that now has the same labels.
     fn merge(&mut self, other: Count) {
         self.total = self.total.saturating_add(other.total);
         self.shown = self.shown.saturating_add(other.shown);
@@ -159,7 +159,7 @@ impl Count {
         self.gone_since = other.gone_since.and(self.gone_since);
     }
 
-    /// Goes on to the state with this number; `true` if more is shown than before.
+    /// Advances to the state with this number; `true` if the exported value has grown.
     fn advance(&mut self, number: u64, delivered: u64) -> bool {
         match self.hold {
             Hold::New => self.hold = Hold::ShownIn(number),
@@ -183,7 +183,7 @@ impl Count {
 }
 
 impl Tally {
-    /// A tally of at most `limit` series: states have names of any text.
+    /// A tally of at most `limit` series, since state names can be arbitrary.
     pub(super) fn new(limit: usize) -> Self {
         Tally {
             series: HashMap::new(),
@@ -194,7 +194,7 @@ impl Tally {
         }
     }
 
-    /// Adds to a series, which begins at `now` if it is new; `true` if that changes anything.
+    /// Adds to a series, which begins at `now` if it is new; `true` if anything changes.
     pub(super) fn add(&mut self, series: &[Label], count: u64, now: Timestamp) -> bool {
         let is_known = self.series.contains_key(series);
         if count == 0 && (is_known || self.series.len() >= self.limit) {
@@ -207,8 +207,7 @@ impl Tally {
         true
     }
 
-    /// The count that a series adds to, if there is one: its own, or that of all beyond the
-    /// limit.
+    /// The count that a series is added to, if there is one: its own, or the one beyond the limit.
     fn find(&mut self, series: &[Label]) -> Option<&mut Count> {
         let is_full = self.series.len() >= self.limit;
         match self.series.get_mut(series) {
@@ -229,7 +228,7 @@ impl Tally {
         self.series.values_mut().chain(&mut self.overflow)
     }
 
-    /// From the next state on, every series shows its total.
+    /// From the next state on, every series is exported with its total.
     pub(super) fn release(&mut self) {
         self.counts().for_each(|count| count.hold = Hold::Released);
     }
@@ -254,8 +253,8 @@ impl Tally {
         self.changed |= self.series.len() != before;
     }
 
-    /// What the state with this number shows, if those up to `delivered` have been delivered;
-    /// and whether that is more than the last one showed.
+    /// The values for the state with this number, given that those up to `delivered` have been
+    /// delivered; and whether any value has grown since the last state.
     pub(super) fn show(&mut self, number: u64, delivered: u64) -> (Arc<Totals>, bool) {
         let mut grows = false;
         for count in self.counts() {
@@ -274,8 +273,8 @@ impl Tally {
         (Arc::clone(&self.shown), grows)
     }
 
-    /// The tally as a checkpoint has it, if all counting began at `start`. A series has so many
-    /// `labels`, and a value for each of `tag_keys`.
+    /// The tally, for a checkpoint. A series has `labels` labels, and a value for each of
+    /// `tag_keys`. Start times equal to `start` are omitted.
     pub(super) fn save(
         &self,
         uptime: Duration,

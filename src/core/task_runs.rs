@@ -1,4 +1,4 @@
-//! Task runs that ended, if they are counted (`TASK_RUNS_ENABLED`).
+//! Task runs that have ended, if they are counted (`TASK_RUNS_ENABLED`).
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,36 +13,35 @@ use crate::prefect::request::{OneOf, Page, Presence, Range, StateFilter, TaskRun
 use crate::prefect::runs::{StateType, TaskRun};
 use crate::prefect::{Error, Id, Listed, Request};
 
-/// Pages that are read by offset overlap by one in this many objects: what leaves the list in
-/// the meantime moves the rest up.
+/// Pages that are read by offset overlap by one tenth, because objects that leave the list in the
+/// meantime move the others up.
 const PAGE_OVERLAP: usize = 10;
 
-/// How often more than the overlap is read again.
+/// How often an additional period is read again.
 const REREAD: Duration = Duration::from_secs(3600);
 
-/// No task run is lost if its worker's clock is slow by less than this.
+/// The additional period: no task run is missed if its worker's clock is slow by less than this.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
-/// Reads the task runs that ended.
+/// Reads the task runs that have ended.
 #[derive(Debug)]
 pub(super) struct TaskRuns {
     pub(super) cursor: Cursor,
     pub(super) counted: Counted,
     pub(super) start: Option<Timestamp>,
-    /// What ended in between ended before counting began, though the server's clock says
-    /// otherwise now.
+    /// Task runs that ended within this range ended before counting began, although the server's
+    /// clock now indicates otherwise.
     pub(super) before_start: Option<Range>,
-    /// Servers before 3.6.22 cannot filter by end: the list is read from its newest end down
-    /// to this time.
+    /// Servers before 3.6.22 cannot filter by end time: the list is read by offset, newest first.
     unfiltered: Option<Unfiltered>,
     failed: bool,
-    /// When more was last read again, as uptime, and where the cursor was then and the time
-    /// before.
+    /// When the additional period was last read, as uptime; and the position of the cursor then and
+    /// the time before.
     reread_at: Duration,
     reread_from: [Option<Timestamp>; 2],
 }
 
-/// A reading without a filter by end.
+/// A reading without a filter by end time.
 #[derive(Debug, Default)]
 struct Unfiltered {
     offset: usize,
@@ -50,7 +49,7 @@ struct Unfiltered {
 }
 
 impl TaskRuns {
-    /// Resumes where the last process stopped counting.
+    /// Resumes at the position of a checkpoint, if there is one.
     pub(super) fn new(position: Option<Position>) -> Self {
         let (start, cursor, reread_from) = match &position {
             Some(position) => (Some(position.start), position.cursor, position.compared),
@@ -71,19 +70,20 @@ impl TaskRuns {
         }
     }
 
-    /// Where the cursor was when more was read again, the last time and the one before.
+    /// The position of the cursor when the additional period was last read, and the time before.
     pub(super) fn reread_from(&self) -> [Option<Timestamp>; 2] {
         self.reread_from
     }
 
-    /// What ended before this time is counted already, or ended before counting began.
+    /// Everything that ended before this time has been counted already, or ended before counting
+    /// began.
     fn floor(&self) -> Timestamp {
         let start = self.start.unwrap_or(Timestamp::MAX);
         start.max(self.counted.forgotten_until())
     }
 
-    /// Begins a cycle. Once an hour, more than the overlap is read again: the end of a task run
-    /// is set by its worker's clock.
+    /// Begins a cycle. Once an hour, an additional period is read again, because the end time of a
+    /// task run is set by its worker's clock.
     pub(super) fn begin(&mut self, uptime: Duration) {
         self.failed = false;
         self.cursor.begin();
@@ -97,7 +97,7 @@ impl TaskRuns {
         }
     }
 
-    /// What to ask next.
+    /// The request to send next.
     pub(super) fn plan(&self, limit: usize) -> Option<Request> {
         if self.failed {
             return None;
@@ -105,8 +105,8 @@ impl TaskRuns {
         let (range, exclude, limit) = self.cursor.next(limit)?;
         let (end_time, offset) = match &self.unfiltered {
             Some(unfiltered) => (Range::default(), unfiltered.offset),
-            // The filter has no condition that excludes ids. An offset is needed only if more
-            // task runs ended at the very same time than a page holds.
+            // The filter cannot exclude ids. An offset is needed only if more task runs ended at
+            // the same time than fit on a page.
             None if exclude.len() >= limit => (range, exclude.len()),
             None => (range, 0),
         };
@@ -117,7 +117,7 @@ impl TaskRuns {
                     names: OneOf::default(),
                 },
                 end_time,
-                // Before 3.6.14, one that did not start has no end either, and PostgreSQL
+                // Before 3.6.14, a task run that never started has no end time, and PostgreSQL
                 // lists it first.
                 start_time: Presence {
                     is_null: self.unfiltered.is_some().then_some(false),
@@ -127,7 +127,7 @@ impl TaskRuns {
         })
     }
 
-    /// Takes a page in, and returns what it counts.
+    /// Processes a page, and returns the events.
     pub(super) fn page(
         &mut self,
         request: &Request,
@@ -162,9 +162,9 @@ impl TaskRuns {
                     let (range, ..) = self.cursor.next(page.limit).unwrap_or_default();
                     range.after.unwrap_or(now)
                 });
-                let goes_on = full && oldest.is_none_or(|oldest| oldest >= since);
+                let continues = full && oldest.is_none_or(|oldest| oldest >= since);
                 unfiltered.offset += page.limit - page.limit / PAGE_OVERLAP;
-                if !goes_on {
+                if !continues {
                     *unfiltered = Unfiltered::default();
                     self.cursor.read_all();
                 }
@@ -194,7 +194,8 @@ impl TaskRuns {
         }))
     }
 
-    /// The list could not be read. A server that refuses the filter is asked without it.
+    /// Notes that the list could not be read. If the server refuses the filter, it is read without
+    /// one.
     pub(super) fn fail(&mut self, error: &Error) -> bool {
         if error.is_refused() && self.unfiltered.is_none() {
             self.unfiltered = Some(Unfiltered::default());

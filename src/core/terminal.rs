@@ -1,7 +1,7 @@
-//! Terminal states, distinguished from one another.
+//! The terminal states of a run, current and earlier.
 //!
-//! A run shows only the state that it is in now. One that was started more than once may have
-//! been in a terminal state before: the list of its states shows that.
+//! A run shows only its current state. A run that was started more than once may have been in a
+//! terminal state before, which the list of its states shows.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,21 +28,23 @@ pub(super) struct Terminal {
     first: bool,
 }
 
-/// What is known of the states that a run was in before its current one.
+/// What is known about the states of a run before its current one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct History {
-    /// How often the run had started when its states were read, as the server counts.
+    /// How often the run had started when its states were read, as counted by the server.
     pub(super) run_count: u64,
     /// The terminal states among them.
     pub(super) terminal: HashSet<Id>,
-    /// Starts until the current state. A resumption is not one, though the server may count it.
+    /// The number of starts until the current state. Resuming is not a start, although the server
+    /// may count it.
     starts: u64,
-    /// Retries up to the last terminal state among them.
+    /// The number of retries up to the last terminal state among them.
     retries: u64,
 }
 
 impl Terminal {
-    /// The terminal state that `run` is in, given its `history`; `None` if it is in none.
+    /// The current terminal state of `run`, given its `history`; `None` if its state is not
+    /// terminal.
     pub(super) fn current(run: &Run, history: Option<&History>, now: Timestamp) -> Option<Self> {
         let state_id = run.state_id.as_ref()?;
         let (starts, retries, earlier) = match history {
@@ -65,12 +67,12 @@ impl Terminal {
         })
     }
 
-    /// It is not the run's first terminal state.
+    /// Notes that it is not the run's first terminal state.
     pub(super) fn set_not_first(&mut self) {
         self.first = false;
     }
 
-    /// With the names of its deployment and flow.
+    /// Adds the names of its deployment and flow.
     pub(super) fn named(self, names: Names) -> FinishedRun {
         FinishedRun {
             run: self.run,
@@ -88,9 +90,9 @@ impl Terminal {
     }
 }
 
-/// Whether the earlier states of a run are to be read, given how often it had started when
-/// they were last read: it was started again, or it was cancelled or crashed, which can happen
-/// while a retried run waits for its next start.
+/// Whether the earlier states of a run have to be read, given how often it had started when they
+/// were last read. That is the case if it has started again, or if it was cancelled or crashed,
+/// which can happen while a retried run waits for its next start.
 pub(super) fn needs_history(run: &FlowRun, read_at: Option<u64>) -> bool {
     let starts = run.run_count.unwrap_or_default();
     let restarted = starts > 1 && read_at != Some(starts);
@@ -98,8 +100,9 @@ pub(super) fn needs_history(run: &FlowRun, read_at: Option<u64>) -> bool {
     restarted || starts > 0 && while_waiting.contains(&run.state_type)
 }
 
-/// Whether there are states after the one that `run` is in. Then it has most often moved on since
-/// it was listed; or clocks differ, and the order of its states is not that of their timestamps.
+/// Whether there are states after the one that `run` was listed with. Usually, its state has
+/// changed since then; otherwise clocks differ, and the order of its states is not that of their
+/// timestamps.
 pub(super) fn has_later(run: &FlowRun, states: &[RunState]) -> bool {
     let is_current = |state: &&RunState| run.state_id.as_ref() == Some(&state.id);
     let current = states.iter().find(is_current);
@@ -107,10 +110,10 @@ pub(super) fn has_later(run: &FlowRun, states: &[RunState]) -> bool {
     current.is_some_and(|time| states.iter().any(|state| state.timestamp > Some(time)))
 }
 
-/// The terminal states *before* the one that `run` is in now, and what is known of it then.
+/// The terminal states *before* the current state of `run`, and the resulting history.
 ///
-/// The server orders states by their timestamps, which the proposing process sets: if
-/// clocks differ, an earlier state can come after the current one.
+/// The server orders states by their timestamps, which are set by the process that proposes the
+/// state. If clocks differ, an earlier state can come after the current one.
 pub(super) fn earlier(
     run: &Run,
     mut states: Vec<RunState>,
@@ -197,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_retried_by_hand_has_one_and_retries_add_up_to_its_starts() {
+    fn a_run_retried_manually_has_one_and_its_retries_add_up() {
         let states = states(&[
             "RUNNING",
             "SCHEDULED",
@@ -219,8 +222,8 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_state_that_a_slow_clock_puts_after_the_current_one_is_earlier_all_the_same() {
-        // The worker's clock is behind: its RUNNING and COMPLETED come before the FAILED.
+    fn a_terminal_state_that_a_slow_clock_puts_after_the_current_one_is_earlier() {
+        // The worker's clock is slow: its RUNNING and COMPLETED are ordered before the FAILED.
         let states = vec![
             state(0, "RUNNING", 30),
             state(1, "FAILED", 40),
@@ -236,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn states_without_order_or_end_do_no_harm() {
+    fn states_without_a_timestamp_are_tolerated() {
         let (ended, history) = earlier(&run(9, 7), states(&["FAILED", "FAILED", "RUNNING"]), NOW);
         assert_eq!((ended.len(), history.retries), (2, 0));
     }

@@ -1,10 +1,10 @@
-//! Flow runs that have not ended, asked for by difference.
+//! Flow runs that have not ended, read by difference.
 //!
-//! Listing thousands of runs in every cycle would be most of what a cycle costs the server. So
-//! the server is asked only for what changed: runs that are not known (`id.not_any_`), known ones
-//! whose state has another name now (`id.any_` with `state.name.not_any_`), and how many of
-//! the known ones there still are (a count). All servers since 3.0 have these filters. A full
-//! listing is read at the start, hourly, and if the difference does not add up.
+//! Listing thousands of runs in every cycle would be most of the cost of a cycle for the server. So
+//! only changes are requested: unknown runs (`id.not_any_`), known runs whose state name has
+//! changed (`id.any_` with `state.name.not_any_`), and the number of known runs that still exist (a
+//! count). All servers since 3.0 have these filters. A full listing is read at the start, hourly,
+//! and if the difference is inconsistent.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::prefect::request::{FlowRunFilter, OneOf, Order, Range};
 use crate::prefect::runs::{FlowRun, StateType};
 use crate::prefect::{Answer, Error, Id, Listed, Request};
 
-/// How often all of them are listed, whatever the difference says.
+/// How often all of them are listed, regardless of the difference.
 const FULL_LISTING: Duration = Duration::from_secs(3600);
 
 /// A run that has not ended.
@@ -32,14 +32,14 @@ struct Known {
     since: Timestamp,
 }
 
-/// What the reading of unfinished runs brought.
+/// The result of reading unfinished runs.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// Runs that were unfinished and have ended, and since when they were known.
+    /// Runs that have ended, and since when they were known to be unfinished.
     pub(super) ended: Vec<(Run, Timestamp)>,
-    /// Runs that are unfinished and were not known.
+    /// Unfinished runs that were not known.
     pub(super) new: Vec<Run>,
-    /// Sections that have been read completely, and those that failed.
+    /// The sections that have been read completely or have failed.
     pub(super) outcomes: Vec<(Section, Result<(), Error>)>,
 }
 
@@ -48,9 +48,9 @@ pub(super) struct Found {
 pub(super) enum Purpose {
     /// A page of a full listing.
     List(Section),
-    /// A question about what changed.
+    /// A request for changes.
     Difference(Section, difference::Purpose),
-    /// Runs that a full listing lacks, by id.
+    /// Known runs that a full listing lacks, by id.
     LookUp,
 }
 
@@ -69,10 +69,10 @@ impl Purpose {
 pub(super) struct Unfinished {
     lookahead: Option<Duration>,
     known: HashMap<Id, Known>,
-    /// Runs that were known and that a full listing lacked, and since when they were known.
+    /// Known runs that a full listing lacked, and since when they were known.
     missing: HashMap<Id, Timestamp>,
     parts: [Part; 2],
-    /// Whether `PAGINATION_ENABLED` is off.
+    /// Whether only the first page of each list is read.
     first_page_only: bool,
     look_up_failed: bool,
 }
@@ -84,9 +84,9 @@ struct Part {
     /// When they were last listed.
     listed_at: Option<Duration>,
     job: Job,
-    /// Runs that could not be decoded: excluded from requests until the next full listing.
+    /// Runs that could not be decoded. They are excluded from requests until the next full listing.
     unreadable: HashSet<Id>,
-    /// Whether a question of this cycle was not answered.
+    /// Whether a request failed in this cycle.
     failed: bool,
 }
 
@@ -110,7 +110,7 @@ struct Listing {
 
 const SECTIONS: [Section; 2] = [Section::ActiveRuns, Section::ScheduledRuns];
 
-/// Which section a run belongs to.
+/// The section that a run belongs to.
 fn section(run: &FlowRun) -> Section {
     match run.state_type {
         Some(StateType::Scheduled) => Section::ScheduledRuns,
@@ -126,7 +126,7 @@ fn types(section: Section) -> &'static [StateType] {
 }
 
 impl Unfinished {
-    /// Nothing is known but the ids of runs that were under way when the last process ended.
+    /// Only the ids of runs that were active when the previous process ended are known.
     pub(super) fn new(lookahead: Option<Duration>, awaited: HashMap<Id, Timestamp>) -> Self {
         Unfinished {
             lookahead,
@@ -154,8 +154,8 @@ impl Unfinished {
         self.known.get(id).map(|known| known.since)
     }
 
-    /// Runs under way, and missing ones, and since when they have been known: a restart looks
-    /// them up.
+    /// Active and missing runs, and since when they have been known. They are looked up after a
+    /// restart.
     pub(super) fn awaited(&self) -> HashMap<Id, Timestamp> {
         let under_way = |(_, known): &(&Id, &Known)| section(&known.run) == Section::ActiveRuns;
         let known = self.known.iter().filter(under_way);
@@ -177,7 +177,7 @@ impl Unfinished {
         digests.fold(0, u64::wrapping_add)
     }
 
-    /// A run has ended, as another list says. Returns since when it was known.
+    /// Removes a run that another list shows as ended. Returns since when it was known.
     pub(super) fn remove(&mut self, id: &Id) -> Option<Timestamp> {
         for part in &mut self.parts {
             if let Job::Listing(listing) = &mut part.job {
@@ -188,7 +188,7 @@ impl Unfinished {
         self.known.remove(id).map(|known| known.since).or(missing)
     }
 
-    /// Begins a cycle. With `first_page_only`, the first page is listed each time.
+    /// Begins a cycle. With `first_page_only`, the first page is listed in every cycle.
     pub(super) fn begin(&mut self, uptime: Duration, first_page_only: bool) {
         self.look_up_failed = false;
         self.first_page_only = first_page_only;
@@ -208,7 +208,8 @@ impl Unfinished {
         }
     }
 
-    /// What to ask next. The scheduled runs are those expected until `now` plus the look-ahead.
+    /// The requests to send next. The scheduled runs are those expected until `now` plus the
+    /// look-ahead.
     pub(super) fn plan(&self, now: Timestamp, limit: usize) -> Vec<(Purpose, Request)> {
         let mut plan = Vec::new();
         for part in &self.parts {
@@ -232,7 +233,7 @@ impl Unfinished {
                 _ => {}
             }
         }
-        // A run that one list lacks may be in the other.
+        // A run that is missing in one list may be in the other.
         let listing = |part: &Part| matches!(part.job, Job::Listing(_)) && !part.failed;
         if !self.look_up_failed && !self.parts.iter().any(listing) {
             self.plan_look_up(limit, &mut plan);
@@ -252,7 +253,7 @@ impl Unfinished {
         plan.extend(blocks.map(|ids| (Purpose::LookUp, request(ids))));
     }
 
-    /// Takes an answer in.
+    /// Processes an answer.
     pub(super) fn apply(
         &mut self,
         purpose: Purpose,
@@ -268,7 +269,7 @@ impl Unfinished {
             (Purpose::LookUp, Ok(Answer::FlowRuns(listed))) => {
                 self.looked_up(request, listed, found);
             }
-            // Asked for again in the next cycle.
+            // Requested again in the next cycle.
             (Purpose::LookUp, _) => self.look_up_failed = true,
             (Purpose::Difference(section, purpose), Ok(Answer::FlowRuns(listed))) => {
                 self.differs(section, purpose, request, listed, now, found);
@@ -304,7 +305,7 @@ impl Unfinished {
         }
     }
 
-    /// Completes what has no question left, at the end of a round.
+    /// At the end of a round, completes the sections that have no requests left.
     pub(super) fn complete(&mut self, uptime: Duration, now: Timestamp, found: &mut Found) {
         for section in SECTIONS {
             let part = self.part(section);
@@ -350,7 +351,7 @@ impl Unfinished {
         }
     }
 
-    /// Puts a full listing in place of what was known of its section.
+    /// Replaces the known runs of a section with a full listing.
     fn replace(&mut self, section: Section, listing: Listing, now: Timestamp, found: &mut Found) {
         let mut listed = listing.found;
         listed.retain(|id, _| !listing.ended.contains(id));
@@ -373,7 +374,8 @@ impl Unfinished {
         }
     }
 
-    /// Runs that a full listing lacked have ended, moved while it was read, or are deleted.
+    /// Processes runs that a full listing lacked: they have ended, moved while it was read, or were
+    /// deleted.
     fn looked_up(&mut self, request: &Request, listed: Listed<FlowRun>, found: &mut Found) {
         let mut runs: HashMap<Id, FlowRun> = listed
             .items
@@ -403,7 +405,7 @@ impl Unfinished {
         run
     }
 
-    /// Takes in runs that have changed.
+    /// Processes runs that have changed.
     fn differs(
         &mut self,
         section: Section,

@@ -1,4 +1,4 @@
-//! The windows of the compatible families, kept in memory from what has been seen.
+//! The windows of the compatible families, kept in memory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,11 +14,12 @@ use crate::prefect::runs::{FlowRun, StateType};
 /// Finished runs by id.
 pub(super) type Found = HashMap<Id, Run>;
 
-/// Finished runs of the window of `OFFSET_MINUTES`, and failed ones of their own.
+/// The finished runs within `OFFSET_MINUTES`, and the failed runs within
+/// `FAILED_RUNS_OFFSET_MINUTES`.
 #[derive(Debug)]
 pub(super) struct Windows {
     offset: Duration,
-    /// `None` is off.
+    /// `None` disables the window of failed runs.
     failed_offset: Option<Duration>,
     finished: Found,
     failed: Found,
@@ -39,12 +40,12 @@ impl Windows {
         before(now, self.offset)
     }
 
-    /// Where the window of failed runs begins; `None` is off.
+    /// Where the window of failed runs begins; `None` if it is disabled.
     pub(super) fn failed_start(&self, now: Timestamp) -> Option<Timestamp> {
         self.failed_offset.map(|offset| before(now, offset))
     }
 
-    /// Takes in a finished run.
+    /// Adds a finished run.
     pub(super) fn add(&mut self, run: &Run) {
         if is_failure(run) {
             self.failed.insert(Arc::clone(&run.id), Arc::clone(run));
@@ -54,26 +55,26 @@ impl Windows {
         self.finished.insert(Arc::clone(&run.id), Arc::clone(run));
     }
 
-    /// Drops a run: it is under way again, or deleted.
+    /// Removes a run that has started again or was deleted.
     pub(super) fn remove(&mut self, id: &str) {
         self.finished.remove(id);
         self.failed.remove(id);
     }
 
-    /// Replaces the finished runs with what a full reading since `since` found: those that it
-    /// did not find were deleted. Earlier ones stay.
+    /// Replaces the finished runs with those that a complete reading since `since` has found:
+    /// others were deleted. Runs that ended earlier are kept.
     pub(super) fn replace_finished(&mut self, since: Timestamp, found: Found) {
         let ended_before = |run: &FlowRun| run.end_time.is_some_and(|end| end < since);
         self.finished.retain(|_, run| ended_before(run));
         self.finished.extend(found);
     }
 
-    /// Replaces the failed runs with what a full reading found.
+    /// Replaces the failed runs with those that a complete reading has found.
     pub(super) fn replace_failed(&mut self, found: Found) {
         self.failed = found;
     }
 
-    /// Drops what has become too old.
+    /// Drops runs that have become too old.
     pub(super) fn prune(&mut self, now: Timestamp) {
         let since = self.start(now);
         self.finished.retain(|_, run| has_finished(run, since));
@@ -81,12 +82,12 @@ impl Windows {
         self.failed.retain(|_, run| has_failed(run, failed_since));
     }
 
-    /// Every run in them.
+    /// Every run in the windows.
     pub(super) fn runs(&self) -> impl Iterator<Item = &Run> {
         self.finished.values().chain(self.failed.values())
     }
 
-    /// The finished runs and the failed ones, as of `now`.
+    /// The finished runs and the failed runs, as of `now`.
     pub(super) fn at(&self, now: Timestamp) -> (Vec<Run>, Vec<Run>) {
         let (since, failed_since) = (self.start(now), self.failed_start(now));
         let finished = self.finished.values();
@@ -104,7 +105,7 @@ impl Windows {
     }
 }
 
-/// Whether the compatible families call a run failed.
+/// Whether a run counts as failed in the compatible families.
 pub(super) fn is_failure(run: &FlowRun) -> bool {
     StateType::FAILURE.map(Some).contains(&run.state_type) && run.deployment_id.is_some()
 }

@@ -1,4 +1,4 @@
-//! What an exporter collects at a time, and what sends it.
+//! What one exporter collects for a push, and the interface that sends it.
 
 use std::future::Future;
 
@@ -13,13 +13,13 @@ use tokio::sync::Notify;
 use super::histograms::Outlet;
 use super::push::Reader;
 
-/// What the instruments of one exporter show at a time. Of one resource, in two parts, since
-/// the SDK cannot join what two meter providers collect.
+/// The values of all instruments of one exporter at one moment. Both parts have the same resource;
+/// they are separate because the SDK cannot merge the collections of two meter providers.
 #[derive(Debug, Default)]
 pub(super) struct Collected([ResourceMetrics; 2]);
 
 impl Collected {
-    /// Collects from an exporter's provider, and its histograms.
+    /// Collects from an exporter's meter provider and from its histograms.
     pub(super) fn from(
         reader: &Reader,
         histograms: &Outlet,
@@ -29,7 +29,7 @@ impl Collected {
         Ok(Collected([metrics, histograms.collect()?]))
     }
 
-    /// The parts that are not empty. No metric is in two of them.
+    /// The parts that are not empty. No metric is in both.
     pub(super) fn parts(&self) -> impl Iterator<Item = &ResourceMetrics> {
         let has_metrics = |part: &&ResourceMetrics| {
             let mut scopes = part.scope_metrics();
@@ -39,20 +39,20 @@ impl Collected {
     }
 }
 
-/// A push that was not accepted as a whole.
+/// A push of which at least one message was not accepted.
 #[derive(Debug)]
 pub struct NotAccepted {
-    /// Why, for the user.
+    /// The reason, for the user.
     pub reason: String,
-    /// Whether the receiver has answered all of it all the same, so that sending it again would
-    /// change nothing.
+    /// Whether the receiver has answered every message, so that sending them again would not change
+    /// anything.
     pub is_answered: bool,
 }
 
 impl From<OTelSdkError> for NotAccepted {
     fn from(error: OTelSdkError) -> Self {
         NotAccepted {
-            // Without the SDK's words around it.
+            // Omit the prefix that the SDK adds to the message.
             reason: match error {
                 OTelSdkError::InternalFailure(reason) => reason,
                 other => other.to_string(),
@@ -62,23 +62,23 @@ impl From<OTelSdkError> for NotAccepted {
     }
 }
 
-/// What sends the metrics of an exporter.
+/// Sends the metrics of an exporter.
 pub(super) trait Exporter: Send + Sync + 'static {
-    /// Sends all parts: one push. Once `give_up` is notified, nothing more is sent.
+    /// Sends all parts as one push. Once `give_up` is notified, nothing more is sent.
     fn export(
         &self,
         collected: &Collected,
         give_up: &Notify,
     ) -> impl Future<Output = Result<(), NotAccepted>> + Send;
 
-    /// Ends it.
+    /// Shuts the exporter down.
     fn shutdown(&self) -> OTelSdkResult;
 
-    /// The temporality that it collects with.
+    /// The temporality to collect with.
     fn temporality(&self) -> Temporality;
 }
 
-/// The SDK's exporters send each part by itself.
+/// The SDK's exporters send each part separately.
 impl<E: PushMetricExporter> Exporter for E {
     async fn export(&self, collected: &Collected, _: &Notify) -> Result<(), NotAccepted> {
         for part in collected.parts() {

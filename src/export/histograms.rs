@@ -1,8 +1,8 @@
-//! The histograms of Prefect's objects, which can forget.
+//! The histograms of Prefect's objects, whose series can be dropped.
 //!
-//! The SDK keeps every series of a histogram for as long as its provider lives. So these have
-//! meter providers of their own, one for each exporter, and these are replaced once most of
-//! their series are of deleted deployments. The other series start at zero again with their next
+//! The SDK keeps every series of a histogram for as long as its meter provider lives. So these
+//! histograms have separate meter providers, one per exporter, which are replaced once most of
+//! their series belong to deleted deployments. The other series start at zero again with their next
 //! value: a reset, with a new start time, as after a restart.
 //! <https://opentelemetry.io/docs/specs/otel/metrics/data-model/#resets-and-gaps>
 
@@ -27,10 +27,10 @@ use crate::core::tally::Label;
 use crate::metrics::compatible::{DEPLOYMENT_NAME, FLOW_NAME};
 use crate::metrics::{Family, Options, Source};
 
-/// Up to this many series of deleted deployments are kept.
+/// Up to this many series of deleted deployments are not worth a reset.
 const FEW: usize = 1_000;
 
-/// The families whose values are measured from events, in every exporter.
+/// The families that are measured from events, in every exporter.
 pub struct Histograms {
     options: Options,
     resource: Resource,
@@ -41,10 +41,10 @@ pub struct Histograms {
 /// The series of one family since the providers were last replaced.
 #[derive(Debug, Default)]
 struct Recorded {
-    /// The hashes of their attributes, by deployment and flow.
+    /// Hashes of the attributes of each series, by deployment name and flow name.
     places: HashMap<[Label; 2], HashSet<u64>>,
     count: usize,
-    /// Whether there were more than the limit allows.
+    /// Whether the limit of series was exceeded.
     is_full: bool,
 }
 
@@ -58,7 +58,7 @@ impl Histograms {
         }
     }
 
-    /// Those of an exporter that pushes.
+    /// The histograms of an exporter that pushes.
     pub(super) fn pushed(
         &mut self,
         temporality: Temporality,
@@ -67,7 +67,7 @@ impl Histograms {
         self.outlet(How::Pushed(temporality), exponential)
     }
 
-    /// Those of the page.
+    /// The histograms on `/metrics`.
     pub(super) fn scraped(&mut self) -> Result<Arc<Outlet>, Error> {
         self.outlet(How::Scraped, false)
     }
@@ -83,8 +83,8 @@ impl Histograms {
         Ok(outlet)
     }
 
-    /// Records a value of a series: the values of the attributes that `family` declares, and all
-    /// of its attributes.
+    /// Records a value of the series with `attributes`. `values` are those of the attributes that
+    /// `family` declares.
     pub fn record(&self, family: &Family, values: &[Label], seconds: f64, attributes: &[KeyValue]) {
         let value = |wanted| {
             let index = family.attributes.iter().position(|name| *name == wanted)?;
@@ -101,12 +101,13 @@ impl Histograms {
         }
     }
 
-    /// Forgets the series of deleted deployments, if they outnumber the others and 1,000, or
-    /// keep new series out at the limit; `true` then. `is_alive` gets the labels of deployment and
-    /// flow. A family without both is never forgotten.
+    /// Drops the series of deleted deployments if there are more than 1,000 of them and they
+    /// outnumber the others, or if they leave no room for new series below the limit. Returns
+    /// whether it did. `is_alive` gets the deployment name and the flow name; series of families
+    /// without these attributes count as alive.
     ///
-    /// What was recorded before has to be delivered first: it is lost to an exporter that has not
-    /// delivered it.
+    /// Everything recorded before must have been delivered: exporters that have not delivered it
+    /// lose it.
     pub fn forget(&self, is_alive: impl Fn(&Label, &Label) -> bool) -> bool {
         let mut recorded = self.recorded();
         let (mut live, mut dead, mut in_the_way) = (0, 0, false);
@@ -123,7 +124,7 @@ impl Histograms {
         }
         for outlet in &self.outlets {
             if let Err(error) = outlet.replace(&self.options, &self.resource) {
-                tracing::error!(%error, "the histograms of deleted deployments cannot be dropped");
+                tracing::error!(%error, "cannot drop the histogram series of deleted deployments");
                 return false;
             }
         }
@@ -131,7 +132,7 @@ impl Histograms {
         tracing::debug!(
             live,
             dead,
-            "histograms were reset to drop deleted deployments"
+            "histograms of runs were reset to drop the series of deleted deployments"
         );
         true
     }
@@ -162,7 +163,7 @@ impl Recorded {
     }
 }
 
-/// How an exporter gets at its histograms.
+/// How an exporter reads its histograms.
 #[derive(Debug, Clone, Copy)]
 enum How {
     Pushed(Temporality),
@@ -176,7 +177,7 @@ pub(super) struct Outlet {
     current: RwLock<Generation>,
 }
 
-/// One meter provider and what it feeds.
+/// One meter provider with its reader and instruments.
 struct Generation {
     provider: SdkMeterProvider,
     histograms: HashMap<&'static str, Histogram<f64>>,
@@ -215,7 +216,7 @@ impl Generation {
     }
 }
 
-/// Whether a family's histogram is one of these.
+/// Whether a family is measured from events.
 pub(super) fn is_measured(family: &&Family) -> bool {
     matches!(family.source, Source::Measured(_))
 }
@@ -234,7 +235,7 @@ impl Outlet {
         let last = mem::replace(&mut *current, next);
         drop(current);
         if let Err(error) = last.provider.shutdown() {
-            tracing::debug!(%error, "a meter provider did not end well");
+            tracing::debug!(%error, "a meter provider could not be shut down");
         }
         Ok(())
     }
@@ -251,7 +252,7 @@ impl Outlet {
         Ok(metrics)
     }
 
-    /// Collects for the page.
+    /// Collects for `/metrics`.
     pub(super) fn gather(&self) -> Vec<MetricFamily> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current.registry.gather()

@@ -1,4 +1,4 @@
-//! The instruments of one meter provider, made from the catalogue.
+//! The instruments of one meter provider, created from the catalogue.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,7 +12,7 @@ use opentelemetry_sdk::metrics::{
 use super::SCOPE;
 use crate::metrics::{Family, Kind, Options, Point};
 
-/// The SDK's own limit of series.
+/// The SDK's default limit of series per instrument.
 const FEW: usize = 2_000;
 
 /// The specification's defaults.
@@ -23,7 +23,7 @@ const EXPONENTIAL: Aggregation = Aggregation::Base2ExponentialHistogram {
     record_min_max: true,
 };
 
-/// The latest points of every family, where the instruments' callbacks find them.
+/// The latest points of every family, which the instruments' callbacks read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Slots(Arc<HashMap<&'static str, Slot>>);
 
@@ -43,7 +43,7 @@ impl Slots {
         }
     }
 
-    /// The latest points of a family; none of one that is recorded.
+    /// The latest points of a family; empty for a histogram.
     pub(super) fn points(&self, name: &str) -> Arc<Vec<Point>> {
         let slot = self.0.get(name);
         let points =
@@ -75,7 +75,7 @@ impl Recorder {
     }
 }
 
-/// A provider by `builder` with the instruments of `families`, which read `slots`, and its
+/// A meter provider built by `builder`, with the instruments of `families` reading `slots`; and its
 /// histograms by name.
 pub(super) fn provider(
     builder: MeterProviderBuilder,
@@ -133,9 +133,9 @@ pub(super) fn provider(
     (provider, histograms)
 }
 
-/// Raises the SDK's limit of 2,000 series for the families of Prefect's objects. It reserves
-/// memory by the limit, so the others keep theirs. Points keep the limit themselves: the
-/// SDK's leaves room for the one that stands for the rest.
+/// Raises the SDK's limit of 2,000 series for the families of Prefect's objects. The SDK reserves
+/// memory according to the limit, so the other families keep the default. `Points` applies the
+/// limit itself; the SDK's limit is one higher, for the series that combines the rest.
 fn stream(instrument: &Instrument, limit: usize, exponential: bool) -> Option<Stream> {
     let family = crate::metrics::catalogue().find(|family| family.name == instrument.name())?;
     let limit = match family.is_of_prefect() {

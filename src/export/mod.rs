@@ -1,8 +1,8 @@
-//! OpenTelemetry: the meter provider, its instruments and readers.
+//! OpenTelemetry: meter providers, instruments and readers.
 //!
-//! Whenever the publisher publishes, the catalogue's readings are put where the instruments'
-//! callbacks find them, the text of `/metrics` is rendered, and a push is handed over. Every
-//! exporter gets the same readings; `shown` keeps track of which have been delivered.
+//! With each publication, the readings of the catalogue are stored for the instruments' callbacks,
+//! the text of `/metrics` is rendered, and a push is queued. Every exporter gets the same readings;
+//! `shown` keeps track of which have been delivered.
 
 mod collected;
 mod histograms;
@@ -37,7 +37,7 @@ const SCOPE: &str = env!("CARGO_PKG_NAME");
 /// Why an exporter cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The OTLP exporter refuses its settings.
+    /// The OTLP exporter cannot be built from its settings.
     #[error("OTEL_EXPORTER_OTLP_*: {0}")]
     Otlp(String),
     /// The Prometheus bridge cannot be built.
@@ -45,8 +45,8 @@ pub enum Error {
     Prometheus(String),
 }
 
-/// All exporters and what feeds them. Each has a meter provider of its own, since histograms
-/// may differ from one to the other.
+/// All exporters with their data. Each has its own meter provider, since histograms may differ
+/// between exporters.
 pub struct Exporters {
     providers: Vec<SdkMeterProvider>,
     slots: Slots,
@@ -58,11 +58,11 @@ pub struct Exporters {
 }
 
 impl Exporters {
-    /// The exporters that `settings` ask for.
+    /// The exporters that are enabled in `settings`.
     ///
     /// # Errors
     ///
-    /// When one of them cannot be built.
+    /// If one of them cannot be built.
     pub fn new(settings: &Settings, options: &Options) -> Result<Self, Error> {
         let resource = resource(settings);
         let mut exporters = Exporters {
@@ -115,7 +115,7 @@ impl Exporters {
         }
     }
 
-    /// Records into a family whose points are recorded as they happen.
+    /// Returns a recorder for a family that the agent records directly.
     pub fn recorder(&self, family: &Family) -> Recorder {
         self.recorders.get(family.name).cloned().unwrap_or_default()
     }
@@ -138,7 +138,7 @@ impl Exporters {
             .collect()
     }
 
-    /// Publishes readings, which show state `number`, to every exporter.
+    /// Publishes the readings of state `number` to every exporter.
     pub fn publish(&self, number: u64, readings: Vec<Reading>) {
         self.set(readings);
         if let Some(bridge) = &self.bridge {
@@ -155,8 +155,8 @@ impl Exporters {
         }
     }
 
-    /// The latest state that every exporter in use has delivered: pushed and accepted, or scraped.
-    /// An exporter is in use if it has delivered anything within `window`.
+    /// The latest state that every exporter in use has delivered, by a push that was accepted or by
+    /// a scrape. An exporter is in use if it has delivered a state within `window`.
     pub fn shown(&self, window: Duration) -> u64 {
         let pushes = self.pushes.iter().map(Push::shown);
         shown::by_all(
@@ -165,20 +165,20 @@ impl Exporters {
         )
     }
 
-    /// The page of `/metrics`, where it is served.
+    /// The page for `/metrics`, if it is enabled.
     pub fn page(&self) -> Option<prometheus::Page> {
         self.bridge.as_ref().map(Bridge::page)
     }
 
-    /// Pushes readings, which show state `number`, and ends the exporters, within `patience`. The
-    /// page is not served any more.
+    /// Pushes the readings of state `number` and shuts the exporters down, within `patience`.
+    /// `/metrics` is no longer served.
     pub async fn shutdown(&self, number: u64, readings: Vec<Reading>, patience: Duration) {
         self.set(readings);
         let ends = self.pushes.iter().map(|push| push.finish(number, patience));
         futures_util::future::join_all(ends).await;
         for provider in &self.providers {
             if let Err(error) = provider.shutdown() {
-                tracing::debug!(%error, "a meter provider did not end well");
+                tracing::debug!(%error, "a meter provider could not be shut down");
             }
         }
     }

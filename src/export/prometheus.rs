@@ -14,7 +14,7 @@ use super::shown::Shown;
 /// <https://prometheus.io/docs/instrumenting/exposition_formats/>
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The text of `/metrics` as rendered last.
+/// The text of `/metrics` as last rendered.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
     rendered: Arc<RwLock<Rendered>>,
@@ -24,12 +24,12 @@ pub struct Page {
 #[derive(Debug, Clone, Default)]
 struct Rendered {
     text: Bytes,
-    /// The state that it shows.
+    /// The number of the state that it shows.
     number: u64,
 }
 
 impl Page {
-    /// The text, for a scrape: its state counts as delivered.
+    /// Returns the text for a scrape. Its state then counts as delivered.
     pub fn scrape(&self) -> Bytes {
         let rendered = self
             .rendered
@@ -66,7 +66,7 @@ pub(super) struct Bridge {
 pub(super) fn reader(registry: &Registry, target_info: bool) -> Result<PrometheusExporter, Error> {
     let builder = opentelemetry_prometheus::exporter()
         .with_registry(registry.clone())
-        // There is one scope: its labels would be the same on every series.
+        // There is only one scope, so its labels would be the same on every series.
         .scope_info_enabled(false);
     let builder = match target_info {
         true => builder,
@@ -99,7 +99,7 @@ impl Bridge {
         &self.page.shown
     }
 
-    /// Renders what the instruments show now, which is state `number`.
+    /// Renders the current values of the instruments, which are those of state `number`.
     pub(super) fn render(&self, number: u64) {
         let mut text = Vec::with_capacity(self.page.len());
         let mut families = self.registry.gather();
@@ -108,7 +108,7 @@ impl Bridge {
         match TextEncoder::new().encode(&families, &mut text) {
             Ok(()) => self.page.set(text, number),
             Err(error) => {
-                tracing::error!(%error, "the page of /metrics cannot be rendered; the previous one is served")
+                tracing::error!(%error, "cannot render /metrics; the previous text is served")
             }
         }
     }

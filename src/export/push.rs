@@ -1,4 +1,4 @@
-//! Pushes: each exporter sends in a task of its own, so it never holds up the publisher.
+//! Pushes: each exporter sends in its own task, so that it never delays the publisher.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -20,7 +20,7 @@ use super::shown::Shown;
 pub struct Reader(Arc<ManualReader>);
 
 impl Reader {
-    /// A reader that collects with `temporality`, when it is asked to.
+    /// A reader that collects on demand, with `temporality`.
     pub fn new(temporality: Temporality) -> Self {
         let reader = ManualReader::builder().with_temporality(temporality);
         Reader(Arc::new(reader.build()))
@@ -49,11 +49,12 @@ impl MetricReader for Reader {
     }
 }
 
-/// A push that is given up has so long to keep what was accepted of it.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// After a push is given up, the exporter has this long to save which part of it was accepted.
+const SAVE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// After so many pushes in a row that the receiver refused for their content, their state counts
-/// as shown: it will not take a series that it refuses, and counters would be held for ever.
+/// After this many consecutive pushes that the receiver refused because of their content, their
+/// state counts as delivered. The receiver will never accept the refused series, and counters would
+/// be held at their baseline forever.
 const MOST_REFUSED: u32 = 20;
 
 /// Pushes by their outcome.
@@ -64,12 +65,12 @@ struct Counts {
     skipped: AtomicU64,
 }
 
-/// What waits while a push is under way.
+/// The metrics that wait while a push is in progress.
 #[derive(Default)]
 struct Waiting {
     /// The latest metrics, and the number of the state that they show.
     next: Option<(u64, Collected)>,
-    /// Nothing comes after it.
+    /// Whether `next` is the last push.
     closed: bool,
 }
 
@@ -78,7 +79,7 @@ struct Waiting {
 struct Shared {
     waiting: Mutex<Waiting>,
     wake: Notify,
-    /// The push under way is to end, and to keep what was accepted.
+    /// Tells the exporter to end the current push, and to save which part of it was accepted.
     give_up: Notify,
     is_given_up: AtomicBool,
     counts: Counts,
@@ -86,7 +87,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Puts metrics where the task finds them; `false` if older ones were still waiting.
+    /// Queues metrics for the task, replacing any that still wait; `false` if there were any.
     fn put(&self, next: Option<(u64, Collected)>, close: bool) -> bool {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let empty = waiting.next.is_none();
@@ -99,7 +100,7 @@ impl Shared {
         empty
     }
 
-    /// The next metrics to send; `None` at the end.
+    /// The next metrics to send; `None` after the last ones.
     async fn take(&self) -> Option<(u64, Collected)> {
         loop {
             {
@@ -116,7 +117,7 @@ impl Shared {
     }
 }
 
-/// An exporter with a task of its own.
+/// An exporter with its own task.
 pub struct Push {
     name: &'static str,
     shared: Arc<Shared>,
@@ -126,8 +127,8 @@ pub struct Push {
 }
 
 impl Push {
-    /// Starts the task of `exporter`; the reader goes to the meter provider. A push is given
-    /// up after `timeout`.
+    /// Starts the task of `exporter`. The returned reader belongs into the meter provider. A push
+    /// is given up after `timeout`.
     pub(super) fn start<E: Exporter>(
         name: &'static str,
         target: &str,
@@ -156,8 +157,8 @@ impl Push {
         )
     }
 
-    /// Hands over what the instruments show now, which is state `number`. Metrics that still wait
-    /// behind a slow push are replaced by these.
+    /// Queues the current values of the instruments, which are those of state `number`. They
+    /// replace metrics that still wait behind a slow push.
     pub(super) fn offer(&self, number: u64) {
         let Some(metrics) = self.collect() else {
             return;
@@ -166,7 +167,7 @@ impl Push {
             self.shared.counts.skipped.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(
                 exporter = self.name,
-                "a push is still being sent; the one waiting behind it is replaced by a newer one"
+                "a push takes longer than the interval; the one waiting behind it was skipped in favor of a newer one"
             );
         }
     }
@@ -195,13 +196,14 @@ impl Push {
         match Collected::from(&self.reader, &self.histograms) {
             Ok(metrics) => Some(metrics),
             Err(error) => {
-                tracing::error!(exporter = self.name, %error, "metrics cannot be collected");
+                tracing::error!(exporter = self.name, %error, "cannot collect metrics");
                 None
             }
         }
     }
 
-    /// One last push, of state `number`, then the end; after `patience` it is given up.
+    /// Sends one last push, of state `number`, and shuts the exporter down. The push is given up
+    /// after `patience`.
     pub(super) async fn finish(&self, number: u64, patience: Duration) {
         let task = self
             .task
@@ -217,16 +219,19 @@ impl Push {
         if tokio::time::timeout(patience, &mut task).await.is_ok() {
             return;
         }
-        tracing::warn!(exporter = self.name, "the last push was given up");
+        tracing::warn!(
+            exporter = self.name,
+            "the last push was not completed in time"
+        );
         self.shared.is_given_up.store(true, Ordering::Relaxed);
         self.shared.give_up.notify_one();
-        if tokio::time::timeout(LAST_WORDS, task).await.is_err() {
+        if tokio::time::timeout(SAVE_TIMEOUT, task).await.is_err() {
             abort.abort();
         }
     }
 }
 
-/// The task's side.
+/// The task that sends.
 struct Sender {
     name: &'static str,
     target: String,
@@ -273,7 +278,7 @@ impl Sender {
                 exporter = self.name,
                 target_url = self.target,
                 failed,
-                "pushes arrive again"
+                "pushes succeed again"
             );
         }
         *failed = 0;
@@ -286,7 +291,7 @@ impl Sender {
                 exporter = self.name,
                 target_url = self.target,
                 error,
-                "pushes fail; the agent pushes again after every cycle"
+                "pushes fail; the agent tries again after every cycle"
             );
         }
         *failed += 1;
@@ -297,7 +302,7 @@ impl Sender {
 mod tests {
     use super::*;
 
-    /// Answers so.
+    /// An exporter that always returns this answer.
     struct Scripted(fn() -> Result<(), NotAccepted>);
 
     impl Exporter for Scripted {
@@ -314,7 +319,7 @@ mod tests {
         }
     }
 
-    /// The state shown after so many pushes of state 7.
+    /// The state that counts as delivered after `pushes` pushes of state 7.
     async fn shown_after(pushes: u32, answer: fn() -> Result<(), NotAccepted>) -> u64 {
         let shared = Arc::new(Shared::default());
         let sender = Sender {
@@ -333,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_push_has_shown_its_state_once_accepted_or_refused_again_and_again() {
+    async fn a_state_counts_as_delivered_once_accepted_or_refused_many_times() {
         assert_eq!(shown_after(1, || Ok(())).await, 7);
         let answered = || {
             Err(NotAccepted {

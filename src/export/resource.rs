@@ -1,4 +1,4 @@
-//! The resource: which agent the metrics come from.
+//! The resource: identifies the agent that the metrics come from.
 
 use std::fs;
 use std::io;
@@ -16,9 +16,9 @@ use crate::settings::Settings;
 const SERVICE_NAME: &str = "service.name";
 const INSTANCE_ID: &str = "service.instance.id";
 
-/// Attributes that distinguish agents whose Prefect servers have the same URL. All of them
-/// outlive a process; the names of pods, containers and hosts do not.
-const TELL_APART: [&str; 6] = [
+/// Attributes that distinguish agents whose Prefect servers have the same URL. Unlike the names of
+/// pods, containers and hosts, they stay the same when the agent is replaced.
+const DISTINGUISHING: [&str; 6] = [
     SERVICE_NAME,
     "service.namespace",
     "deployment.environment.name",
@@ -27,8 +27,8 @@ const TELL_APART: [&str; 6] = [
     "k8s.namespace.name",
 ];
 
-/// `service.name`, `service.version`, `service.instance.id`, and the attributes in the settings,
-/// which take precedence. With `STATE_DIR`, the id is kept there.
+/// `service.name`, `service.version`, `service.instance.id`, and the attributes from the settings,
+/// which take precedence. With `STATE_DIR`, the id is stored there.
 pub fn resource(settings: &Settings) -> Resource {
     let own = [
         (SERVICE_NAME, env!("CARGO_PKG_NAME").to_owned()),
@@ -61,8 +61,8 @@ pub fn resource(settings: &Settings) -> Resource {
         .build()
 }
 
-/// The same after a restart and in another container, so that series continue instead of starting
-/// beside the old ones.
+/// Stays the same after a restart and in another container, so that series continue instead of new
+/// ones appearing alongside the old ones.
 /// <https://opentelemetry.io/docs/specs/semconv/registry/attributes/service/#service-instance-id>
 fn instance_id(settings: &Settings, resource: &Resource) -> Uuid {
     let made = || {
@@ -80,16 +80,16 @@ fn instance_id(settings: &Settings, resource: &Resource) -> Uuid {
     kept(&path).unwrap_or_else(|error| {
         let (exists, path) = (path.exists(), path.display());
         match exists {
-            true => tracing::warn!(%path, %error, "STATE_DIR: the file holds no valid service.instance.id; delete it and restart. Until then, the id is derived from PREFECT_API_URL and the resource"),
-            // The checkpoint logs that the folder cannot be used.
-            false => tracing::debug!(%path, %error, "service.instance.id cannot be kept"),
+            true => tracing::warn!(%path, %error, "STATE_DIR: the file does not contain a valid service.instance.id; delete it and restart the agent. Until then, the id is derived from PREFECT_API_URL and the resource"),
+            // The checkpoint logs that the directory cannot be used.
+            false => tracing::debug!(%path, %error, "cannot store service.instance.id"),
         }
         made()
     })
 }
 
-/// The id in the file at `path`; if there is none, a new one, which is there from now on. Of
-/// agents that start at once, one makes it.
+/// The id in the file at `path`. If there is no file, a new id is stored there; of agents that
+/// start at the same time, one creates it.
 fn kept(path: &Path) -> io::Result<Uuid> {
     match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -109,12 +109,13 @@ fn parse(text: &str) -> io::Result<Uuid> {
     id.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// An id derived from the URL of the API and what distinguishes two agents with the same URL. A
-/// loopback address is another Prefect on each host: only then is the host's name part of it.
+/// An id derived from the API URL and from the attributes that distinguish agents with the same
+/// URL. The host name is included only for a loopback address, which is a different Prefect on each
+/// host.
 fn name_based(settings: &Settings, resource: &Resource, host: &str) -> Uuid {
     let url = &settings.prefect.api_url;
     let mut name = format!("{url} {}", settings.metrics_address.port());
-    for key in TELL_APART {
+    for key in DISTINGUISHING {
         if let Some(value) = resource.get(&key.into()) {
             name += &format!(" {key}={value}");
         }
@@ -125,7 +126,7 @@ fn name_based(settings: &Settings, resource: &Resource, host: &str) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())
 }
 
-/// Whether a URL's host is the machine that asks.
+/// Whether a URL's host is a loopback address.
 fn is_loopback(host: &str) -> bool {
     match host.trim_matches(['[', ']']).parse::<IpAddr>() {
         Ok(address) => address.is_loopback() || address.is_unspecified(),
@@ -168,7 +169,7 @@ mod tests {
         for same in [
             &[PREFECT][..],
             &[PREFECT, ("METRICS_PORT", "8000")],
-            // An address of the pod, and its name.
+            // The pod's address and name.
             &[PREFECT, ("METRICS_ADDR", "10.1.2.3")],
             &[PREFECT, (ATTRIBUTES, "k8s.pod.name=agent-x7f,host.name=a")],
             &[PREFECT, ("SAMPLE_INTERVAL_SECONDS", "15")],
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_user_set_tells_agents_apart() {
+    fn attributes_that_the_user_sets_distinguish_agents() {
         let all = [
             &[PREFECT][..],
             &[(URL, "http://other:4200/api")],
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_counts_where_the_api_is_on_it() {
+    fn the_host_name_matters_only_for_a_loopback_api() {
         for (url, counts) in [
             ("http://localhost:4200/api", true),
             ("http://LOCALHOST:4200/api", true),
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_state_dir_the_id_is_made_once_for_each_api() {
+    fn with_a_state_dir_the_id_is_created_once_per_api() {
         let folder = tempfile::tempdir().unwrap();
         let new = folder.path().join("new");
         let state = ("STATE_DIR", new.to_str().unwrap());
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_user_says_wins_and_nothing_is_kept() {
+    fn an_id_set_by_the_user_takes_precedence_and_is_not_stored() {
         let folder = tempfile::tempdir().unwrap();
         let state = ("STATE_DIR", folder.path().to_str().unwrap());
         let given = (ATTRIBUTES, "service.instance.id=prefect-prod");
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_cannot_be_kept_or_read_is_the_name_based_one_and_the_file_stays() {
+    fn an_id_that_cannot_be_stored_or_read_is_name_based_and_the_file_stays() {
         let folder = tempfile::tempdir().unwrap();
         let by_name = id(&[PREFECT]);
         let no_folder = folder.path().join("file");

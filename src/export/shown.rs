@@ -1,9 +1,9 @@
-//! Which state of the counters each exporter has delivered.
+//! Keeps track of which state of the counters each exporter has delivered.
 //!
-//! A counter series is held at its baseline until that has been delivered, or `increase()` would
-//! miss its first events. A state is delivered when a push of it is accepted, or a page with it is
-//! scraped. An exporter that is not in use (a collector that is down, a page that is not scraped)
-//! must not hold up the others: only those in use count.
+//! A counter series is held at its baseline until the baseline has been delivered; otherwise
+//! `increase()` would miss its first events. A state is delivered when a push of it is accepted, or
+//! when it is scraped. An exporter that is not in use, because the collector is down or nothing
+//! scrapes `/metrics`, must not hold up the others, so only exporters in use count.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ struct Last {
 }
 
 impl Shown {
-    /// State `number` has been delivered.
+    /// Notes that state `number` has been delivered.
     pub fn note(&self, number: u64) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let number = last.map_or(number, |last| last.number.max(number));
@@ -29,7 +29,7 @@ impl Shown {
         });
     }
 
-    /// The latest state delivered, if the exporter was used within `window`.
+    /// The latest state delivered, if that was within `window`.
     fn in_use(&self, window: Duration) -> Option<u64> {
         let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.filter(|last| last.at.elapsed() <= window)
@@ -37,8 +37,8 @@ impl Shown {
     }
 }
 
-/// The latest state that every exporter in use has delivered; 0 while none is in use. Without any
-/// exporter, nothing has to be waited for: [`u64::MAX`].
+/// The latest state that every exporter in use has delivered; 0 if none is in use. Without any
+/// exporter, there is nothing to wait for: [`u64::MAX`].
 pub fn by_all<'a>(outlets: impl IntoIterator<Item = &'a Shown>, window: Duration) -> u64 {
     let mut outlets = outlets.into_iter().peekable();
     if outlets.peek().is_none() {
@@ -55,7 +55,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn every_outlet_in_use_has_to_have_shown_a_state() {
+    fn every_exporter_in_use_must_have_delivered_a_state() {
         let (push, page) = (Shown::default(), Shown::default());
         assert_eq!(by_all([&push, &page], WINDOW), 0);
         push.note(3);
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outlet_that_is_no_longer_used_holds_nothing_up() {
+    fn an_exporter_that_is_not_in_use_does_not_hold_up_the_others() {
         let (push, page) = (Shown::default(), Shown::default());
         page.note(1);
         std::thread::sleep(Duration::from_millis(2));

@@ -1,4 +1,4 @@
-//! Families of the agent itself: can its numbers be trusted right now?
+//! Families about the agent itself: whether its numbers can be trusted right now.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -8,16 +8,16 @@ use super::{Buckets, Family, Kind, Points, View};
 use crate::core::Outcome;
 use crate::core::snapshot::SectionState;
 
-/// Seconds, as the OpenTelemetry conventions advise for `http.client.request.duration`.
+/// The boundaries that the semantic conventions advise for `http.client.request.duration`.
 const REQUEST_SECONDS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
 const CYCLE_SECONDS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
-/// Duration of each request to Prefect.
+/// Duration of each request to the Prefect API.
 pub const REQUEST_DURATION: Family = Family::recorded(
     "http.client.request.duration",
-    "Duration of requests to Prefect.",
+    "Duration of requests to the Prefect API.",
     &[
         "http.request.method",
         "http.response.status_code",
@@ -32,7 +32,7 @@ pub const REQUEST_DURATION: Family = Family::recorded(
 /// Duration of each request to the agent.
 pub const SERVED_DURATION: Family = Family::recorded(
     "http.server.request.duration",
-    "Duration of requests to the agent's own endpoints.",
+    "Duration of requests to the agent's HTTP endpoints.",
     &[
         "http.request.method",
         "http.route",
@@ -44,15 +44,15 @@ pub const SERVED_DURATION: Family = Family::recorded(
 /// Duration of each cycle.
 pub const CYCLE_DURATION: Family = Family::recorded(
     "prefect.agent.cycle.duration",
-    "Duration of the agent's cycles.",
+    "Duration of the agent's cycles, by outcome.",
     &["outcome"],
     Buckets::Fixed(CYCLE_SECONDS),
 );
 
-/// Time spent on each section.
+/// Time spent on each section in a cycle.
 pub const SECTION_DURATION: Family = Family::recorded(
     "prefect.agent.section.duration",
-    "Time spent waiting for Prefect in each cycle, by section.",
+    "Time spent waiting for answers from Prefect in each cycle, by section.",
     &["section"],
     Buckets::Fixed(CYCLE_SECONDS),
 );
@@ -60,7 +60,7 @@ pub const SECTION_DURATION: Family = Family::recorded(
 const SERIES: Family = Family::gauge(
     "prefect.agent.series",
     "{series}",
-    "Series of each metric that is read once a cycle.",
+    "Number of series exported for each metric, except histograms.",
     &["metric"],
     &[],
     |_, _| {},
@@ -69,19 +69,19 @@ const SERIES: Family = Family::gauge(
 const SERIES_DROPPED: Family = Family::gauge(
     "prefect.agent.series.dropped",
     "{series}",
-    "Series of each metric beyond METRICS_CARDINALITY_LIMIT: one series with otel_metric_overflow=\"true\" stands for all of them.",
+    "Number of series of each metric beyond METRICS_CARDINALITY_LIMIT. They are combined into one series with otel_metric_overflow=\"true\".",
     &["metric"],
     &[],
     |_, _| {},
 );
 
-/// A family about the series of the other families.
+/// A family that describes how many series the other families have.
 pub(super) struct OfSizes {
     pub(super) family: &'static str,
     pub(super) of: fn(&Size) -> f64,
 }
 
-/// Filled in when all the other families have been read.
+/// Computed after all other families have been read.
 pub(super) const SIZES: [OfSizes; 2] = [
     OfSizes {
         family: SERIES.name,
@@ -98,7 +98,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::counter(
         "prefect.agent.cycles",
         "{cycle}",
-        "The agent's cycles: all sections read (success), some (partial), none (failure).",
+        "Number of cycles by outcome: success (every section could be read), partial (some could not), failure (Prefect could not be read).",
         &["outcome"],
         |view, points| {
             for outcome in Outcome::ALL {
@@ -110,7 +110,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.agent.section.age",
         "s",
-        "Time since each section was last read, or since the start if it never was. After three of its intervals its gauges are withheld.",
+        "Time since each section was last read, or since the agent started if it never was. The gauges of a section are withheld once this exceeds three of its intervals.",
         &["section"],
         &[],
         |view, points| {
@@ -122,7 +122,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.agent.last_published.time",
         "s",
-        "When the agent last published its metrics, as Unix time: at least every 1.25 SAMPLE_INTERVAL_SECONDS, even if a cycle hangs. An agent whose time no longer advances is dead, or its pushes do not arrive.",
+        "Time at which the agent last published its metrics, as Unix time: at least every 1.25 SAMPLE_INTERVAL_SECONDS, even if a cycle hangs. If it no longer advances, the agent is not running or its pushes do not arrive.",
         &[],
         &[],
         |view, points| {
@@ -135,21 +135,21 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::counter(
         "prefect.agent.section.errors",
         "{error}",
-        "Failed reads of each section.",
+        "Number of failed reads of each section.",
         &["section"],
         |view, points| of_sections(view, points, |state| Some(state.errors as f64)),
     ),
     Family::counter(
         "prefect.agent.objects.skipped",
         "{object}",
-        "Objects in Prefect's answers that could not be decoded and were left out, by section.",
+        "Number of objects in answers from Prefect that could not be decoded and were left out, by section.",
         &["section"],
         |view, points| of_sections(view, points, |state| Some(state.skipped as f64)),
     ),
     Family::gauge(
         "prefect.agent.cursor.lag",
         "s",
-        "How far the reading of finished runs is behind the server's time. Large while the agent catches up after a restart or an outage.",
+        "How far the agent is behind the server's time in reading finished runs. High while it catches up after a restart or an outage.",
         &["section"],
         &[],
         |view, points| {
@@ -159,7 +159,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::counter(
         "prefect.agent.exports",
         "{export}",
-        "Pushes of each exporter: accepted (success), refused or not delivered (failure), replaced by a newer one while another was being sent (skipped).",
+        "Number of pushes of each exporter by outcome: success (accepted), failure (refused or not delivered), skipped (replaced by a newer push while another one was being sent).",
         &["exporter", "outcome"],
         |view, points| {
             for (exporter, outcome, count) in &view.agent.exports {
@@ -170,7 +170,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::counter(
         "prefect.agent.export.points",
         "{point}",
-        "Data points pushed over OTLP: accepted, rejected by the receiver in a partial success, failed (in a message that was refused or not delivered; the next push has their values), dropped (a single point is larger than OTLP_MAX_MESSAGE_BYTES).",
+        "Number of data points pushed over OTLP by outcome: accepted, rejected (by the receiver, in a partial success), failed (the message was refused or not delivered; the next push includes their values), dropped (a single point is larger than OTLP_MAX_MESSAGE_BYTES).",
         &["exporter", "outcome"],
         |view, points| {
             for (exporter, outcome, count) in &view.agent.points {
@@ -187,7 +187,7 @@ pub(super) const FAMILIES: &[Family] = &[
         ..Family::gauge(
             "http.server.active_requests",
             "{request}",
-            "Requests to the agent's own endpoints under way.",
+            "Number of requests to the agent's HTTP endpoints that are being served.",
             &[],
             &[],
             |view, points| points.set([], view.agent.active_requests as f64),
@@ -217,37 +217,37 @@ impl CycleCounts {
         self.0[outcome as usize] += 1;
     }
 
-    /// Cycles that went so.
+    /// The number of cycles with this outcome.
     pub fn of(&self, outcome: Outcome) -> u64 {
         self.0[outcome as usize]
     }
 
-    /// Whether there was a cycle at all.
+    /// Whether any cycle has been completed.
     pub fn any(&self) -> bool {
         self.0.iter().any(|count| *count > 0)
     }
 }
 
-/// What the agent knows of itself.
+/// The agent's statistics about itself.
 #[derive(Debug, Clone)]
 pub struct Stats {
     /// Its cycles.
     pub cycles: CycleCounts,
     /// When it started.
     pub started: Instant,
-    /// The time of this publication, by the clock of the host.
+    /// The time of this publication, by the host's clock.
     pub published: SystemTime,
-    /// What it uses, if the system reports that.
+    /// Its resource usage, if the system reports it.
     pub process: Option<Process>,
     /// Pushes by exporter and outcome.
     pub exports: Vec<(&'static str, &'static str, u64)>,
     /// Data points pushed by exporter and outcome.
     pub points: Vec<(&'static str, &'static str, u64)>,
-    /// Requests to it under way.
+    /// Requests that it is serving.
     pub active_requests: i64,
 }
 
-/// What the agent uses.
+/// The agent's resource usage.
 #[derive(Debug, Clone, Copy)]
 pub struct Process {
     /// CPU time, in seconds.

@@ -7,7 +7,7 @@ use crate::core::sections::Section;
 pub(super) const FAMILIES: &[Family] = &[Family::gauge(
     "prefect.automations",
     "{automation}",
-    "Number of automations, enabled and disabled.",
+    "Number of automations, by whether they are enabled.",
     &["enabled"],
     &[Section::Automations],
     |view, points| {

@@ -1,7 +1,7 @@
-//! Attributes and label values of the compatible families, as the Python exporter writes them.
+//! Attributes and label values of the compatible families, spelled as in the Python exporter.
 //!
-//! Booleans are `True` and `False`; JSON null is `None`; an absent field, an id that names
-//! nothing and a run without a deployment are `null`.
+//! Booleans are `True` and `False`, and JSON null is `None`. An absent field, an unknown id, and
+//! the deployment of a run without one are `null`.
 
 use std::fmt::Display;
 use std::sync::{Arc, LazyLock};
@@ -10,15 +10,15 @@ use super::{Family, Points, Stability, View};
 use crate::core::sections::Section;
 use crate::prefect::objects::Field;
 
-pub(crate) const DEPLOYMENT_NAME: &str = "deployment.name";
-pub(crate) const FLOW_NAME: &str = "flow.name";
-pub(super) const FLOW_RUN_NAME: &str = "flow_run.name";
-pub(super) const STATE_NAME: &str = "state.name";
-pub(super) const SLOT_KIND: &str = "slot.kind";
-pub(super) const STATE_TYPE: &str = "state.type";
-pub(super) const WORK_POOL_NAME: &str = "work_pool.name";
-pub(super) const WORKER_NAME: &str = "worker.name";
-pub(super) const WORK_QUEUE_NAME: &str = "work_queue.name";
+pub(crate) const DEPLOYMENT_NAME: &str = "deployment_name";
+pub(crate) const FLOW_NAME: &str = "flow_name";
+pub(super) const FLOW_RUN_NAME: &str = "flow_run_name";
+pub(super) const STATE_NAME: &str = "state_name";
+pub(super) const SLOT_KIND: &str = "slot_kind";
+pub(super) const STATE_TYPE: &str = "state_type";
+pub(super) const WORK_POOL_NAME: &str = "work_pool_name";
+pub(super) const WORKER_NAME: &str = "worker_name";
+pub(super) const WORK_QUEUE_NAME: &str = "work_queue_name";
 pub(super) const IS_PAUSED: &str = "is_paused";
 pub(super) const STATUS: &str = "status";
 pub(super) const TYPE: &str = "type";

@@ -40,7 +40,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.deployment.next_run.time",
         "s",
-        "When the next run of each deployment is to start, as Unix time. Within SCHEDULED_LOOKAHEAD_MINUTES; late runs do not count.",
+        "Scheduled start time of the next run of each deployment within SCHEDULED_LOOKAHEAD_MINUTES, as Unix time. Late runs are ignored.",
         &[DEPLOYMENT_NAME, FLOW_NAME],
         &[Section::ScheduledRuns, Section::Deployments, Section::Flows],
         next_run,
@@ -48,7 +48,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.deployment.last_run.time",
         "s",
-        "When the last run of each deployment ended, by terminal state type, as Unix time. Absent until the agent has seen such a run; STATE_DIR keeps it across restarts.",
+        "End time of the last run of each deployment, by terminal state type, as Unix time. Absent until the agent has seen such a run. With STATE_DIR, it is kept across restarts.",
         &[DEPLOYMENT_NAME, FLOW_NAME, STATE_TYPE],
         &[Section::FinishedRuns, Section::Deployments, Section::Flows],
         |view, points| {
@@ -64,7 +64,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.deployment.last_run.duration",
         "s",
-        "Time that the last finished run of each deployment spent running.",
+        "Run time of the last finished run of each deployment.",
         &[DEPLOYMENT_NAME, FLOW_NAME],
         &[Section::FinishedRuns, Section::Deployments, Section::Flows],
         |view, points| {
@@ -77,7 +77,7 @@ pub(super) const FAMILIES: &[Family] = &[
     ),
 ];
 
-/// The last runs of each deployment, by its name and that of its flow.
+/// The last runs of each deployment, by deployment name and flow name.
 fn last_runs<'a>(view: &'a View<'_>) -> impl Iterator<Item = ([Arc<str>; 2], &'a LastRuns)> {
     let snapshot = view.snapshot;
     view.last_runs.iter().filter_map(move |(id, last)| {
@@ -120,7 +120,7 @@ fn next_run(view: &View<'_>, points: &mut Points<'_>) {
         .filter(|run| run.deployment_id.is_some())
         .filter_map(|run| Some((run.next_scheduled_start_time?, run)))
         .collect();
-    // The earliest is set last.
+    // `set` keeps the last value: the earliest start.
     runs.sort_unstable_by_key(|(start, _)| std::cmp::Reverse(*start));
     for (start, run) in runs {
         let (deployment, flow) = view.snapshot.names(run);

@@ -31,7 +31,7 @@ const ALL: &[Section] = &[
     Section::Flows,
 ];
 const FAILED: &[Section] = &[Section::FailedRuns, Section::Deployments, Section::Flows];
-/// Where a run belongs, and the state that it is or was in.
+/// What a run belongs to, and its state.
 const PLACE_AND_STATE: &[&str] = &[
     DEPLOYMENT_NAME,
     FLOW_NAME,
@@ -41,7 +41,7 @@ const PLACE_AND_STATE: &[&str] = &[
     STATE_NAME,
 ];
 const FAILED_LABELS: &[&str] = &[DEPLOYMENT_NAME, FLOW_NAME, "last_failed_run_id", STATE_NAME];
-const FAILED_HELP: &str = "1 for each of the newest FAILED_RUNS_LIMIT failed or crashed runs of each deployment, flow and state name that started within FAILED_RUNS_OFFSET_MINUTES.";
+const FAILED_HELP: &str = "1 for each of the newest FAILED_RUNS_LIMIT failed or crashed runs per deployment, flow and state name, among those that started within FAILED_RUNS_OFFSET_MINUTES.";
 
 pub(super) const FAMILIES: &[Family] = &[
     family(
@@ -53,19 +53,19 @@ pub(super) const FAMILIES: &[Family] = &[
     ),
     family(
         "prefect.flow_runs.total_run_time",
-        "Run time, in seconds, of the flow run of each deployment and flow that ended last within OFFSET_MINUTES.",
+        "Run time, in seconds, of the last flow run of each deployment and flow that ended within OFFSET_MINUTES.",
         &[DEPLOYMENT_NAME, FLOW_NAME],
         FINISHED,
         total_run_time,
     ),
     family(
         "prefect.flow_runs.ongoing_run_time",
-        "Seconds since the start of each flow run that has not ended.",
+        "Seconds since the start of each flow run that has started and not ended.",
         &[
             DEPLOYMENT_NAME,
             FLOW_NAME,
             STATE_NAME,
-            "flow_run.id",
+            "flow_run_id",
             FLOW_RUN_NAME,
         ],
         UNFINISHED,
@@ -73,7 +73,7 @@ pub(super) const FAMILIES: &[Family] = &[
     ),
     family(
         "prefect.info.flow_runs",
-        "Number of flow runs, of any state, that started, or were to start, within OFFSET_MINUTES or later.",
+        "Number of flow runs, in any state, whose actual or expected start time is within OFFSET_MINUTES or in the future.",
         &[
             DEPLOYMENT_NAME,
             FLOW_NAME,
@@ -102,7 +102,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.flow_runs.active",
         "{run}",
-        "Flow runs under way: pending, running, paused, cancelling, awaiting retry.",
+        "Number of active flow runs: pending, running, paused, cancelling or awaiting retry.",
         PLACE_AND_STATE,
         UNFINISHED,
         active,
@@ -111,7 +111,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.flow_runs.late",
         "{run}",
-        "Flow runs that the server calls late.",
+        "Number of late flow runs, as determined by the server.",
         &[DEPLOYMENT_NAME, FLOW_NAME, WORK_POOL_NAME, WORK_QUEUE_NAME],
         UNFINISHED,
         late,
@@ -120,7 +120,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.flow_runs.oldest_pending.time",
         "s",
-        "Since when the flow run that has been pending longest is so, as Unix time.",
+        "Time at which the flow run that has been pending the longest became pending, as Unix time.",
         &[DEPLOYMENT_NAME, FLOW_NAME, WORK_POOL_NAME, WORK_QUEUE_NAME],
         UNFINISHED,
         oldest_pending,
@@ -128,7 +128,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.flow_runs.by_state",
         "{run}",
-        "All flow runs of the last 24 hours by state, as the server itself counts them.",
+        "Number of flow runs of the last 24 hours by state, as counted by the server.",
         &[STATE_TYPE, STATE_NAME],
         &[Section::RunHistory],
         by_state,
@@ -137,20 +137,20 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::counted(
         "prefect.flow_runs.finished",
         "{run}",
-        "Flow runs that reached a terminal state. A run that is retried by hand and ends again is counted twice.",
+        "Number of flow runs that reached a terminal state. A run that is retried manually counts again when it ends again.",
         PLACE_AND_STATE,
         FLOW_RUNS_FINISHED,
     ),
     Family::counted(
         "prefect.flow_runs.retries",
         "{retry}",
-        "Starts of finished flow runs after their first one, by Prefect or by hand.",
+        "Number of retries, automatic and manual, of finished flow runs.",
         &[DEPLOYMENT_NAME, FLOW_NAME],
         FLOW_RUN_RETRIES,
     ),
     Family::histogram(
         "prefect.flow_run.duration",
-        "Time that finished flow runs spent running, over all their attempts.",
+        "Run time of finished flow runs, over all attempts.",
         &[DEPLOYMENT_NAME, FLOW_NAME, STATE_TYPE],
         Buckets::RunDuration,
         |event| match event {
@@ -166,7 +166,7 @@ pub(super) const FAMILIES: &[Family] = &[
     ),
     Family::histogram(
         "prefect.flow_run.start_delay",
-        "Time from the expected to the actual start of finished flow runs; 0 for those that started early.",
+        "Time from the expected to the actual start of finished flow runs; 0 if a run started early.",
         &[DEPLOYMENT_NAME, FLOW_NAME, WORK_POOL_NAME],
         Buckets::StartDelay,
         |event| match event {
@@ -191,7 +191,7 @@ fn ended_in_window<'a>(view: &'a View<'_>) -> impl Iterator<Item = &'a Arc<FlowR
 }
 
 fn total_run_time(view: &View<'_>, points: &mut Points<'_>) {
-    // The one that ended last is set last.
+    // `set` keeps the last value: that of the run that ended last.
     let mut runs: Vec<_> = ended_in_window(view).collect();
     runs.sort_unstable_by_key(|run| (run.end_time, Arc::clone(&run.id)));
     for run in runs {
@@ -273,7 +273,7 @@ fn failed(view: &View<'_>, points: &mut Points<'_>) {
 
 fn active(view: &View<'_>, points: &mut Points<'_>) {
     for run in view.snapshot.unfinished.iter() {
-        // A scheduled run that has started once awaits its retry.
+        // A scheduled run that has a start time is awaiting retry.
         let Some(state) = run
             .state_type
             .filter(|state| StateType::ACTIVE.contains(state) || run.start_time.is_some())
@@ -298,7 +298,7 @@ fn oldest_pending(view: &View<'_>, points: &mut Points<'_>) {
     let mut pending: Vec<_> = pending
         .filter_map(|run| Some((run.state_time?, run)))
         .collect();
-    // The oldest is set last.
+    // `set` keeps the last value: the oldest.
     pending.sort_unstable_by_key(|(since, _)| std::cmp::Reverse(*since));
     for (since, run) in pending {
         points.set(places(view, run), unix_seconds(since));

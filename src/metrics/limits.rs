@@ -7,16 +7,16 @@ use super::points::slots;
 use super::{Family, Points, View};
 use crate::core::sections::Section;
 
-/// How a limit by tag is called among the global ones.
+/// The prefix of tag-based limits in the list of global limits.
 const TAG_PREFIX: &str = "tag:";
 
 pub(super) const FAMILIES: &[Family] = &[Family::gauge(
     "prefect.concurrency_limit.slots",
     "{slot}",
-    "Each concurrency limit, global or by tag: its slots (limit) and those in use (active).",
+    "Slots of each concurrency limit, global or tag-based: the limit (limit) and the slots in use (active).",
     &[
-        "concurrency_limit.name",
-        "concurrency_limit.kind",
+        "concurrency_limit_name",
+        "concurrency_limit_kind",
         SLOT_KIND,
     ],
     &[Section::ConcurrencyLimits],
@@ -27,7 +27,7 @@ fn read(view: &View<'_>, points: &mut Points<'_>) {
     for limit in view.snapshot.inventory.global_limits.iter() {
         let name = limit.name.label();
         if name.starts_with(TAG_PREFIX) {
-            // It is among the limits by tag as well.
+            // It is also in the list of tag-based limits.
             continue;
         }
         for (kind, count) in slots(limit.limit, limit.active_slots) {

@@ -1,8 +1,8 @@
-//! Zeros: before a series of a gauge that is summed up ends, it is zero for a while.
+//! Lingering zeros: a series of a gauge that is meant to be summed stays at zero for a while before
+//! it ends.
 //!
-//! Receivers keep the last value of a series that is no longer sent for minutes, and it is part of
-//! every sum. So a combination of attributes for which nothing is counted any more stays at zero
-//! for ten minutes.
+//! For some minutes, receivers keep the last value of a series that is no longer sent, and include
+//! it in every sum. So a series stays at zero for ten minutes after its last count.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::{Family, Point};
 /// <https://prometheus.io/docs/prometheus/latest/querying/basics/#staleness>
 pub(super) const LINGER: Duration = Duration::from_secs(600);
 
-/// The series of gauges that are summed up that had a count within the last ten minutes. It is kept
+/// For each lingering family, the series that had a count within the last ten minutes. It is kept
 /// from one reading of the catalogue to the next.
 #[derive(Debug, Default)]
 pub struct Lingering(HashMap<&'static str, Remembered>);
@@ -31,8 +31,8 @@ struct Remembered {
 }
 
 impl Lingering {
-    /// Adds zeros to `points`, the points of `family` at `uptime`, for the series that have left it,
-    /// up to `limit` series; the most recent ones first.
+    /// Adds zeros to `points`, the points of `family` at `uptime`, for series that no longer have a
+    /// count, the most recent ones first, up to `limit` series in total.
     pub(super) fn add_zeros(
         &mut self,
         family: &Family,
@@ -47,7 +47,7 @@ impl Lingering {
                 None => _ = counted.insert(point.attributes.clone(), uptime),
             }
         }
-        // At least one zero, even if an interval is longer than that.
+        // Every series gets at least one zero, even if the interval is longer than `LINGER`.
         counted.retain(|_, last| *last >= *shown || uptime.saturating_sub(*last) < LINGER);
         *shown = uptime;
         let room = limit.saturating_sub(points.len());
@@ -75,7 +75,8 @@ mod tests {
     use super::super::catalogue;
     use super::*;
 
-    /// What is shown at `minutes` if `counted` is counted: names and values, sorted.
+    /// The names and values, sorted, that are shown at `minutes` if the series `counted` have a
+    /// count.
     fn shown(
         lingering: &mut Lingering,
         minutes: u64,
@@ -84,7 +85,7 @@ mod tests {
     ) -> Vec<(String, f64)> {
         let mut points = Vec::from_iter(counted.iter().map(|name| Point {
             value: 2.0,
-            attributes: vec![KeyValue::new("flow.name", *name)],
+            attributes: vec![KeyValue::new("flow_name", *name)],
             start: None,
         }));
         let uptime = Duration::from_secs(60 * minutes);
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_zero_for_ten_minutes_and_then_leaves() {
+    fn a_series_without_a_count_is_zero_for_ten_minutes_and_then_ends() {
         let mut lingering = Lingering::default();
         let all = &mut lingering;
         assert_eq!(shown(all, 1, 9, &["a", "b"]), [live("a"), live("b")]);
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_zero_however_long_the_interval() {
+    fn a_series_gets_one_zero_even_if_the_interval_is_longer() {
         let mut lingering = Lingering::default();
         let all = &mut lingering;
         assert_eq!(shown(all, 30, 9, &["a"]), [live("a")]);
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_leave_the_places_below_the_limit_to_what_is_counted() {
+    fn zeros_make_room_for_series_with_a_count_at_the_limit() {
         let mut lingering = Lingering::default();
         let all = &mut lingering;
         shown(all, 1, 3, &["a"]);
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_family_that_was_withheld_for_long_has_no_zeros_of_before() {
+    fn a_family_that_was_withheld_for_ten_minutes_has_no_zeros() {
         let mut lingering = Lingering::default();
         let all = &mut lingering;
         shown(all, 1, 9, &["a"]);

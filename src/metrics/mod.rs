@@ -1,10 +1,10 @@
-//! The catalogue: every family of metrics, declared once.
+//! The catalogue: every metric family, declared once.
 //!
-//! One file for each Prefect resource holds a table of [`Family`]s. A family has a name, kind,
-//! unit, help and attributes, and a function that reads it from the workspace. Nothing else in the
-//! program knows a metric's name; exporters and documentation are driven by these tables.
+//! One file per Prefect resource holds a table of [`Family`]s: name, kind, unit, help and
+//! attributes, and the function that computes the points. No other module knows the name of a
+//! metric; exporters and documentation are driven by these tables.
 //!
-//! Families are read into [`Reading`]s once for each publication, whatever the number of exporters.
+//! Families are read into [`Reading`]s once per publication, however many exporters there are.
 
 pub mod agent;
 mod automations;
@@ -38,14 +38,14 @@ pub use lingering::Lingering;
 pub use options::{Options, TagAttributes};
 pub use points::{Point, Points};
 
-/// What sort of instrument a family is.
+/// The kind of instrument.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
-    /// A value that goes up and down.
+    /// A current value.
     Gauge,
-    /// A value that only grows.
+    /// A sum that only increases.
     Counter,
-    /// A sum that goes up and down.
+    /// A sum that increases and decreases.
     UpDownCounter,
     /// A distribution.
     Histogram(Buckets),
@@ -54,7 +54,7 @@ pub enum Kind {
 /// The bucket boundaries of a histogram.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Buckets {
-    /// These.
+    /// Fixed boundaries.
     Fixed(&'static [f64]),
     /// `RUN_DURATION_BUCKETS_SECONDS`.
     RunDuration,
@@ -62,22 +62,23 @@ pub enum Buckets {
     StartDelay,
 }
 
-/// How firm a family is.
+/// What users can rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stability {
-    /// Equal to the Python exporter's family of the same name, and will stay so.
+    /// Same name, labels and values as in the Python exporter, in every version.
     Compatible,
-    /// Name and attributes stay within a major version.
+    /// Name and attributes do not change within a major version.
     Stable,
 }
 
-/// What an event adds to a histogram, if anything: the values of the attributes, and seconds.
+/// What an event adds to a histogram, if anything: attribute values and seconds.
 pub type Measure = fn(&Event) -> Option<(Vec<Label>, f64)>;
 
-/// How a family's points come about.
+/// Where the points of a family come from.
 #[derive(Clone, Copy)]
 pub enum Source {
-    /// Read off the workspace once a cycle. Withheld while one of the sections is stale.
+    /// Computed from the workspace once per publication. Withheld while one of the sections is
+    /// stale.
     Read(&'static [Section], fn(&View<'_>, &mut Points<'_>)),
     /// Counted by the core, each event once.
     Counted(Counter),
@@ -87,24 +88,24 @@ pub enum Source {
     Recorded,
 }
 
-/// A family of metrics as declared.
+/// A metric family.
 #[derive(Clone, Copy)]
 pub struct Family {
     /// The OpenTelemetry name.
     pub name: &'static str,
-    /// What sort of instrument it is.
+    /// The kind of instrument.
     pub kind: Kind,
     /// The unit (UCUM); empty for the compatible families, whose names have no suffix.
     pub unit: &'static str,
-    /// What it means.
+    /// The help text.
     pub help: &'static str,
-    /// The attributes of each point, in the order in which their values are given.
+    /// The attributes of each point, in the order of the values that are passed for them.
     pub attributes: &'static [&'static str],
-    /// How firm it is.
+    /// What users can rely on.
     pub stability: Stability,
-    /// How its points come about.
+    /// Where its points come from.
     pub source: Source,
-    /// Whether a series that nothing is counted for any more is shown at zero for ten minutes.
+    /// Whether a series stays at zero for ten minutes after its last count.
     pub lingers: bool,
 }
 
@@ -130,7 +131,7 @@ impl Family {
         }
     }
 
-    /// The same, with zeros before a series goes away: for gauges that are summed up.
+    /// The same, with zeros before a series ends: for gauges that are meant to be summed.
     const fn lingering(self) -> Self {
         Family {
             lingers: true,
@@ -158,7 +159,7 @@ impl Family {
         }
     }
 
-    /// A counter of what the agent itself did.
+    /// A counter of the agent's own activity.
     const fn counter(
         name: &'static str,
         unit: &'static str,
@@ -211,14 +212,14 @@ impl Family {
             .any(|family| family.name == self.name)
     }
 
-    /// Whether its series are as many as Prefect's objects.
+    /// Whether the number of its series grows with the number of Prefect's objects.
     pub fn is_of_prefect(&self) -> bool {
         self.name.starts_with("prefect.")
             && !self.name.starts_with("prefect.agent.")
             && !self.attributes.is_empty()
     }
 
-    /// The name that Prometheus sees, by the translation of the OpenTelemetry specification.
+    /// The name in Prometheus, by the translation that the OpenTelemetry specification defines.
     pub fn prometheus_name(&self) -> String {
         let mut name = self.name.replace('.', "_");
         match self.unit {
@@ -253,23 +254,23 @@ pub fn catalogue() -> impl Iterator<Item = &'static Family> {
     .flatten()
 }
 
-/// What families are read off.
+/// Everything that families are computed from.
 pub struct View<'a> {
     /// The workspace.
     pub snapshot: &'a Snapshot,
-    /// What the counters show.
+    /// The exported values of the counters.
     pub counters: &'a AllTotals,
     /// The last runs of each deployment, by its id.
     pub last_runs: &'a HashMap<Id, LastRuns>,
-    /// What the agent knows of itself.
+    /// The agent's statistics about itself.
     pub agent: &'a agent::Stats,
-    /// What is chosen.
+    /// The metrics settings.
     pub options: &'a Options,
-    /// The values of the tags of the snapshot's deployments.
+    /// The tag values of the snapshot's deployments.
     pub tags: &'a TagAttributes,
 }
 
-/// The points of one family in one cycle.
+/// The points of one family in one publication.
 pub struct Reading {
     /// The family.
     pub family: &'static Family,
@@ -277,8 +278,8 @@ pub struct Reading {
     pub points: Arc<Vec<Point>>,
 }
 
-/// Reads every exported family off `view`. `uptime` is the time of the reading; `lingering` is
-/// what the readings before it have shown.
+/// Computes every exported family from `view` at `uptime`. `lingering` remembers the series of
+/// earlier readings.
 pub fn read(view: &View<'_>, lingering: &mut Lingering, uptime: Duration) -> Vec<Reading> {
     let mut sizes = HashMap::new();
     let mut readings: Vec<Reading> = view
@@ -332,7 +333,16 @@ mod tests {
     }
 
     #[test]
-    fn the_fifteen_families_of_the_python_exporter_are_all_there() {
+    fn attributes_of_prefect_objects_are_named_as_their_labels() {
+        let families = catalogue().filter(|family| family.name.starts_with("prefect."));
+        let dotted = families
+            .flat_map(|family| family.attributes)
+            .find(|attribute| attribute.contains('.'));
+        assert_eq!(dotted, None);
+    }
+
+    #[test]
+    fn all_fifteen_families_of_the_python_exporter_are_declared() {
         let compatible = catalogue().filter(|family| family.stability == Stability::Compatible);
         assert_eq!(compatible.count(), 15);
     }

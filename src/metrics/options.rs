@@ -1,4 +1,4 @@
-//! What is chosen about the families: which of them, and with which attributes more.
+//! The metrics settings: which families are exported, and with which additional attributes.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,35 +15,36 @@ use crate::core::tags::TagKeys;
 use crate::core::tally::Series;
 use crate::settings::{self, Settings};
 
-/// What is chosen about the families.
+/// The metrics settings.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Add `flow_run.name` to the families that can have it.
+    /// Whether the families that can have `flow_run_name` have it.
     pub flow_run_name_label: bool,
     /// The window of the flow-run families.
     pub offset: Duration,
-    /// Newest failed runs shown for each deployment, flow and state name.
+    /// The number of newest failed runs that are shown per deployment, flow and state name.
     pub failed_runs_limit: usize,
-    /// Series a family.
+    /// The maximum number of series per family.
     pub cardinality_limit: usize,
     run_duration_buckets: Vec<f64>,
     start_delay_buckets: Vec<f64>,
     chosen: HashSet<&'static str>,
     attributes: Vec<KeyValue>,
     tag_keys: TagKeys,
-    /// The same as attributes.
+    /// `tag_keys` as attribute keys.
     tag_labels: Vec<Key>,
 }
 
-/// The values of deployments' tags, one for each key, by the names of deployment and flow.
+/// The tag values of each deployment, one per key, by deployment name and flow name.
 pub type TagAttributes = HashMap<[Arc<str>; 2], Series>;
 
 impl Options {
-    /// What `settings` choose.
+    /// The options that result from `settings`.
     ///
     /// # Errors
     ///
-    /// When a pattern matches no family, or an attribute's key is one that a family has.
+    /// If a pattern matches no family, or if the key of an additional attribute is already an
+    /// attribute of a family.
     pub fn new(settings: &Settings) -> Result<Self, settings::Error> {
         let metrics = &settings.metrics;
         let included = matching("METRICS_INCLUDE", &metrics.include)?;
@@ -79,7 +80,7 @@ impl Options {
         catalogue().filter(|family| self.chosen.contains(family.name))
     }
 
-    /// The sections that no exported family is read from.
+    /// The sections that no exported family is computed from.
     pub fn unused_sections(&self) -> Vec<Section> {
         let read: HashSet<Section> = self
             .families()
@@ -103,13 +104,13 @@ impl Options {
         }
     }
 
-    /// Whether an attribute is left out of every family.
+    /// Whether an attribute is omitted from every family.
     pub(super) fn leaves_out(&self, attribute: &str) -> bool {
         attribute == FLOW_RUN_NAME && !self.flow_run_name_label
     }
 
-    /// The attributes of one series of `family`, given the values of those that it declares. If
-    /// it is one of a deployment, the deployment's `tags` are among them.
+    /// The attributes of one series of `family`, given the values of its declared attributes. If
+    /// the series belongs to a deployment, they include the deployment's `tags`.
     pub fn series(
         &self,
         family: &Family,
@@ -129,7 +130,7 @@ impl Options {
         self.counted(family, values, tags.map_or(&[], |tags| tags))
     }
 
-    /// The same for what was counted when a deployment's tags had these values.
+    /// The same, for a count made when the deployment's tags had these values.
     pub fn counted(
         &self,
         family: &Family,
@@ -150,17 +151,17 @@ impl Options {
             .collect()
     }
 
-    /// The attributes of every series.
+    /// The attributes that every series has.
     pub fn common(&self) -> &[KeyValue] {
         &self.attributes
     }
 
-    /// The keys of the tags of deployments that are attributes.
+    /// The keys of deployment tags that are exported as attributes.
     pub fn tag_keys(&self) -> &TagKeys {
         &self.tag_keys
     }
 
-    /// The values of each deployment's tags.
+    /// The tag values of each deployment.
     pub fn tag_attributes(&self, snapshot: &Snapshot) -> TagAttributes {
         if self.tag_keys.is_empty() {
             return TagAttributes::new();
@@ -175,7 +176,7 @@ impl Options {
     }
 }
 
-/// The families that one of `patterns` matches, in one spelling or the other.
+/// The families whose OpenTelemetry or Prometheus name one of `patterns` matches.
 fn matching(setting: &str, patterns: &[String]) -> Result<HashSet<&'static str>, settings::Error> {
     let mut all = HashSet::new();
     for text in patterns {
@@ -192,7 +193,7 @@ fn matching(setting: &str, patterns: &[String]) -> Result<HashSet<&'static str>,
     Ok(all)
 }
 
-/// An attribute for all series must not be one that a family has, in Prometheus' spelling.
+/// An additional attribute must not have the same Prometheus label as an attribute of a family.
 fn check_keys(metrics: &settings::Metrics) -> Result<(), settings::Error> {
     let label = |name: &str| name.replace('.', "_");
     let mut taken: HashSet<String> = catalogue()

@@ -1,4 +1,4 @@
-//! The points of a family while it is being read: duplicates merge, never repeat.
+//! The points of a family while it is being read. Points with equal attributes are merged.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use opentelemetry::KeyValue;
 use super::{Family, Lingering, Options, TagAttributes};
 use crate::core::tally::{Label, Total, Totals};
 
-/// The attribute of the one series that stands for all beyond the limit.
+/// The attribute of the series that combines all series beyond the limit.
 /// <https://opentelemetry.io/docs/specs/otel/metrics/sdk/#overflow-attribute>
 const OVERFLOW: &str = "otel.metric.overflow";
 
@@ -18,9 +18,9 @@ const OVERFLOW: &str = "otel.metric.overflow";
 pub struct Point {
     /// The value.
     pub value: f64,
-    /// The attributes, in the order of the family's declaration.
+    /// The attributes; those that the family declares come first, in that order.
     pub attributes: Vec<KeyValue>,
-    /// When counting for the series began, by the server's clock, where that is known.
+    /// When counting began for the series, by the server's clock, if that is known.
     pub start: Option<SystemTime>,
 }
 
@@ -32,7 +32,7 @@ impl Point {
     }
 }
 
-/// How many series a family has.
+/// The number of series of a family.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Size {
     /// Exported.
@@ -48,9 +48,9 @@ pub struct Points<'a> {
     tags: &'a TagAttributes,
     index: HashMap<Vec<Arc<str>>, usize>,
     points: Vec<Point>,
-    /// The point of the series beyond the limit.
+    /// The index of the point that combines the series beyond the limit.
     overflow: Option<usize>,
-    /// Those series.
+    /// The series beyond the limit.
     dropped: HashSet<Vec<Arc<str>>>,
 }
 
@@ -67,7 +67,8 @@ impl<'a> Points<'a> {
         }
     }
 
-    /// Sets the value of a series: of two objects with equal attributes, the last one counts.
+    /// Sets the value of a series. If several objects have equal attributes, the last value is
+    /// kept.
     pub fn set<const N: usize>(&mut self, values: [Arc<str>; N], value: f64) {
         self.point(&values, None).value = value;
     }
@@ -77,7 +78,7 @@ impl<'a> Points<'a> {
         self.point(&values, None).value += value;
     }
 
-    /// Adds what a counter shows.
+    /// Adds the exported values of a counter.
     pub(super) fn add_totals(&mut self, totals: &Totals) {
         for (series, total) in &totals.series {
             let split = series.split_at_checked(self.family.attributes.len());
@@ -85,14 +86,14 @@ impl<'a> Points<'a> {
             self.point(values, Some(tags)).count(total);
         }
         if let Some(total) = &totals.overflow {
-            // Their number is unknown: at least one.
+            // The number of these series is unknown, but at least one.
             self.dropped.insert(Vec::new());
             self.overflow().count(total);
         }
     }
 
-    /// The point with these values. Its deployment's tags are those of now, or `tags`, as they
-    /// were when it was counted.
+    /// The point with these values. The values of its deployment's tags are the current ones, or
+    /// `tags` if they were recorded when it was counted.
     fn point(&mut self, values: &[Label], tags: Option<&[Label]>) -> &mut Point {
         debug_assert_eq!(
             values.len(),
@@ -138,7 +139,7 @@ impl<'a> Points<'a> {
         &mut self.points[index]
     }
 
-    /// Adds the zeros of series that have left. They never displace other series.
+    /// Adds zeros for series that no longer have a count. They never displace other series.
     pub(super) fn add_zeros(&mut self, lingering: &mut Lingering, uptime: Duration) {
         let limit = self.options.cardinality_limit;
         lingering.add_zeros(self.family, &mut self.points, limit, uptime);
@@ -161,8 +162,8 @@ pub(super) fn unix_seconds(time: jiff::Timestamp) -> f64 {
     time.as_duration().as_secs_f64()
 }
 
-/// The two kinds of slots of something with a concurrency limit: none where it has none, and
-/// none in use if the server does not report how many are.
+/// The limit and the active slots of an object with a concurrency limit. Nothing without a limit;
+/// only the limit if the server does not report the active slots.
 pub(super) fn slots(
     limit: Option<u64>,
     active: Option<u64>,
@@ -179,7 +180,7 @@ mod tests {
     use crate::settings::{Settings, Sources};
 
     #[test]
-    fn a_count_has_the_start_time_and_the_tags_of_its_own() {
+    fn a_count_keeps_its_own_start_time_and_tags() {
         let environment = [("DEPLOYMENT_TAG_LABELS", "team,tier")];
         let settings = Settings::load(&Sources {
             environment: environment
@@ -202,13 +203,13 @@ mod tests {
             overflow: Some(total(5, 30)),
         });
         let start = |second| Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(second));
-        let told: Vec<_> = points
+        let actual: Vec<_> = points
             .into_vec()
             .into_iter()
             .map(|point| (point.value, point.start, point.attributes.len()))
             .collect();
         assert_eq!(
-            told,
+            actual,
             [
                 (3.0, start(60), 3),
                 (4.0, start(90), 3),

@@ -1,4 +1,4 @@
-//! Families of the agent's own process.
+//! Families about the agent's process.
 //! <https://opentelemetry.io/docs/specs/semconv/system/process-metrics/>
 
 use super::{Family, Kind};
@@ -20,7 +20,7 @@ pub(super) const FAMILIES: &[Family] = &[
         ..Family::gauge(
             "process.memory.usage",
             "By",
-            "Memory of the agent that is in RAM.",
+            "Resident memory of the agent.",
             &[],
             &[],
             |view, points| {

@@ -1,4 +1,4 @@
-//! Families of the Prefect server itself.
+//! Families about the Prefect server.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use super::Family;
 use crate::core::sections::Section;
 
 pub(super) const FAMILIES: &[Family] = &[
-    // No cycle, no answer; a cycle that failed is one.
+    // Absent before the first cycle has been completed, whether it succeeds or fails.
     Family::gauge(
         "prefect.up",
         "",
-        "1 if the last cycle could read Prefect, else 0. 0 too once no cycle has ended for three intervals.",
+        "1 if Prefect could be read in the last cycle; 0 if not, or if no cycle has been completed for three intervals.",
         &[],
         &[],
         |view, points| {
@@ -22,7 +22,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.server.info",
         "",
-        "1, with the version of the Prefect server. Prefect Cloud does not report one.",
+        "1, with the version of the Prefect server. Absent on Prefect Cloud, which does not report a version.",
         &["version"],
         &[Section::Server],
         |view, points| {

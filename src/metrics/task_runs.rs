@@ -1,4 +1,4 @@
-//! Families of task runs; `TASK_RUNS_ENABLED` turns them on.
+//! Families of task runs, enabled by `TASK_RUNS_ENABLED`.
 
 use std::sync::Arc;
 
@@ -7,19 +7,19 @@ use super::{Buckets, Family};
 use crate::core::counters::TASK_RUNS_FINISHED;
 use crate::core::events::Event;
 
-const TASK_NAME: &str = "task.name";
+const TASK_NAME: &str = "task_name";
 
 pub(super) const FAMILIES: &[Family] = &[
     Family::counted(
         "prefect.task_runs.finished",
         "{run}",
-        "Task runs that reached a terminal state (TASK_RUNS_ENABLED).",
+        "Number of task runs that reached a terminal state. Requires TASK_RUNS_ENABLED.",
         &[TASK_NAME, STATE_TYPE],
         TASK_RUNS_FINISHED,
     ),
     Family::histogram(
         "prefect.task_run.duration",
-        "Time that finished task runs spent running, over all their attempts (TASK_RUNS_ENABLED).",
+        "Run time of finished task runs, over all attempts. Requires TASK_RUNS_ENABLED.",
         &[TASK_NAME, STATE_TYPE],
         Buckets::RunDuration,
         |event| match event {

@@ -15,7 +15,7 @@ pub(super) const FAMILIES: &[Family] = &[
     ),
     family(
         "prefect.info.work_pools",
-        "0 for each work pool that is paused, else 1.",
+        "0 for each paused work pool, 1 for every other one.",
         &[IS_PAUSED, TYPE, STATUS, WORK_POOL_NAME],
         &[Section::WorkPools],
         |view, points| {
@@ -33,7 +33,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.work_pool.slots",
         "{slot}",
-        "Concurrency limit of each work pool that has one, and slots in use.",
+        "Slots of each work pool with a concurrency limit: the limit (limit) and the slots in use (active).",
         &[WORK_POOL_NAME, SLOT_KIND],
         &[Section::WorkPools],
         |view, points| {

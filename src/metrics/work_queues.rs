@@ -1,8 +1,8 @@
 //! Families of work queues.
 //!
-//! The server works a queue's health out for each queue on its own, one request each; its
-//! rule is applied here instead. Source: `read_work_queue_status` and
-//! `WorkQueueHealthPolicy` of Prefect's server, the same since 3.0.
+//! The server reports a queue's health only per queue, with one request each, so its rule is
+//! applied here instead. Source: `read_work_queue_status` and `WorkQueueHealthPolicy` in Prefect's
+//! server, unchanged since 3.0.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use super::{Family, Points, View};
 use crate::core::sections::Section;
 use crate::prefect::objects::WorkQueue;
 
-/// More late runs than this make a queue unhealthy: the first one does.
+/// More late runs than this make a queue unhealthy.
 const MAXIMUM_LATE_RUNS: i64 = 0;
-/// So does a last poll longer ago than this.
+/// A last poll longer ago than this makes a queue unhealthy.
 const MAXIMUM_SECONDS_SINCE_LAST_POLLED: i64 = 60;
 
 const LABELS: &[&str] = &[
@@ -30,8 +30,8 @@ const LABELS: &[&str] = &[
     WORK_POOL_NAME,
     STATUS,
     "healthy",
-    "health_check_policy.maximum_late_runs",
-    "health_check_policy.maximum_seconds_since_last_polled",
+    "health_check_policy_maximum_late_runs",
+    "health_check_policy_maximum_seconds_since_last_polled",
 ];
 
 pub(super) const FAMILIES: &[Family] = &[
@@ -44,7 +44,7 @@ pub(super) const FAMILIES: &[Family] = &[
     ),
     family(
         "prefect.info.work_queues",
-        "0 for each work queue that is paused, else 1.",
+        "0 for each paused work queue, 1 for every other one.",
         LABELS,
         &[Section::WorkQueues, Section::ScheduledRuns],
         |view, points| {
@@ -58,7 +58,7 @@ pub(super) const FAMILIES: &[Family] = &[
     ),
     family(
         "prefect.work_queues.late_runs_count",
-        "Late runs in each work queue.",
+        "Number of late flow runs in each work queue.",
         LABELS,
         &[Section::WorkQueues, Section::ScheduledRuns],
         |view: &View<'_>, points: &mut Points<'_>| {
@@ -72,7 +72,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.work_queue.slots",
         "{slot}",
-        "Concurrency limit of each work queue that has one, and slots in use.",
+        "Slots of each work queue with a concurrency limit: the limit (limit) and the slots in use (active).",
         &[WORK_POOL_NAME, WORK_QUEUE_NAME, SLOT_KIND],
         &[Section::WorkQueues],
         |view, points| {
@@ -87,7 +87,7 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.work_queue.last_polled.time",
         "s",
-        "When a worker last asked each work queue for runs, as Unix time.",
+        "Time at which a worker last polled each work queue, as Unix time.",
         &[WORK_POOL_NAME, WORK_QUEUE_NAME],
         &[Section::WorkQueues],
         |view, points| {
@@ -101,7 +101,7 @@ pub(super) const FAMILIES: &[Family] = &[
     ),
 ];
 
-/// Late runs by the id of their queue.
+/// Number of late runs by work queue id.
 fn late_runs(view: &View<'_>) -> HashMap<Arc<str>, u32> {
     let mut count = HashMap::new();
     for run in view.snapshot.unfinished.iter().filter(|run| run.is_late()) {
@@ -126,7 +126,7 @@ fn labels(view: &View<'_>, queue: &WorkQueue, late_runs: u32) -> [Arc<str>; 9] {
         compatible::truth(&queue.is_paused),
         queue.name.label(),
         compatible::number(&queue.priority),
-        // The API's queues have no type, and the Python exporter has the label all the same.
+        // Work queues have no type in the API, but the Python exporter has the label.
         crate::prefect::objects::null(),
         queue.work_pool_name.label(),
         queue.status.label(),

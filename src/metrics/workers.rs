@@ -7,30 +7,30 @@ use super::points::unix_seconds;
 use super::{Family, Points, View};
 use crate::core::sections::Section;
 
-/// The statuses that Prefect knows: `WorkerStatus` in its `server/schemas/statuses.py`.
+/// The statuses that Prefect defines: `WorkerStatus` in `server/schemas/statuses.py`.
 const STATUSES: [&str; 2] = ["ONLINE", "OFFLINE"];
 
 pub(super) const FAMILIES: &[Family] = &[
     Family::gauge(
         "prefect.worker.status",
         "",
-        "1 for the status of each worker (ONLINE or OFFLINE), 0 for the one that it does not have. Workers silent for more than a day are left out.",
-        &[WORK_POOL_NAME, WORKER_NAME, "worker.status"],
+        "1 for the current status of each worker (ONLINE or OFFLINE), 0 for the other status. Workers without a heartbeat for more than a day are left out.",
+        &[WORK_POOL_NAME, WORKER_NAME, "worker_status"],
         &[Section::Workers],
         status,
     ),
     Family::gauge(
         "prefect.worker.last_heartbeat.time",
         "s",
-        "Time of each worker's last heartbeat, as Unix time. Workers silent for more than a day are left out.",
+        "Time of the last heartbeat of each worker, as Unix time. Workers without a heartbeat for more than a day are left out.",
         &[WORK_POOL_NAME, WORKER_NAME],
         &[Section::Workers],
         last_heartbeat,
     ),
 ];
 
-/// A state set, as OpenMetrics defines it: no two statuses of a worker are 1 at a time, even in a
-/// receiver that still has a series that has ended.
+/// A state set, as OpenMetrics defines it: at most one status of a worker is 1 at any time, even in
+/// a receiver that still has a series that has ended.
 /// <https://github.com/prometheus/OpenMetrics/blob/main/specification/OpenMetrics.md#stateset>
 fn status(view: &View<'_>, points: &mut Points<'_>) {
     for worker in view.snapshot.inventory.workers.iter() {

@@ -1,7 +1,7 @@
-//! What the API answers, decoded leniently.
+//! The API's answers, decoded leniently.
 //!
-//! An object that cannot be read is left out and reported; the rest of the list stands. An
-//! answer that is not a list of objects with ids is not Prefect's and is an error.
+//! An object that cannot be decoded is skipped and reported; the rest of the list is used. An
+//! answer that is not a list of objects with ids does not come from Prefect and is an error.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub enum Answer {
     RunHistory(Vec<StateCount>),
     /// Flow runs.
     FlowRuns(Listed<FlowRun>),
-    /// The states of a flow run, by their timestamps.
+    /// The states of a flow run, ordered by timestamp.
     FlowRunStates(Listed<RunState>),
     /// Task runs.
     TaskRuns(Listed<TaskRun>),
@@ -37,9 +37,9 @@ pub enum Answer {
 /// The objects of one answer.
 #[derive(Debug, Clone)]
 pub struct Listed<T> {
-    /// Those that could be read.
+    /// The objects that could be decoded.
     pub items: Vec<T>,
-    /// Those that could not.
+    /// The objects that could not be decoded.
     pub skipped: Vec<Skipped>,
 }
 
@@ -62,23 +62,24 @@ impl<T> From<Vec<T>> for Listed<T> {
 }
 
 impl<T> Listed<T> {
-    /// Objects in the answer, readable or not: a page with fewer than its limit is the last.
+    /// The number of objects in the answer, decodable or not: a page with fewer than its limit is
+    /// the last one.
     pub fn len(&self) -> usize {
         self.items.len() + self.skipped.len()
     }
 
-    /// Whether the answer has no object at all.
+    /// Whether the answer has no objects.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// An object that could not be read.
+/// An object that could not be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     /// Its id.
     pub id: Id,
-    /// What is wrong with it.
+    /// Why it could not be decoded.
     pub reason: String,
 }
 
@@ -129,7 +130,7 @@ impl Answer {
     }
 }
 
-/// Decodes a list object by object where it cannot be decoded as a whole.
+/// Decodes a list, object by object if it cannot be decoded as a whole.
 pub(super) fn objects<T: DeserializeOwned>(body: &[u8]) -> Result<Listed<T>, serde_json::Error> {
     if let Ok(items) = serde_json::from_slice::<Vec<T>>(body) {
         return Ok(Listed::from(items));
@@ -153,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_odd_object_is_left_out_and_named() {
+    fn an_object_that_cannot_be_decoded_is_skipped_and_reported() {
         let body = br#"[{"id":"a"},{"id":"b","start_time":"yesterday"},{"id":"c"}]"#;
         let listed: Listed<FlowRun> = objects(body).unwrap();
         let ids: Vec<_> = listed.items.iter().map(|run| &*run.id).collect();
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_objects_is_refused() {
+    fn an_answer_that_is_not_a_list_of_objects_is_an_error() {
         for body in ["{}", "[7]", "[{\"id\":7}]", "[{}]", "<html>", "", "null"] {
             assert!(objects::<FlowRun>(body.as_bytes()).is_err(), "{body}");
         }

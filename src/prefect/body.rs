@@ -1,15 +1,15 @@
-//! Reads an answer's body, up to a bound.
+//! Reads the body of an answer, up to a limit.
 
 use bytes::BytesMut;
 use reqwest::Response;
 
 use super::Error;
 
-/// A page of 200 flow runs has some 350 kB; deployments carry their parameter schemas and can
-/// have more.
+/// A page of 200 flow runs takes about 350 kB; deployments include their parameter schemas and can
+/// take more.
 pub(super) const LARGEST_BODY: usize = 64 * 1024 * 1024;
 
-/// Reads a whole body, decompressed.
+/// Reads a complete body, decompressed.
 pub(super) async fn read(mut response: Response, shown: &str) -> Result<BytesMut, Error> {
     let mut body = BytesMut::new();
     while let Some(chunk) = response

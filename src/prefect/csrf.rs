@@ -1,4 +1,5 @@
-//! The CSRF token: fetched on request or when the server asks for it, renewed before it ends.
+//! The CSRF token: fetched if it is enabled or if the server requires it, renewed before it
+//! expires.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use super::{Client, Error, lock};
 static TOKEN: HeaderName = HeaderName::from_static("prefect-csrf-token");
 static CLIENT: HeaderName = HeaderName::from_static("prefect-csrf-client");
 
-/// Where the server does not say how long a token holds (it says an hour).
+/// The lifetime of a token if the server does not report one. Normally it reports an hour.
 const UNKNOWN_LIFETIME: Duration = Duration::from_secs(10 * 60);
 
 #[derive(Deserialize)]
@@ -32,9 +33,9 @@ pub(super) struct Csrf {
     client: String,
     wanted: AtomicBool,
     token: Mutex<Option<Token>>,
-    /// Goes up with every new token.
+    /// Increases with every new token.
     generation: AtomicU64,
-    /// One fetch at a time.
+    /// Ensures that only one request fetches a token.
     fetching: tokio::sync::Mutex<()>,
 }
 
@@ -49,7 +50,7 @@ impl Csrf {
         }
     }
 
-    /// Sees to it that there is a good token, where one is wanted.
+    /// Ensures that there is a valid token, if one is needed.
     pub(super) async fn prepare(&self, prefect: &Client) -> Result<(), Error> {
         if !self.wanted.load(Ordering::Relaxed) || self.is_good() {
             return Ok(());
@@ -61,13 +62,13 @@ impl Csrf {
         }
     }
 
-    /// Which token is in use.
+    /// The generation of the current token.
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Fetches a token because the server refused that of `generation`, unless another
-    /// request was quicker to do so.
+    /// Fetches a token because the server refused the one of `generation`, unless another request
+    /// has already done so.
     pub(super) async fn renew(&self, prefect: &Client, generation: u64) -> Result<(), Error> {
         let _one = self.fetching.lock().await;
         match self.generation() == generation {
@@ -102,21 +103,21 @@ impl Csrf {
         let decode = |body: &[u8]| serde_json::from_slice::<Answer>(body);
         let (answer, date) = match prefect.send(&call, &decode).await {
             Ok(answer) => answer,
-            // 422 `CSRF protection is disabled.`: the server does not want a token. Prefect
-            // Cloud does not have the path.
+            // 422 `CSRF protection is disabled.`: the server does not use tokens. Prefect Cloud
+            // does not have the path.
             Err(Error::Status {
                 status: 404 | 405 | 422,
                 ..
             }) => {
                 tracing::info!(
-                    "the server has CSRF protection off: PREFECT_CSRF_ENABLED can be left out"
+                    "CSRF protection is disabled on the server; PREFECT_CSRF_ENABLED is not needed"
                 );
                 self.wanted.store(false, Ordering::Relaxed);
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        // `Date` has whole seconds: it is up to one second later.
+        // `Date` is truncated to whole seconds: the server's time is up to one second later.
         let date = date.and_then(|date| date.checked_add(Duration::from_secs(1)).ok());
         let lifetime = answer
             .expiration

@@ -1,9 +1,9 @@
 //! Prefect's REST API as a typed client.
 //!
-//! A [`Request`] is data; [`Client::execute`] sends it with everything that belongs to it
-//! (credentials, CSRF token, time-out, retries, a bound on the answer's size) and decodes the
-//! [`Answer`]. The API's objects are in [`objects`] and [`runs`], with the few fields that
-//! are read. What to ask, and when, is not decided here.
+//! A [`Request`] is data; [`Client::execute`] sends it with everything that it needs (credentials,
+//! CSRF token, timeout, retries, a limit for the size of the answer) and decodes the [`Answer`].
+//! The API's objects are in [`objects`] and [`runs`], with the fields that the agent uses. What to
+//! request, and when, is decided elsewhere.
 
 mod answer;
 mod body;
@@ -33,39 +33,39 @@ pub use request::{Id, Request};
 
 use crate::settings::{Credentials, Prefect};
 
-/// A wait that the server asks for is kept up to this; a longer one fails the request at
-/// once, and every other until it is over.
+/// The maximum wait that a server can ask for. A longer one fails the request immediately, and
+/// every other request until it is over.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// One request, for measurements.
+/// A record of one request, for metrics.
 #[derive(Debug, Clone)]
 pub struct RequestRecord<'a> {
     /// The method.
     pub method: &'a str,
-    /// The path, ids left out.
+    /// The path, without ids.
     pub url_template: &'a str,
     /// The host.
     pub server_address: &'a str,
     /// The port.
     pub server_port: u16,
-    /// The status, where there was an answer.
+    /// The status, if there was an answer.
     pub status: Option<u16>,
-    /// What went wrong: a status or a short word.
+    /// The error: a status or a short word.
     pub error_type: Option<&'a str>,
-    /// From the first byte sent to the last one read.
+    /// The time from sending the first byte to reading the last one.
     pub duration: Duration,
 }
 
 /// Called for every request.
 pub trait RequestObserver: Send + Sync {
-    /// A request has ended, successfully or not.
+    /// Called when a request has ended, successfully or not.
     fn on_request(&self, record: &RequestRecord<'_>);
 }
 
-/// A good answer.
+/// A successful answer.
 #[derive(Debug, Clone)]
 pub struct Reply {
-    /// What was asked for.
+    /// The decoded answer.
     pub answer: Answer,
     /// The server's time, in whole seconds; `None` for an answer from a cache (one with an `Age`).
     pub date: Option<Timestamp>,
@@ -94,11 +94,11 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client by `settings`.
+    /// A client according to `settings`.
     ///
     /// # Errors
     ///
-    /// When the TLS backend cannot be started.
+    /// If the TLS backend cannot be initialized.
     pub fn new(settings: &Prefect, observer: Arc<dyn RequestObserver>) -> Result<Self, Error> {
         let mut headers = HeaderMap::new();
         if let Some(value) = authorization(&settings.credentials) {
@@ -112,7 +112,7 @@ impl Client {
                 "/",
                 env!("CARGO_PKG_VERSION")
             ))
-            // A redirected POST becomes a GET: better to say what the right URL is.
+            // A redirected POST would become a GET, so report the correct URL instead.
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| Error::transport(settings.api_url.as_str(), &error))?;
@@ -127,11 +127,11 @@ impl Client {
         })
     }
 
-    /// Asks `request`, again where that can help.
+    /// Sends `request`, with retries if they can help.
     ///
     /// # Errors
     ///
-    /// When there is no answer, or not the one that Prefect gives.
+    /// If there is no answer, or it does not come from Prefect.
     pub async fn execute(&self, request: &Request) -> Result<Reply, Error> {
         let call = request.call();
         let decode = |body: &[u8]| Answer::decode(request, body);
@@ -139,7 +139,7 @@ impl Client {
         Ok(Reply { answer, date })
     }
 
-    /// One request, tried again where that can help.
+    /// Sends a request, with retries if they can help.
     async fn request<T>(&self, call: &Call, decode: Decode<'_, T>) -> Result<Dated<T>, Error> {
         let backoff = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(500))
@@ -158,7 +158,7 @@ impl Client {
             .await
     }
 
-    /// One try, and a second one with a CSRF token where the server asks for one.
+    /// One attempt, and a second one with a CSRF token if the server requires it.
     async fn attempt<T>(&self, call: &Call, decode: Decode<'_, T>) -> Result<Dated<T>, Error> {
         self.csrf.prepare(self).await?;
         let generation = self.csrf.generation();
@@ -228,8 +228,8 @@ impl Client {
         Err(error)
     }
 
-    /// While the server has asked to be left alone, every request waits, or fails where the
-    /// wait is long.
+    /// While the server has asked for no requests, every request waits, or fails if the wait is
+    /// long.
     async fn wait_while_held_back(&self) -> Result<(), Error> {
         loop {
             let wait = match &*lock(&self.held_back) {
@@ -261,7 +261,7 @@ impl Client {
 /// How the body of an answer is read.
 type Decode<'a, T> = &'a (dyn Fn(&[u8]) -> Result<T, serde_json::Error> + Sync);
 
-/// What was read, and what time it was at the server.
+/// The decoded answer, and the server's time.
 type Dated<T> = (T, Option<Timestamp>);
 
 /// The `Date` of an answer that does not come from a cache.
@@ -289,13 +289,13 @@ fn authorization(credentials: &Credentials) -> Option<HeaderValue> {
             )
         }
     };
-    // Both forms are ASCII: the settings see to it for the key.
+    // Both forms are ASCII; for the key, the settings ensure that.
     let mut value = HeaderValue::from_str(&text).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
 
-/// Locks `mutex`. What is behind it stays whole if a holder panics.
+/// Locks `mutex`. Its content stays consistent if a holder panics.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,6 @@
-//! Prefect's objects, with the few fields that are read. Runs are in [`super::runs`].
+//! Prefect's objects, with the fields that the agent uses. Runs are in [`super::runs`].
 //!
-//! A new list of the API is its object here, a row of `resources!`, and an entry in the
+//! To add a list of the API, add its object and a row of `resources!` here, and an entry in the
 //! core's registry of sections.
 
 use std::sync::{Arc, LazyLock};
@@ -27,7 +27,7 @@ pub enum Field<T> {
 }
 
 impl<T> Field<T> {
-    /// The value, where there is one.
+    /// The value, if there is one.
     pub fn value(&self) -> Option<&T> {
         match self {
             Field::Value(value) => Some(value),
@@ -55,7 +55,7 @@ impl Field<Arc<str>> {
 static NULL: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("null"));
 static NONE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("None"));
 
-/// The label of what is not there.
+/// The label value for something that does not exist.
 pub fn null() -> Arc<str> {
     Arc::clone(&NULL)
 }
@@ -124,10 +124,10 @@ pub struct WorkPool {
     /// Whether it is paused.
     #[serde(default)]
     pub is_paused: Field<bool>,
-    /// Runs that it may have under way at one time; none is no limit.
+    /// The concurrency limit; `None` if there is none.
     #[serde(default)]
     pub concurrency_limit: Option<u64>,
-    /// How many of them are taken; servers before 3.6.23 do not report it.
+    /// The slots in use. Servers before 3.6.23 do not report them.
     #[serde(default)]
     pub active_slots: Option<u64>,
 }
@@ -143,7 +143,7 @@ pub struct WorkQueue {
     /// The pool that it belongs to.
     #[serde(default)]
     pub work_pool_name: Field<Arc<str>>,
-    /// Its priority, 1 the highest.
+    /// Its priority; 1 is the highest.
     #[serde(default)]
     pub priority: Field<i64>,
     /// `READY`, `NOT_READY` or `PAUSED`.
@@ -152,13 +152,13 @@ pub struct WorkQueue {
     /// Whether it is paused.
     #[serde(default)]
     pub is_paused: Field<bool>,
-    /// Runs that it may have under way at one time; none is no limit.
+    /// The concurrency limit; `None` if there is none.
     #[serde(default)]
     pub concurrency_limit: Option<u64>,
-    /// How many of them are taken; servers before 3.6.23 do not report it.
+    /// The slots in use. Servers before 3.6.23 do not report them.
     #[serde(default)]
     pub active_slots: Option<u64>,
-    /// When a worker last asked it for runs.
+    /// When a worker last polled it.
     #[serde(default, deserialize_with = "time")]
     pub last_polled: Option<Timestamp>,
 }
@@ -168,7 +168,7 @@ pub struct WorkQueue {
 pub struct Worker {
     /// Its id.
     pub id: Arc<str>,
-    /// Its name; a process worker makes one up at every start.
+    /// Its name. A process worker generates one at every start.
     #[serde(default)]
     pub name: Field<Arc<str>>,
     /// `ONLINE` or `OFFLINE`.
@@ -177,13 +177,13 @@ pub struct Worker {
     /// The time of its last heartbeat.
     #[serde(default, deserialize_with = "time")]
     pub last_heartbeat_time: Option<Timestamp>,
-    /// The pool that it serves: not in the answer, but in the question.
+    /// The work pool that it serves, which is in the request instead of the answer.
     #[serde(skip)]
     pub work_pool_name: Field<Arc<str>>,
 }
 
-/// A global concurrency limit (`POST /v2/concurrency_limits/filter`). A limit by tag is among
-/// them too, as `tag:NAME`.
+/// A global concurrency limit (`POST /v2/concurrency_limits/filter`). Tag-based limits are also in
+/// this list, as `tag:NAME`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct GlobalLimit {
     /// Its id.
@@ -191,15 +191,15 @@ pub struct GlobalLimit {
     /// Its name.
     #[serde(default)]
     pub name: Field<Arc<str>>,
-    /// How many slots it has.
+    /// The number of slots.
     #[serde(default)]
     pub limit: Option<u64>,
-    /// How many of them are taken.
+    /// The slots in use.
     #[serde(default)]
     pub active_slots: Option<u64>,
 }
 
-/// A concurrency limit of task runs by tag (`POST /concurrency_limits/filter`).
+/// A tag-based concurrency limit of task runs (`POST /concurrency_limits/filter`).
 #[derive(Debug, Clone, Deserialize)]
 pub struct TagLimit {
     /// Its id.
@@ -207,10 +207,10 @@ pub struct TagLimit {
     /// The tag.
     #[serde(default)]
     pub tag: Field<Arc<str>>,
-    /// How many slots it has.
+    /// The number of slots.
     #[serde(default)]
     pub concurrency_limit: Option<u64>,
-    /// The task runs that hold one.
+    /// The task runs that occupy a slot.
     #[serde(default)]
     pub active_slots: Option<Vec<Arc<str>>>,
 }
@@ -220,7 +220,7 @@ pub struct TagLimit {
 pub struct Automation {
     /// Its id.
     pub id: Arc<str>,
-    /// Whether it acts.
+    /// Whether it is enabled.
     #[serde(default)]
     pub enabled: Field<bool>,
 }
@@ -249,14 +249,14 @@ macro_rules! resources {
                 }
             }
 
-            /// The path that counts its objects, where there is one.
+            /// The path that counts its objects, if the API has one.
             pub fn count_path(self) -> Option<&'static str> {
                 match self {
                     $(Resource::$name => $count,)*
                 }
             }
 
-            /// What its filter is called in the body of a request.
+            /// The name of its filter in the body of a request.
             pub(super) fn filter_name(self) -> &'static str {
                 match self {
                     $(Resource::$name => $path,)*
@@ -312,16 +312,16 @@ resources! {
     WorkPools(WorkPool): "work_pools", Some("/work_pools/count");
     /// All work queues.
     WorkQueues(WorkQueue): "work_queues", None;
-    /// Concurrency limits, global and by tag.
+    /// Concurrency limits, global and tag-based.
     GlobalLimits(GlobalLimit): "v2/concurrency_limits", None;
-    /// Concurrency limits of task runs by tag.
+    /// Tag-based concurrency limits of task runs.
     TagLimits(TagLimit): "concurrency_limits", None;
     /// All automations.
     Automations(Automation): "automations", Some("/automations/count");
 }
 
-/// Reads a time as Prefect writes it; one without an offset is taken for UTC. A time beyond
-/// what can be represented becomes the latest that can: Python's `datetime.max` is one.
+/// Decodes a time as Prefect encodes it. A time without an offset is treated as UTC. A time that is
+/// too late to be represented, such as Python's `datetime.max`, becomes the latest possible one.
 pub(super) fn time<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Timestamp>, D::Error> {

@@ -1,7 +1,7 @@
-//! What can be asked of the API, as data.
+//! Requests to the API, as data.
 //!
-//! A [`Request`] says what is wanted; [`super::Client`] turns it into HTTP. The core that
-//! decides what to ask, and the tests' in-memory Prefect that answers, know nothing of HTTP.
+//! [`super::Client`] turns a [`Request`] into HTTP. The core, which plans requests, and the
+//! in-memory Prefect of the tests, which answers them, are independent of HTTP.
 
 use std::sync::Arc;
 
@@ -19,58 +19,58 @@ pub type Id = Arc<str>;
 /// A request to the API.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Request {
-    /// `GET /admin/version`: needs no database. Prefect Cloud does not have it.
+    /// `GET /admin/version`, which needs no database. Prefect Cloud does not have it.
     Version,
     /// A page of a list.
     List {
-        /// Which list.
+        /// The list.
         resource: Resource,
-        /// Which page of it.
+        /// The page.
         page: Page,
     },
-    /// How many objects a list has, where the API counts them.
+    /// The number of objects in a list, if the API has such a count.
     Count(Resource),
     /// Objects by id; those that do not exist are missing from the answer.
     ByIds {
-        /// Of which list.
+        /// The list.
         resource: Resource,
-        /// At most as many as a page may have.
+        /// The ids, at most as many as fit on a page.
         ids: Vec<Id>,
     },
     /// The workers of a work pool that sent a heartbeat at `since` or later.
     Workers {
         /// The pool's name.
         pool: Arc<str>,
-        /// The oldest heartbeat.
+        /// The time of the oldest heartbeat.
         since: Timestamp,
-        /// Which page.
+        /// The page.
         page: Page,
     },
-    /// The server's own counts of flow runs by state.
+    /// The server's counts of flow runs by state.
     RunHistory {
-        /// From when.
+        /// The start of the period.
         since: Timestamp,
-        /// Until when.
+        /// The end of the period.
         until: Timestamp,
     },
     /// Flow runs.
     FlowRuns {
-        /// Which ones.
+        /// The filter.
         filter: FlowRunFilter,
-        /// In which order.
+        /// The order.
         order: Order,
-        /// At most so many.
+        /// The maximum number of runs.
         limit: usize,
     },
-    /// How many flow runs the filter matches.
+    /// The number of flow runs that the filter matches.
     CountFlowRuns(FlowRunFilter),
     /// Every state that a flow run has been in.
     FlowRunStates(Id),
-    /// Task runs, the newest end first.
+    /// Task runs, latest end time first.
     TaskRuns {
-        /// Which ones.
+        /// The filter.
         filter: TaskRunFilter,
-        /// Which page.
+        /// The page.
         page: Page,
     },
 }
@@ -78,28 +78,28 @@ pub enum Request {
 /// A page of a list that is read by offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Page {
-    /// Objects to leave out at the start.
+    /// The number of objects to skip.
     pub offset: usize,
-    /// At most so many objects; the server refuses more than its own limit (200 by default).
+    /// The maximum number of objects. The server refuses more than its own limit (200 by default).
     pub limit: usize,
 }
 
-/// In which order flow runs are listed.
+/// The order of flow runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Order {
     /// `ID_DESC`.
     #[default]
     Id,
-    /// `END_TIME_DESC`: the newest end first.
+    /// `END_TIME_DESC`: latest end time first.
     EndTime,
-    /// `START_TIME_DESC`: the newest `coalesce(start_time, expected_start_time)` first.
+    /// `START_TIME_DESC`: latest `coalesce(start_time, expected_start_time)` first.
     StartTime,
-    /// `EXPECTED_START_TIME_ASC`: the earliest expected start first.
+    /// `EXPECTED_START_TIME_ASC`: earliest expected start time first.
     ExpectedStartTime,
 }
 
 impl Order {
-    /// Prefect's name for it.
+    /// Prefect's name for the order.
     pub fn as_str(self) -> &'static str {
         match self {
             Order::Id => "ID_DESC",
@@ -119,13 +119,13 @@ pub struct FlowRunFilter {
     /// By state.
     #[serde(skip_serializing_if = "is_default")]
     pub state: StateFilter,
-    /// By `coalesce(start_time, expected_start_time)`: that is what the server compares.
+    /// By `coalesce(start_time, expected_start_time)`, which is what the server compares.
     #[serde(skip_serializing_if = "is_default")]
     pub start_time: Range,
-    /// By end. Runs that have not ended do not match.
+    /// By end time. Runs that have not ended do not match.
     #[serde(skip_serializing_if = "is_default")]
     pub end_time: Range,
-    /// By the start that was expected first.
+    /// By the original expected start time.
     #[serde(skip_serializing_if = "is_default")]
     pub expected_start_time: Range,
     /// By deployment.
@@ -160,10 +160,10 @@ pub struct TaskRunFilter {
     /// By state.
     #[serde(skip_serializing_if = "is_default")]
     pub state: StateFilter,
-    /// By end. Servers before 3.6.22 answer 422.
+    /// By end time. Servers before 3.6.22 answer 422.
     #[serde(skip_serializing_if = "is_default")]
     pub end_time: Range,
-    /// Whether they started.
+    /// By whether they have started.
     #[serde(skip_serializing_if = "is_default")]
     pub start_time: Presence,
 }
@@ -179,8 +179,8 @@ pub struct StateFilter {
     pub names: OneOf<Arc<str>>,
 }
 
-/// One of these values, and none of those. `None` is no condition; an empty `any` matches
-/// nothing.
+/// A condition that a value is one of `any` and none of `not_any`. With `None`, `any` is not a
+/// condition; an empty `any` matches nothing.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct OneOf<T> {
     /// One of these.
@@ -218,7 +218,7 @@ impl<T> OneOf<T> {
     }
 }
 
-/// A range of time; both ends belong to it.
+/// A time range, inclusive at both ends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Range {
     /// At this time or later.
@@ -246,17 +246,17 @@ impl Range {
         }
     }
 
-    /// Whether `time` is in it.
+    /// Whether `time` is in the range.
     pub fn contains(&self, time: Timestamp) -> bool {
         self.after.is_none_or(|after| time >= after)
             && self.before.is_none_or(|before| time <= before)
     }
 }
 
-/// Whether a field is null; `None` is no condition.
+/// A condition that a field is null or not null; `None` is no condition.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Presence {
-    /// Null, or not null.
+    /// Whether the field has to be null.
     #[serde(rename = "is_null_", skip_serializing_if = "Option::is_none")]
     pub is_null: Option<bool>,
 }
@@ -265,7 +265,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// Prefect reads times of ISO 8601.
+/// Prefect expects times in ISO 8601.
 fn time<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     match time {
         Some(time) => serializer.collect_str(time),
@@ -273,11 +273,11 @@ fn time<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok,
     }
 }
 
-/// A request as HTTP has it.
+/// A request as an HTTP call.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) method: Method,
-    /// The path; `{name}` in it stands for `name`.
+    /// The path, in which `{name}` is a placeholder for `name`.
     pub(super) template: &'static str,
     pub(super) name: Arc<str>,
     pub(super) query: Vec<(&'static str, Arc<str>)>,
@@ -305,7 +305,7 @@ impl Call {
 }
 
 impl Request {
-    /// The most objects that it asks for, where it asks for a list.
+    /// The maximum number of objects, if it requests a list.
     pub fn limit(&self) -> Option<usize> {
         match self {
             Request::List { page, .. }
@@ -321,12 +321,12 @@ impl Request {
         }
     }
 
-    /// Whether an answer with so many objects is a full page: there may be another one.
+    /// Whether an answer with this many objects is a full page, so that there may be another one.
     pub fn is_full_page(&self, objects: usize) -> bool {
         self.limit().is_some_and(|limit| objects >= limit)
     }
 
-    /// The call that asks it.
+    /// The HTTP call for this request.
     pub(super) fn call(&self) -> Call {
         match self {
             Request::Version => Call::get("/admin/version"),
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_says_only_what_is_asked() {
+    fn a_filter_contains_only_the_conditions_that_are_set() {
         let request = Request::CountFlowRuns(FlowRunFilter::default());
         assert_eq!(body(&request), json!({"flow_runs": {}}));
         let filter = FlowRunFilter {

@@ -1,4 +1,4 @@
-// Variables in queries and links, as Grafana fills them in.
+// Interpolates variables in queries and links as Grafana does.
 "use strict";
 
 const { escapeRegex, getFieldDisplayName, getFieldDisplayValuesProxy, getDisplayProcessor, formattedValueToString } =
@@ -15,7 +15,7 @@ const encode = (text) => strict(encodeURIComponent(String(text)));
 const list = (value) => (Array.isArray(value) ? value : [value]).map(String);
 const together = (values, joined) => (values.length === 1 ? values[0] : joined);
 
-// The formats that have a name, of one value or several.
+// The named formats, for one or more values.
 const FORMATS = {
   raw: (value) => String(value),
   text: (value) => list(value).join(" + "),
@@ -33,8 +33,8 @@ const FORMATS = {
   queryparam: (value, name) => list(value).map((text) => `var-${name}=${encode(text)}`).join("&"),
 };
 
-// How the Prometheus data source escapes a value where no format is named (without the feature
-// toggle prometheusSpecialCharsInLabelValues, which is off by default): quotes are a trap.
+// How the Prometheus data source escapes a value without a format (without the feature toggle
+// prometheusSpecialCharsInLabelValues, which is disabled by default): it does not escape quotes.
 function escapedForPrometheus(value, variable) {
   if (!variable.multi && !variable.includeAll) {
     return String(value).replace(/\\/g, "\\\\").replace(/'/g, "\\\\'");
@@ -63,12 +63,13 @@ function ofData(name, path, context) {
       : { name: field.name, labels: field.labels ?? {}, displayName: getFieldDisplayName(field, frame, data) };
   if (name === "__data" && rowIndex === undefined) return undefined;
   const found = path.reduce((value, step) => value?.[step], root);
-  // Grafana leaves a link's missing field empty.
+  // In Grafana, a missing field in a link is empty.
   return found === undefined || found === null ? "" : found;
 }
 
-// Fills in. `variables` by name: {value, multi, includeAll, allValue, options}; `built` has what is
-// not a variable of the dashboard, $__interval say; `fallback` is the format where none is named.
+// Interpolates a text. `variables` by name: {value, multi, includeAll, allValue, options}; `built`
+// has variables that are not the dashboard's, such as $__interval; `fallback` is the default
+// format.
 function interpolate(text, { variables, built = {}, fallback = FORMATS.glob, context }) {
   if (typeof text !== "string") return text;
   return text.replace(VARIABLE, (match, plain, bracket, format1, braced, fields, format2) => {

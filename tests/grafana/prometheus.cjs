@@ -1,4 +1,4 @@
-// Queries as Grafana's Prometheus data source makes them, and its frames of the answers.
+// Builds queries, and data frames from the answers, like Grafana's Prometheus data source.
 "use strict";
 
 const { FieldType, findCommonLabels, getFieldDisplayName, rangeUtil } = require("@grafana/data");
@@ -12,7 +12,7 @@ async function get(base, path, parameters) {
   return body.data;
 }
 
-// label_values(selector, label), as variables have it.
+// label_values(selector, label), as in variables.
 async function labelValues(base, query, { from, to }) {
   const parts = /^label_values\((?:(.+),\s*)?(.+?)\)\s*$/s.exec(query);
   if (!parts) throw new Error(`not label_values(): ${query}`);
@@ -25,7 +25,7 @@ async function labelValues(base, query, { from, to }) {
   return body.data;
 }
 
-// $__interval and its kin for a panel of so many pixels.
+// $__interval and related variables for a panel of this width.
 function intervals(panel, { from, to, scrapeInterval }, pixels) {
   const range = rangeUtil.convertRawToRange({
     from: new Date(from * 1000).toISOString(),
@@ -59,7 +59,7 @@ function legend(target, labels) {
   return `${name}{${rest.map(([key, value]) => `${key}="${value}"`).join(", ")}}`;
 }
 
-// A frame for each series.
+// One frame per series.
 function frames(target, data) {
   const instant = data.resultType === "vector";
   const series = data.resultType === "scalar" ? [{ metric: {}, value: data.result }] : data.result;
@@ -108,7 +108,7 @@ function table(series, refId, ofSeveral) {
   return { refId, fields, length: fields[0].values.length, meta: {} };
 }
 
-// The buckets of a histogram, each without those below it, as rows of one frame.
+// The non-cumulative buckets of a histogram, as rows of one frame.
 function heatmap(series) {
   if (!series.length) return [];
   const bound = ({ fields: [, value] }) => number(value.labels.le ?? "NaN");
@@ -129,7 +129,7 @@ function heatmap(series) {
   return [{ refId: series[0].refId, fields: [time, ...rows], length: times.length, meta: { type: "heatmap-rows" } }];
 }
 
-// Everything that a panel asks for: the frames, and the queries as they were sent.
+// Runs the queries of a panel. Returns the frames, and the queries as sent.
 async function ask(panel, variables, look, pixels) {
   const { step, built } = intervals(panel, look, pixels);
   const targets = (panel.targets ?? []).filter((target) => !target.hide);

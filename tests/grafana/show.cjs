@@ -1,10 +1,10 @@
-// What Grafana would show of a dashboard: Grafana's own code for transformations, overrides, value
-// mappings, thresholds, units and links, on the answers of a running Prometheus.
+// Computes what Grafana would show on a dashboard: Grafana's own code for transformations,
+// overrides, value mappings, thresholds, units and links, with the answers of a running Prometheus.
 //
 //     NODE_PATH=$(./get) node show.cjs <looks.json
 //
-// A look: {dashboard, prometheus, from, to, variables?, panels?, scrapeInterval, width}. Its answer:
-// {variables, panels}, in the order of the looks.
+// A look is {dashboard, prometheus, from, to, variables?, panels?, scrapeInterval, width}. The
+// result is {variables, panels} for each look, in the same order.
 "use strict";
 
 const { readFileSync } = require("node:fs");
@@ -12,8 +12,8 @@ const { readFileSync } = require("node:fs");
 const grafana = require("@grafana/data");
 const { lastValueFrom } = require("rxjs");
 
-// Grafana's transformations ask where they run. Set after the packages are loaded: some of them take
-// a window for a browser.
+// Grafana's transformations need this global. It is set after the packages are loaded, because some
+// of them would detect a browser.
 globalThis.window = { __grafanaSceneContext: {} };
 globalThis.navigator ??= { language: "en-US", languages: ["en-US"] };
 
@@ -32,7 +32,7 @@ grafana.locationUtil.initialize({
   getTimeRangeForUrl: () => ({}),
 });
 
-// The options of fields that a panel sets: Grafana's standard ones, and those of its own type.
+// The field options that a panel can set: Grafana's standard ones, and those of its type.
 function fieldOptions(fieldConfig) {
   const { defaults = {}, overrides = [] } = fieldConfig;
   const special = {
@@ -65,7 +65,7 @@ function fieldOptions(fieldConfig) {
   return new grafana.Registry(() => [...standard.map((id) => option(id, false)), ...[...custom].map((id) => option(id, true))]);
 }
 
-// The values of a dashboard's variables: those given, or what Grafana chooses.
+// The values of a dashboard's variables: the given ones, or those that Grafana selects by default.
 async function choose(dashboard, look) {
   const variables = {};
   for (const variable of dashboard.templating?.list ?? []) {
@@ -192,7 +192,7 @@ async function show(panel, variables, look) {
     case "bargauge":
       return { ...common, tiles: tiles({ ...panel, fieldConfig }, data, replaceVariables) };
     case "table":
-      // One frame is shown; an unmerged second one is behind a menu.
+      // Only the first frame is shown; others are behind a menu.
       return { ...common, ...rows(data[0], data), frames: data.length };
     default:
       return { ...common, series: series(data) };
@@ -212,7 +212,7 @@ async function main() {
     }
     answers.push({ variables, panels });
   }
-  // Numbers that JSON has not.
+  // Numbers that JSON cannot represent.
   const exact = (_, value) => (typeof value === "number" && !Number.isFinite(value) ? String(value) : value);
   process.stdout.write(JSON.stringify(answers, exact));
 }

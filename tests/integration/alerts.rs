@@ -1,4 +1,4 @@
-//! Alerts, recording rules and the mixin, in the real promtool and the real Prometheus.
+//! Alerts, recording rules and the mixin, with the real promtool and the real Prometheus.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,13 +10,13 @@ use crate::support::process::wait_for;
 use crate::support::programs::{Prometheus, programs};
 use crate::support::stack::{project, project_text, run};
 
-/// The rules, and how the tests name them.
+/// The files with rules.
 const RULES: [&str; 2] = ["alerts.yml", "examples/slo-rules.yml"];
 
-/// What sets one workspace apart from another.
+/// The labels that distinguish workspaces.
 const IDENTITY: [&str; 3] = ["job", "instance", "prefect_workspace"];
 
-/// The files of `promtool test rules`, by name.
+/// The test files for `promtool test rules`, with their contents.
 fn tests() -> Vec<(PathBuf, String)> {
     let folder = std::fs::read_dir(project("tests/alerts")).unwrap();
     let mut paths: Vec<_> = folder.map(|file| file.unwrap().path()).collect();
@@ -76,7 +76,7 @@ fn every_alert_has_a_runbook_a_firing_and_a_silent_case() {
         }
     }
     assert!(names.len() > 18, "{names:?}");
-    // The runbooks are those of the alerts, and the documentation names each.
+    // Every runbook belongs to an alert, and the documentation mentions each of them.
     let folder = std::fs::read_dir(project("docs/runbooks")).unwrap();
     let runbooks = folder.map(|file| file.unwrap().path());
     let runbooks = runbooks.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned());
@@ -95,8 +95,8 @@ fn every_alert_has_a_runbook_a_firing_and_a_silent_case() {
     }
 }
 
-/// What promtool says of the tests if `change` is made to every alert, and the alerts that it
-/// changes. Alerts do not depend on one another, so each is judged by what is said of it.
+/// The output of promtool if `change` is applied to every alert, and the alerts that it changes.
+/// Alerts are independent, so each is judged by the messages about it.
 fn with_changed(programs: &Path, change: impl Fn(&str) -> String) -> (String, BTreeSet<String>) {
     let folder = tempfile::tempdir().unwrap();
     let mut names = BTreeSet::new();
@@ -117,7 +117,7 @@ fn with_changed(programs: &Path, change: impl Fn(&str) -> String) -> (String, BT
             *test = test.replace(&format!("../../{file}"), path.to_str().unwrap());
         }
     }
-    let said = |(path, text): &(PathBuf, String)| {
+    let run = |(path, text): &(PathBuf, String)| {
         let test = folder.path().join(path.file_name().unwrap());
         std::fs::write(&test, text).unwrap();
         let output = Command::new(programs.join("promtool"))
@@ -127,18 +127,18 @@ fn with_changed(programs: &Path, change: impl Fn(&str) -> String) -> (String, BT
             .unwrap();
         String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
     };
-    let said = std::thread::scope(|scope| {
-        let said: Vec<_> = tests
+    let messages = std::thread::scope(|scope| {
+        let runs: Vec<_> = tests
             .iter()
-            .map(|test| scope.spawn(move || said(test)))
+            .map(|test| scope.spawn(move || run(test)))
             .collect();
-        said.into_iter().map(|said| said.join().unwrap()).collect()
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
     });
-    (said, names)
+    (messages, names)
 }
 
-/// Whether an expectation about this alert fails: one of `alert_rule_test`, or one of what fires.
-fn fails(said: &str, name: &str) -> bool {
+/// Whether an expectation about this alert fails, in `alert_rule_test` or about `ALERTS`.
+fn fails(messages: &str, name: &str) -> bool {
     let own = |line: &str| -> BTreeSet<String> {
         let series = line.split('{').skip(1).map(str::to_owned);
         series
@@ -146,45 +146,45 @@ fn fails(said: &str, name: &str) -> bool {
             .map(|series| series.trim_end_matches([',', ' ']).to_owned())
             .collect()
     };
-    let mut expected = said.split("exp: ").skip(1);
+    let mut expected = messages.split("exp: ").skip(1);
     let differs = |rest: &str| {
         let (expected, got) = rest.split_once("got: ").unwrap();
         own(expected) != own(got.lines().next().unwrap())
     };
-    said.contains(&format!("alertname: {name}, time")) || expected.any(differs)
+    messages.contains(&format!("alertname: {name}, time")) || expected.any(differs)
 }
 
 #[test]
-fn an_alert_that_is_removed_is_missed() {
-    let Some(programs) = programs("an_alert_that_is_removed_is_missed") else {
+fn an_alert_that_is_removed_fails_its_tests() {
+    let Some(programs) = programs("an_alert_that_is_removed_fails_its_tests") else {
         return;
     };
-    let (said, names) = with_changed(&programs, |_| String::new());
+    let (messages, names) = with_changed(&programs, |_| String::new());
     assert!(names.len() > 18, "{names:?}");
     for name in names {
-        assert!(fails(&said, &name), "{name}");
+        assert!(fails(&messages, &name), "{name}");
     }
     // These four share a name.
     for window in ["1h", "6h", "1d", "3d"] {
-        assert!(said.contains(&format!("long=\"{window}\"")), "{window}");
+        assert!(messages.contains(&format!("long=\"{window}\"")), "{window}");
     }
 }
 
 #[test]
-fn an_alert_that_takes_two_workspaces_for_one_is_noticed() {
+fn an_alert_that_merges_two_workspaces_fails_its_tests() {
     let Some(programs) = programs("an_alert_that_takes_two_workspaces_for_one") else {
         return;
     };
     let change = |alert: &str| alert.replace(", prefect_workspace", "");
-    let (said, names) = with_changed(&programs, change);
+    let (messages, names) = with_changed(&programs, change);
     assert!(names.len() > 15, "{names:?}");
     for name in names {
-        assert!(fails(&said, &name), "{name}");
+        assert!(fails(&messages, &name), "{name}");
     }
 }
 
 #[test]
-fn an_alert_on_data_that_is_not_refreshed_is_noticed() {
+fn an_alert_on_data_that_is_not_refreshed_fails_its_tests() {
     let Some(programs) = programs("an_alert_on_data_that_is_not_refreshed") else {
         return;
     };
@@ -198,14 +198,14 @@ fn an_alert_on_data_that_is_not_refreshed_is_noticed() {
         });
         lines.collect::<String>().trim_end().to_owned()
     };
-    let (said, names) = with_changed(&programs, change);
+    let (messages, names) = with_changed(&programs, change);
     assert!(names.len() > 9, "{names:?}");
     for name in names {
-        assert!(fails(&said, &name), "{name}");
+        assert!(fails(&messages, &name), "{name}");
     }
 }
 
-/// A Prometheus with these files of rules.
+/// A Prometheus with these rule files.
 fn with_rules(
     programs: &Path,
     files: &[PathBuf],
@@ -216,7 +216,7 @@ fn with_rules(
         .iter()
         .map(|file| format!("  - {}\n", file.display()))
         .collect();
-    // As in the stack, without what is scraped.
+    // As in the stack, but without scrape targets.
     let config = project_text("prometheus.yml");
     let (config, _) = config.split_once("scrape_configs:").unwrap();
     let config = config
@@ -231,9 +231,9 @@ fn with_rules(
 /// The rules of a file by group and its interval.
 type Groups = BTreeMap<String, Vec<Value>>;
 
-/// A file's rules as Prometheus has read them: what they say, without what became of them.
+/// The rules of a file as Prometheus has parsed them, without their state.
 fn read(prometheus: &Prometheus, file: &Path) -> Groups {
-    const SAYS: [&str; 7] = [
+    const DEFINITION: [&str; 7] = [
         "type",
         "name",
         "query",
@@ -245,8 +245,9 @@ fn read(prometheus: &Prometheus, file: &Path) -> Groups {
     let answer = prometheus.get("/api/v1/rules", &[]).unwrap();
     let groups = answer["groups"].as_array().unwrap().iter();
     let groups = groups.filter(|group| Path::new(group["file"].as_str().unwrap()) == file);
-    let says = |rule: &Value| {
-        SAYS.map(|key| (key, rule[key].clone()))
+    let definition = |rule: &Value| {
+        DEFINITION
+            .map(|key| (key, rule[key].clone()))
             .into_iter()
             .collect()
     };
@@ -254,13 +255,13 @@ fn read(prometheus: &Prometheus, file: &Path) -> Groups {
         let rules = group["rules"].as_array().unwrap().iter();
         (
             format!("{}, {}", group["name"], group["interval"]),
-            rules.map(says).collect(),
+            rules.map(definition).collect(),
         )
     };
     groups.map(group).collect()
 }
 
-/// Those of one kind; no group is empty.
+/// The rules of one type, without empty groups.
 fn of_kind(groups: &Groups, kind: &str) -> Groups {
     let mut groups = groups.clone();
     for rules in groups.values_mut() {
@@ -320,7 +321,7 @@ fn every_aggregation_and_match_keeps_job_instance_and_workspace() {
     let groups = files.iter().flat_map(|file| read(&prometheus, file));
     for rule in groups.flat_map(|(_, rules)| rules) {
         let found = losing(rule["query"].as_str().unwrap());
-        // An agent is replaced by another instance: found by the job, once matched, once grouped.
+        // These two find the instance that has replaced an agent by its job only.
         let by_job = if rule["name"] == "PrefectAgentAbsent" {
             2
         } else {
@@ -330,7 +331,7 @@ fn every_aggregation_and_match_keeps_job_instance_and_workspace() {
         count += 1;
     }
     assert!(count > 40, "{count}");
-    // What it would find.
+    // The check finds such expressions.
     for (query, wrong) in [
         ("sum(a)", 1),
         ("sum by (job, instance) (a)", 1),
@@ -364,7 +365,7 @@ fn the_address_of_the_runbooks_is_one_setting() {
     ] {
         let variables = [("PREFECT_RUNBOOKS", address)];
         let (prometheus, _folder) = with_rules(&programs, &[project("alerts.yml")], &variables);
-        // Nothing is scraped: the agent is absent.
+        // Nothing is scraped, so the agent is absent.
         let alert = wait_for("an alert", || {
             let answer = prometheus.get("/api/v1/alerts", &[]).unwrap();
             answer["alerts"].as_array().unwrap().first().cloned()
@@ -374,7 +375,7 @@ fn the_address_of_the_runbooks_is_one_setting() {
     }
 }
 
-/// What an expression of jsonnet is.
+/// Evaluates a jsonnet expression.
 fn jsonnet(programs: &Path, expression: &str) -> String {
     let output = Command::new(programs.join("jsonnet"))
         .args(["-e", expression])
@@ -393,8 +394,8 @@ fn mixin(programs: &Path, config: &str, part: &str) -> String {
 }
 
 #[test]
-fn the_mixin_is_the_rules_and_the_dashboards() {
-    let Some(programs) = programs("the_mixin_is_the_rules_and_the_dashboards") else {
+fn the_mixin_contains_the_rules_and_the_dashboards() {
+    let Some(programs) = programs("the_mixin_contains_the_rules_and_the_dashboards") else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -437,7 +438,7 @@ fn the_mixin_is_the_rules_and_the_dashboards() {
     let dashboards: BTreeMap<String, Value> = serde_json::from_str(&dashboards).unwrap();
     let folder = std::fs::read_dir(project("grafana/dashboards")).unwrap();
     let names = folder.map(|file| file.unwrap().file_name().into_string().unwrap());
-    // That of the example service is not about Prefect.
+    // The dashboard of the example service is not about Prefect.
     let names: BTreeSet<String> = names.filter(|name| name != "numbers.json").collect();
     assert_eq!(dashboards.into_keys().collect::<BTreeSet<_>>(), names);
     for name in names {

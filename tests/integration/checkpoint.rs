@@ -1,4 +1,4 @@
-//! What survives a restart.
+//! Checkpoints: what survives a restart.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ fn text(folder: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn counters_go_on_and_what_ended_meanwhile_is_counted_once() {
+async fn counters_resume_and_runs_that_ended_meanwhile_are_counted_once() {
     let (stub, folder) = (small_stub().await, tempfile::tempdir().unwrap());
     let folder = text(folder.path());
     let settings = [("STATE_DIR", folder.as_str())];
@@ -33,7 +33,7 @@ async fn counters_go_on_and_what_ended_meanwhile_is_counted_once() {
     assert_eq!(failed(&cycle(&mut first).await), Some(0.0));
     add(&stub, 1, "FAILED", 0);
     assert_eq!(failed(&cycle(&mut first).await), Some(1.0));
-    // Under way when the agent dies; its end is reported long after it was.
+    // It is active when the agent is killed, and its end is reported much later.
     add(&stub, 2, "RUNNING", 1_000);
     cycle(&mut first).await;
     drop(first);
@@ -53,7 +53,7 @@ async fn counters_go_on_and_what_ended_meanwhile_is_counted_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_folder_counters_start_at_zero_and_nothing_old_is_counted() {
+async fn without_state_dir_counters_start_at_zero_and_old_runs_are_not_counted() {
     let stub = small_stub().await;
     let mut first = agent(&stub.url, &[]).await;
     cycle(&mut first).await;
@@ -65,7 +65,7 @@ async fn without_a_folder_counters_start_at_zero_and_nothing_old_is_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn counters_go_on_whatever_the_temporality_of_pushes() {
+async fn counters_resume_with_either_temporality() {
     let (stub, folder) = (small_stub().await, tempfile::tempdir().unwrap());
     let folder = text(folder.path());
     let settings = [
@@ -100,12 +100,12 @@ async fn catching_up_has_a_bound() {
     let settings = [("STATE_DIR", folder_text.as_str()), ("CATCH_UP_HOURS", "4")];
     let mut agent = agent(&stub.url, &settings).await;
     cycle(&mut agent).await;
-    // It came up in the first cycle, so that is where it was shown at zero.
+    // The series appeared in the first cycle, where it was exported at zero.
     assert_eq!(failed(&cycle(&mut agent).await), Some(2.0));
 }
 
 #[test]
-fn a_checkpoint_that_was_cut_off_is_refused_wherever_it_was() {
+fn a_truncated_checkpoint_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut checkpoint = Checkpoint::new(folder.path(), "http://here/api");
     assert!(matches!(checkpoint.read(), Ok(None)));
@@ -122,7 +122,7 @@ fn a_checkpoint_that_was_cut_off_is_refused_wherever_it_was() {
     assert!(matches!(checkpoint.read(), Err(Error::Damaged(..))));
 }
 
-/// The address of the stub that is to be, and the path of its checkpoint in `folder`.
+/// Reserves the address of a stub, and returns the path of its checkpoint in `folder`.
 fn reserved(folder: &Path) -> (std::net::TcpListener, std::path::PathBuf) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/api", listener.local_addr().unwrap());
@@ -130,7 +130,7 @@ fn reserved(folder: &Path) -> (std::net::TcpListener, std::path::PathBuf) {
     (listener, path)
 }
 
-/// Three cycles of an agent with this folder; the lines of its log that name the setting.
+/// Runs three cycles of an agent with this directory. Returns the log lines that name the setting.
 fn log_of_three_cycles(listener: std::net::TcpListener, folder: &str) -> Vec<String> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let stub = runtime.block_on(async {
@@ -150,7 +150,7 @@ fn log_of_three_cycles(listener: std::net::TcpListener, folder: &str) -> Vec<Str
 }
 
 #[test]
-fn a_damaged_checkpoint_is_kept_aside_and_a_new_one_begins() {
+fn a_damaged_checkpoint_is_renamed_and_a_new_one_is_started() {
     let folder = tempfile::tempdir().unwrap();
     let (listener, path) = reserved(folder.path());
     std::fs::write(&path, "{\"version\":2,").unwrap();
@@ -160,7 +160,10 @@ fn a_damaged_checkpoint_is_kept_aside_and_a_new_one_begins() {
         log[0].contains("WARN") && log[0].contains("damaged"),
         "{log:?}"
     );
-    assert!(log[1].contains("kept under another name"), "{log:?}");
+    assert!(
+        log[1].contains("could not be read at the start was renamed"),
+        "{log:?}"
+    );
     let kept = std::fs::read_to_string(path.with_extension("json.damaged-0")).unwrap();
     assert_eq!(kept, "{\"version\":2,");
     let written = std::fs::read_to_string(&path).unwrap();
@@ -168,24 +171,24 @@ fn a_damaged_checkpoint_is_kept_aside_and_a_new_one_begins() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_one_warning_and_no_more() {
+fn a_directory_that_is_not_writable_is_a_single_warning() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     let (listener, _) = reserved(folder.path());
     let log = log_of_three_cycles(listener, &text(&file.join("state")));
     assert_eq!(log.len(), 1, "{log:?}");
-    assert!(log[0].contains("cannot be written"), "{log:?}");
+    assert!(log[0].contains("cannot write the checkpoint"), "{log:?}");
 }
 
 #[test]
-fn a_full_disk_is_one_warning_and_leaves_the_checkpoint_before() {
+fn a_full_disk_is_a_single_warning_and_keeps_the_previous_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let (listener, path) = reserved(folder.path());
-    // What is written to it meets a full disk.
+    // Writing to this device fails with a full disk.
     std::os::unix::fs::symlink("/dev/full", path.with_extension("json.new")).unwrap();
     let log = log_of_three_cycles(listener, &text(folder.path()));
-    // The other one says that there is none to begin with.
+    // The other line reports that there is no checkpoint yet.
     let full = log.iter().filter(|line| line.contains("No space left"));
     assert_eq!((log.len(), full.count()), (2, 1), "{log:?}");
 }

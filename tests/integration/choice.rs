@@ -1,4 +1,4 @@
-//! Which families are exported, and with which attributes more.
+//! The selection of families, and additional attributes.
 
 use std::collections::BTreeSet;
 
@@ -9,14 +9,14 @@ use crate::support::page::Page;
 use crate::support::process::{Process, agent_command};
 use crate::support::{agent, cycle, fleet, settings, small_stub};
 
-/// Names of the families on a page, as far as they are Prefect's.
+/// The names of the families about Prefect on a page.
 fn names(page: &Page) -> BTreeSet<&str> {
     let names = page.series.keys().map(|(name, _)| name.as_str());
     names.filter(|name| *name != "target_info").collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn families_are_chosen_by_name_or_glob_in_both_spellings() {
+async fn families_are_selected_by_name_or_glob_in_both_spellings() {
     let stub = small_stub().await;
     let settings = [
         (
@@ -36,7 +36,7 @@ async fn families_are_chosen_by_name_or_glob_in_both_spellings() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_exports_is_not_asked_for() {
+async fn sections_that_no_exported_family_needs_are_not_requested() {
     let stub = small_stub().await;
     let settings = [(
         "METRICS_EXCLUDE",
@@ -152,7 +152,7 @@ async fn a_count_keeps_the_tags_that_its_deployment_had() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn beyond_the_limit_one_series_stands_for_the_rest_and_the_agent_says_how_many() {
+async fn series_beyond_the_limit_are_combined_and_their_number_is_exported() {
     let stub = small_stub().await;
     for number in 0..10 {
         let mut flow = stub.contents().flows[0].clone();
@@ -174,7 +174,7 @@ async fn beyond_the_limit_one_series_stands_for_the_rest_and_the_agent_says_how_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_choice_that_chooses_nothing_or_clashes_is_refused() {
+async fn a_selection_that_matches_nothing_or_clashes_is_refused() {
     for (name, value, shown) in [
         (
             "METRICS_INCLUDE",
@@ -196,7 +196,7 @@ async fn a_choice_that_chooses_nothing_or_clashes_is_refused() {
 }
 
 #[test]
-fn it_is_refused_as_any_other_setting() {
+fn it_is_refused_like_any_other_invalid_setting() {
     let settings = [("METRICS_INCLUDE", "nothing"), ("METRICS_PORT", "0")];
     let mut process = Process::start(&mut agent_command(&settings));
     let status = process.wait(std::time::Duration::from_secs(20));

@@ -1,4 +1,4 @@
-//! Deployments that come and go: what is gone leaves.
+//! Churn: the series of deleted deployments are dropped.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::{agent, cycle, fleet, small_stub};
 const RUNS: &str = "prefect_flow_run_duration_seconds_count";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn histograms_of_deleted_deployments_leave_and_the_others_go_on() {
+async fn histograms_of_deleted_deployments_end_and_the_others_continue() {
     const ROUNDS: usize = 4;
     const EACH: usize = 700;
     let stub = small_stub().await;
@@ -29,7 +29,7 @@ async fn histograms_of_deleted_deployments_leave_and_the_others_go_on() {
             contents.deployments.truncate(1);
             contents.flow_runs.clear();
             let first = 1 + round * EACH;
-            // Fewer each time, so that a reset shows as a drop.
+            // Fewer each time, so that a reset is visible as a decrease.
             let of_it = std::iter::repeat_n(0, ROUNDS - round);
             for number in of_it.chain(first..first + EACH) {
                 let mut run = fleet::run(number, "COMPLETED");
@@ -49,10 +49,10 @@ async fn histograms_of_deleted_deployments_leave_and_the_others_go_on() {
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         let page = cycle(&mut agent).await;
         let shown = page.family(RUNS).len();
-        // The living and fewer than a thousand dead, or as many as are alive.
+        // The existing deployments, and deleted ones up to a thousand or as many as exist.
         assert!((EACH..=2 * EACH + 1_000).contains(&shown), "{shown}");
         let count = page.value(RUNS, &stays).unwrap();
-        // As Prometheus and OTLP have it: a drop is a reset.
+        // As in Prometheus and OTLP, a decrease is a reset.
         total += if count < before {
             count
         } else {
@@ -65,7 +65,7 @@ async fn histograms_of_deleted_deployments_leave_and_the_others_go_on() {
     assert!(before < runs as f64, "there was a reset");
 }
 
-/// What a process has in memory, in bytes.
+/// The resident memory of a process, in bytes.
 fn resident(process: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -74,11 +74,12 @@ fn resident(process: u32) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn page_and_memory_of_a_process_follow_what_is_alive() {
+async fn page_and_memory_of_a_process_are_bounded_under_churn() {
     const ROUNDS: usize = 12;
     const EACH: usize = 400;
     let stub = small_stub().await;
-    // Counts of what is gone stay for an hour, and failed runs for a week: they are left out.
+    // Counts of deleted deployments are kept for an hour, and failed runs for a week, so they are
+    // excluded.
     let settings = [
         (
             "METRICS_INCLUDE",
@@ -108,8 +109,8 @@ async fn page_and_memory_of_a_process_follow_what_is_alive() {
                 page.value(RUNS, &having)?;
                 Some(page.family(RUNS).len())
             });
-            // The living, fewer than a thousand dead or as many as are alive, and those that
-            // died since the last look at what is dead.
+            // The existing deployments, deleted ones up to a thousand or as many as exist, and
+            // those that were deleted since the last check.
             let alive = 2 * EACH;
             assert!((alive..=3 * alive + 1_000).contains(&shown), "{shown}");
             sizes.push(agent.get("/metrics").1.len());

@@ -11,7 +11,7 @@ use crate::support::postgres::Postgres;
 use crate::support::prefect::{Server, Version};
 use crate::support::process::{AgentProcess, wait_for};
 
-/// Tasks that run, as Prefect's own client reports them.
+/// Runs tasks with Prefect's own client.
 const TASKS: &str = "
 from prefect import flow, task
 
@@ -37,11 +37,11 @@ const NEVER_STARTED: usize = 210;
 const DEPLOYMENT: [(&str, &str); 2] = [("deployment_name", "nightly"), ("flow_name", "etl")];
 const PLACE: [(&str, &str); 2] = [("work_pool_name", "pool"), ("work_queue_name", "high")];
 
-/// What differs between the versions.
+/// Differences between the versions.
 struct Features {
-    /// A run that ends without having started has an end time: since 3.6.14.
+    /// Since 3.6.14, a run that ends without having started has an end time.
     end_of_never_started: bool,
-    /// Work pools and work queues have `active_slots`: since 3.6.23.
+    /// Since 3.6.23, work pools and work queues have `active_slots`.
     active_slots: bool,
 }
 
@@ -71,7 +71,7 @@ impl World {
             None
         };
         let url = postgres.as_ref().map(Postgres::url);
-        // A run is marked as late within a second or so. The first name is that of 3.0.
+        // A run is marked late within about a second. The first name is the one in 3.0.
         let mut settings = vec![
             ("PREFECT_API_SERVICES_LATE_RUNS_LOOP_SECONDS", "1"),
             ("PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS", "1"),
@@ -124,7 +124,7 @@ impl World {
     }
 }
 
-/// Waits until the page shows a value.
+/// Waits until `/metrics` has a value.
 fn expect(agent: &AgentProcess, family: &str, labels: &[&[(&str, &str)]], value: f64) {
     let labels = labels.concat();
     let shown = |page: &Page| page.value(family, &labels);
@@ -145,7 +145,7 @@ fn expect(agent: &AgentProcess, family: &str, labels: &[&[(&str, &str)]], value:
     }
 }
 
-/// The sum of a family's series that have these labels.
+/// The sum of the series of a family with these labels.
 fn sum(page: &Page, family: &str, having: &[(&str, &str)]) -> f64 {
     let family = page.family(family);
     let fits = family.iter().filter(|(labels, _)| {
@@ -243,7 +243,7 @@ fn check_compatible(agent: &AgentProcess, features: &Features) {
     ] {
         expect(agent, family, &[], 1.0);
     }
-    // Of the pool: the default queue and another one.
+    // The pool's default queue and another one.
     expect(agent, "prefect_work_queues_total", &[], 2.0);
     let tags = [("tags", "a,b"), ("paused", "False")];
     expect(
@@ -275,7 +275,7 @@ fn check_compatible(agent: &AgentProcess, features: &Features) {
     expect(agent, "prefect_work_queues_late_runs_count", &[&PLACE], 1.0);
 }
 
-/// A limit is a limit of every version; slots in use are shown only if the server reports them.
+/// The limit is exported for every version, the slots in use only if the server reports them.
 fn check_slots(server: &Server, agent: &AgentProcess, features: &Features) {
     for (family, path, name, limit, place) in [
         (
@@ -325,7 +325,7 @@ fn check_slots(server: &Server, agent: &AgentProcess, features: &Features) {
 
 fn check_tasks(world: &World, agent: &AgentProcess, features: &Features) {
     let server = &world.server;
-    // Before 3.6.14 they have no end time, and PostgreSQL sorts them before all that have one.
+    // Before 3.6.14 they have no end time, and PostgreSQL sorts them before all others.
     let parent = world.started();
     for number in 0..NEVER_STARTED {
         let task = json!({"flow_run_id": parent, "task_key": "never-started",
@@ -364,7 +364,7 @@ fn check(test: &str, version: Version, on_postgres: bool) {
         return;
     };
     let features = Features::of(version);
-    // All runs are within the window all the time.
+    // All runs stay within the window during the test.
     let settings = [("OFFSET_MINUTES", "30"), ("TASK_RUNS_ENABLED", "True")];
     let agent = AgentProcess::start(&world.server.url, &settings);
     let completed = [("state_type", "COMPLETED"), ("state_name", "Completed")];

@@ -1,4 +1,4 @@
-//! compose.yml and compose.pull.yml: the rules that they keep.
+//! The rules that compose.yml and compose.pull.yml follow.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,17 +14,17 @@ use crate::support::process::Process;
 use crate::support::programs::{left_out, programs};
 use crate::support::stack::{Collector, project, project_text};
 
-/// Images that have a user of their own, who is not root.
+/// Images that define a user other than root.
 const OWN_USER: [&str; 3] = [
     "otel/opentelemetry-collector-contrib",
     "prom/prometheus",
     "grafana/grafana",
 ];
 
-/// It updates plugins in its image at the start.
+/// Grafana updates plugins in its image when it starts.
 const WRITABLE: [&str; 1] = ["grafana"];
 
-/// The collector has no program for a check: `collector-ready` asks it, and ends.
+/// The collector's image has no program for a health check; `collector-ready` checks it, and exits.
 const WITHOUT_HEALTH_CHECK: [&str; 2] = ["otel-collector", "collector-ready"];
 
 #[test]
@@ -54,7 +54,7 @@ fn every_service_is_limited_and_confined() {
             "{name}"
         );
         let image = text(&service["image"]);
-        // The Dockerfile's images run as the user of distroless.
+        // The images of the Dockerfile run as the user of distroless.
         let unprivileged = !service["build"].is_null()
             || OWN_USER.iter().any(|own| image.starts_with(own))
             || text(&service["user"])
@@ -74,11 +74,11 @@ fn every_service_is_limited_and_confined() {
             let source = Path::new(text(&volume["source"]));
             assert!(source.exists(), "{name}: {source:?}");
             assert_eq!(volume["read_only"], true, "{name}: {source:?}");
-            // A folder of the image that has more in it is not hidden.
+            // The mount must not hide a directory of the image that has other content.
             assert_ne!(volume["target"], "/etc/grafana/provisioning");
         }
     }
-    // The collector of the tests is that of the stack.
+    // The tests use the same collector version as the stack.
     let tests = project_text("tests/tools/collector.yaml");
     let (_, version) = tests.split_once("version: ").unwrap();
     let version = version.lines().next().unwrap();
@@ -107,7 +107,7 @@ fn ports_are_on_loopback_and_published_once() {
     }
 }
 
-/// By one service, `down` ends the agent of either kind, and no two want the same port.
+/// With a single service, `down` stops either agent, and two agents cannot use the same port.
 #[test]
 fn push_and_pull_are_one_service() {
     let test = "push_and_pull_are_one_service";
@@ -144,7 +144,7 @@ fn push_and_pull_are_one_service() {
     assert_eq!(environment(pulled), expected);
 }
 
-/// The file that a service has at `target`, as one of the project's; and the others it has.
+/// The project file that is mounted at `target` in a service, and the other mounts.
 fn mounted<'a>(service: &'a Value, target: &str) -> (String, Vec<&'a Value>) {
     let (there, others): (Vec<_>, Vec<_>) =
         list(&service["volumes"]).partition(|volume| volume["target"] == target);
@@ -155,9 +155,9 @@ fn mounted<'a>(service: &'a Value, target: &str) -> (String, Vec<&'a Value>) {
     (file.to_str().unwrap().to_owned(), others)
 }
 
-/// Nothing that is not there is looked up for ever. What is pushed gets `job` and `instance` from
-/// the resource, what is scraped from the scrape file: with the same ones, the series continue
-/// after a change.
+/// Prometheus must not resolve the name of an agent that does not exist. Pushed series get `job`
+/// and `instance` from the resource, scraped ones from the scrape file. They are the same, so that
+/// the series continue after a change.
 #[test]
 fn the_agent_is_scraped_only_with_the_pull_file_and_is_the_same_instance() {
     let test = "the_agent_is_scraped_only_with_the_pull_file";
@@ -170,7 +170,7 @@ fn the_agent_is_scraped_only_with_the_pull_file_and_is_the_same_instance() {
     let (pushed, pushed_others) = mounted(&services(&push)["prometheus"], target);
     let (pulled, pulled_others) = mounted(&services(&pull)["prometheus"], target);
     assert_eq!(pushed_others, pulled_others);
-    // The collector's page has what other services push in either.
+    // Other services push to the collector in both cases.
     for (file, expected) in [
         (&pushed, vec!["otel-collector:8889"]),
         (&pulled, vec!["otel-collector:8889", "agent:8000"]),
@@ -228,7 +228,7 @@ fn prefect_is_on_postgresql_whose_data_is_kept() {
         server["depends_on"]["postgres"]["condition"],
         "service_healthy"
     );
-    // The folder that the image keeps data below changed with PostgreSQL 18.
+    // PostgreSQL 18 changed the directory for its data.
     let image = text(&database["image"]).strip_prefix("postgres:").unwrap();
     let major: u32 = image.split('.').next().unwrap().parse().unwrap();
     let kept = if major < 18 {
@@ -263,7 +263,7 @@ fn passwords_are_variables() {
         }
     }
     assert_eq!(passwords, 3);
-    // A file with their values is not committed.
+    // The file with the values of the variables is not committed.
     assert!(
         project_text(".gitignore")
             .lines()
@@ -284,7 +284,7 @@ fn no_variable_is_empty() {
     }
 }
 
-/// Every address in an environment is that of a service.
+/// Every address in an environment variable is the name of a service.
 #[test]
 fn services_reach_each_other_by_name() {
     let Some(compose) = compose("services_reach_each_other_by_name", PUSH) else {
@@ -303,7 +303,7 @@ fn services_reach_each_other_by_name() {
     }
 }
 
-/// Runs the wait of `collector-ready` for the health endpoint at `url`.
+/// Runs the script of `collector-ready` for the health endpoint at `url`.
 fn wait_for_collector(compose: &Value, url: &str, seconds: &str) -> (bool, Vec<String>) {
     let service = &services(compose)["collector-ready"];
     let words: Vec<&str> = list(&service["command"]).map(text).collect();
@@ -337,7 +337,7 @@ fn a_broken_collector_configuration_ends_the_start_with_a_message() {
     let collector = Collector::start(&programs);
     let (healthy, log) = wait_for_collector(&compose, &collector.health, "30");
     assert!(healthy, "{log:?}");
-    // A collector with a broken configuration ends at once: nothing listens.
+    // A collector with an invalid configuration exits immediately, so nothing listens.
     let health = collector.health.clone();
     drop(collector);
     let folder = tempfile::tempdir().unwrap();
@@ -354,7 +354,7 @@ fn a_broken_collector_configuration_ends_the_start_with_a_message() {
     assert!(!healthy);
     let message = "docker compose logs otel-collector";
     assert!(log.iter().any(|line| line.contains(message)), "{log:?}");
-    // What needs the collector waits for this service.
+    // Services that need the collector wait for this service.
     for service in ["agent", "numbers", "prometheus"] {
         let condition = &services(&compose)[service]["depends_on"]["collector-ready"]["condition"];
         assert_eq!(condition, "service_completed_successfully", "{service}");

@@ -1,5 +1,5 @@
-//! The real Prefect as compose.yml runs it: unprivileged, on PostgreSQL, and without a folder to
-//! write to but those in memory.
+//! Runs the real Prefect as compose.yml does: unprivileged, on PostgreSQL, and with no writable
+//! directories except those in memory.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ use crate::support::programs::left_out;
 use crate::support::stack::project;
 
 /// The first namespace makes everything read-only, except a `/tmp` with the options of the service
-/// and those that the engine adds; the second one takes the privileges away. The demo is at `/mnt`.
+/// and those that the engine adds. The second one drops the privileges. The demo is at `/mnt`.
 const CONFINE: &str = r#"
 mount --bind "$1" /mnt
 mount -t tmpfs -o "noexec,nosuid,nodev,$2" tmpfs /tmp
@@ -26,7 +26,7 @@ shift 4
 exec unshare --user --map-user="$user" --map-group="$group" -- "$@"
 "#;
 
-/// A program as the container of `service` runs it.
+/// A program, run as in the container of `service`.
 fn confined(service: &Value, program: &[&str]) -> Command {
     assert_eq!(service["read_only"], true);
     let folders: Vec<&str> = list(&service["tmpfs"]).map(text).collect();
@@ -45,7 +45,7 @@ fn confined(service: &Value, program: &[&str]) -> Command {
     command
 }
 
-/// A container of the service, with the environment of the file and what differs here.
+/// A container of the service, with the environment in the file and the differences in this test.
 fn container(service: &Value, venv: &Path, program: &[&str], here: &[(&str, &str)]) -> Command {
     let mut command = confined(service, program);
     let path = format!("{}:/usr/bin:/bin", venv.join("bin").display());
@@ -79,7 +79,7 @@ fn prefect_and_its_worker_need_no_privilege_and_write_to_memory_only() {
     let venv = Version::Current.venv().unwrap();
     let port = free_port().to_string();
     let url = format!("http://127.0.0.1:{port}/api");
-    // Only addresses differ from the file: names are not resolved here.
+    // Only addresses differ from the file, because names are not resolved here.
     let database = postgres.url();
     let (_, database) = database.split_once('@').unwrap();
     let (address, name) = database.split_once('/').unwrap();
@@ -110,7 +110,7 @@ fn prefect_and_its_worker_need_no_privilege_and_write_to_memory_only() {
     let here = [
         ("PREFECT_API_URL", url.as_str()),
         ("PREFECT_WORKER_WEBSERVER_PORT", &health),
-        // The example service is not there.
+        // The example service does not run in this test.
         ("NUMBERS_URL", ""),
     ];
     let worker = Process::start(&mut container(worker, &venv, &command, &here));

@@ -1,4 +1,4 @@
-//! The dashboards: well made, provisioned, and true in good times and bad.
+//! The dashboards: valid, provisioned, and correct whether or not Prefect and the agent are up.
 
 mod bars;
 mod cases;
@@ -47,18 +47,24 @@ fn dashboards_are_well_made() {
     for dashboard in &dashboards {
         let mut ids = BTreeSet::new();
         for panel in dashboard.placed() {
-            assert!(ids.insert(panel.id()), "{}", panel.says());
+            assert!(ids.insert(panel.id()), "{}", panel.identity());
         }
         for panel in dashboard.panels() {
-            let says = panel.says();
+            let identity = panel.identity();
             let description = panel.json["description"].as_str().unwrap();
-            assert!(description.len() > 10, "{says}");
-            assert!(panel.defaults()["unit"].is_string(), "{says}");
+            assert!(description.len() > 10, "{identity}");
+            assert!(panel.defaults()["unit"].is_string(), "{identity}");
             let source = |part: &Value| part["datasource"]["uid"] == "${datasource}";
-            assert!(source(panel.json) && panel.targets().all(source), "{says}");
+            assert!(
+                source(panel.json) && panel.targets().all(source),
+                "{identity}"
+            );
             if panel.is_tile() || panel.kind() == "table" {
                 let nothing = &panel.defaults()["noValue"];
-                assert!(nothing.is_string(), "{says} says nothing when it is empty");
+                assert!(
+                    nothing.is_string(),
+                    "{identity} has no text for missing data"
+                );
             }
         }
         let names = dashboard.variable_names();
@@ -73,7 +79,7 @@ fn dashboards_are_well_made() {
 }
 
 #[test]
-fn dashboards_are_what_their_source_makes() {
+fn dashboards_are_up_to_date_with_their_source() {
     run(Command::new(project("grafana/build")).arg("--check"));
     let folder = tempfile::tempdir().unwrap();
     let mut export = Command::new(project("grafana/build"));
@@ -102,7 +108,7 @@ fn yaml(path: &str) -> Value {
 }
 
 #[test]
-fn grafana_is_provisioned_with_what_is_there() {
+fn grafana_is_provisioned_with_existing_files() {
     let dashboards = yaml("grafana/provisioning/dashboards/dashboards.yml");
     assert_eq!(
         dashboards["apiversion"]
@@ -132,7 +138,7 @@ fn grafana_is_provisioned_with_what_is_there() {
     assert!(
         compose.contains(&format!("\n  {service}:\n")) && compose.contains(&format!(":{port}\""))
     );
-    // What a panel may show at least is what Prometheus scrapes.
+    // The minimum interval of panels is the scrape interval of Prometheus.
     let prometheus = yaml("prometheus.yml");
     let interval = prometheus["global"]["scrape_interval"].as_str().unwrap();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Delivery by OTLP: what is gone, what is too large, what was not taken.
+//! Delivery over OTLP: marks, message sizes, rejected and failed pushes.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,7 +21,7 @@ const DELTA: (&str, &str) = ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 const GRPC: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_series_that_vanishes_is_marked_once_and_until_that_is_accepted() {
+async fn a_series_that_ends_is_marked_until_the_mark_is_accepted() {
     let (receiver, endpoint) = over_http().await;
     let delivery = delivery(&endpoint, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "300")], vec![]);
     export(&delivery, &all_three("leaves")).await.unwrap();
@@ -40,7 +40,7 @@ async fn a_series_that_vanishes_is_marked_once_and_until_that_is_accepted() {
     assert_eq!(marked, expected);
     export(&delivery, &rest).await.unwrap();
     assert_eq!(values(&receiver), [is("gauge", "stays", 1.0)]);
-    // One that came with a push that failed may be there as well.
+    // A series in a push that failed may also have been stored.
     receiver.answer([Answer::Http(StatusCode::BAD_REQUEST.into_response())]);
     let more = rest.clone().gauge("doubtful", 1.0);
     export(&delivery, &more).await.unwrap_err();
@@ -50,7 +50,7 @@ async fn a_series_that_vanishes_is_marked_once_and_until_that_is_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn counters_start_when_they_began_to_count() {
+async fn counters_have_the_time_at_which_counting_began_as_start_time() {
     let (receiver, endpoint) = over_http().await;
     let started = SystemTime::now() - Duration::from_secs(86_400);
     let restored = Point {
@@ -71,7 +71,7 @@ async fn counters_start_when_they_began_to_count() {
     let day = started.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     assert_eq!(u128::from(first[1].start), day.as_nanos());
     assert!(first[0].start > first[1].start && first[0].start <= first[0].time);
-    // It goes and comes back: then it counts since the collection before.
+    // It ends and returns: then it starts at the time of the previous collection.
     let without = Collection::default().counter("restored", 5.0);
     export(&delivery, &without).await.unwrap();
     let gone = got(&receiver);
@@ -139,7 +139,7 @@ async fn no_start_is_later_than_its_point_or_before_1970() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_push_is_divided_into_messages_below_the_limit() {
+async fn a_push_is_split_into_messages_below_the_limit() {
     let (http, grpc) = (over_http().await, over_grpc());
     for ((receiver, endpoint), protocol) in [(http, None), (grpc, Some(GRPC))] {
         let mut settings = vec![("OTLP_MAX_MESSAGE_BYTES", "10000")];
@@ -159,7 +159,7 @@ async fn a_push_is_divided_into_messages_below_the_limit() {
         }
         assert_eq!(outcome(&delivery, "accepted"), 2_000);
         assert_eq!(outcome(&delivery, "dropped"), 1);
-        // One that is refused does not keep the others from arriving.
+        // A refused message does not prevent the others from arriving.
         let refused = match protocol {
             None => Answer::Http(StatusCode::PAYLOAD_TOO_LARGE.into_response()),
             Some(_) => Answer::Grpc(tonic::Status::resource_exhausted("too large")),
@@ -174,7 +174,7 @@ async fn a_push_is_divided_into_messages_below_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_resource_that_leaves_no_room_for_points_is_a_failure() {
+async fn a_resource_that_leaves_no_space_for_points_is_a_failure() {
     let (receiver, endpoint) = over_http().await;
     let small = ("OTLP_MAX_MESSAGE_BYTES", "10000");
     let delivery = delivery(&endpoint, &[small], vec![]);
@@ -186,7 +186,7 @@ async fn a_resource_that_leaves_no_room_for_points_is_a_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_may_pass_is_sent_again_when_the_receiver_says_so() {
+async fn transient_failures_are_retried_when_the_receiver_asks_for_it() {
     let (receiver, endpoint) = over_http().await;
     let collection = Collection::default().gauge("a", 1.0);
     let http = delivery(&endpoint, &[], vec![]);
@@ -199,18 +199,18 @@ async fn what_may_pass_is_sent_again_when_the_receiver_says_so() {
     export(&http, &collection).await.unwrap();
     assert!(started.elapsed() >= Duration::from_secs(1));
     assert_eq!(receiver.take_pushes().len(), 1);
-    // What is not said to pass is not.
+    // Other failures are not retried.
     let boom = (StatusCode::INTERNAL_SERVER_ERROR, "boom").into_response();
     receiver.answer([Answer::Http(boom)]);
     let error = export(&http, &collection).await.unwrap_err();
     assert!(error.contains("HTTP 500: boom"), "{error}");
-    // A receiver that asks for a long wait is not sent anything.
+    // Nothing is sent to a receiver that asks for a long wait.
     let later = [("retry-after", "300")];
     let busy = (StatusCode::SERVICE_UNAVAILABLE, later).into_response();
     receiver.answer([Answer::Http(busy)]);
     export(&http, &collection).await.unwrap_err();
     let error = export(&http, &collection).await.unwrap_err();
-    assert!(error.contains("asked not to be sent"), "{error}");
+    assert!(error.contains("asked for no more messages"), "{error}");
     assert!(receiver.take_pushes().is_empty());
 
     let (receiver, endpoint) = over_grpc();
@@ -276,13 +276,13 @@ async fn a_login_page_is_a_failure_that_names_the_endpoint() {
     assert!(error.contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{error}");
     assert!(error.contains("Log in"), "{error}");
     assert_eq!(outcome(&delivery, "accepted"), 0);
-    // As Prometheus answers: no body, no type.
+    // Like Prometheus: no body and no content type.
     receiver.answer([Answer::Http(StatusCode::OK.into_response())]);
     export(&delivery, &collection).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_repeats_the_headers_does_not_get_them_into_the_log() {
+async fn headers_that_a_receiver_repeats_are_not_logged() {
     let headers = (
         "OTEL_EXPORTER_OTLP_HEADERS",
         "authorization=Bearer%20hunter2-token",
@@ -290,7 +290,7 @@ async fn a_receiver_that_repeats_the_headers_does_not_get_them_into_the_log() {
     let collection = Collection::default().gauge("a", 1.0);
     let (receiver, endpoint) = over_http().await;
     let over_http = delivery(&endpoint, &[headers], vec![]);
-    // Also where the text is cut off in the middle of it.
+    // Even if the text is truncated in the middle of one.
     for before in [10, 290] {
         let said = format!("{} Bearer hunter2-token", "x".repeat(before));
         let answer = (StatusCode::UNAUTHORIZED, said).into_response();
@@ -307,7 +307,7 @@ async fn a_receiver_that_repeats_the_headers_does_not_get_them_into_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn details_that_cannot_be_read_are_a_failure_like_any_other() {
+async fn malformed_details_are_an_ordinary_failure() {
     let (receiver, endpoint) = over_grpc();
     let delivery = delivery(&endpoint, &[GRPC], vec![]);
     let details = [("grpc-status-details-bin", "no base64!")];
@@ -325,7 +325,7 @@ async fn details_that_cannot_be_read_are_a_failure_like_any_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_does_not_answer_is_told_by_the_setting_of_how_long() {
+async fn a_timeout_names_its_setting() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     for protocol in ["http/protobuf", "grpc"] {
@@ -347,7 +347,7 @@ async fn error(endpoint: &str, protocol: &str, more: &[(&str, &str)]) -> String 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_port_a_wrong_certificate_and_a_wrong_name_read_differently() {
+async fn a_refused_connection_a_wrong_certificate_and_a_wrong_name_have_different_errors() {
     let certificates = Certificates::new();
     let others = Certificates::new();
     let authority = others.path("ca");
@@ -378,8 +378,8 @@ async fn a_refused_port_a_wrong_certificate_and_a_wrong_name_read_differently() 
 async fn the_wrong_protocol_for_a_port_is_named() {
     let (_http, http) = over_http().await;
     let (_grpc, grpc) = over_grpc();
-    let told = error(&http, "grpc", &[]).await;
-    assert!(told.contains("4317"), "{told}");
-    let told = error(&grpc, "http/protobuf", &[]).await;
-    assert!(told.contains("4318"), "{told}");
+    let hint = error(&http, "grpc", &[]).await;
+    assert!(hint.contains("4317"), "{hint}");
+    let hint = error(&grpc, "http/protobuf", &[]).await;
+    assert!(hint.contains("4318"), "{hint}");
 }

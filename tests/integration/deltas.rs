@@ -1,4 +1,4 @@
-//! Delta temporality: nothing is lost and nothing comes twice.
+//! Delta temporality: nothing is lost or delivered twice.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn failed_pushes_lose_and_repeat_nothing() {
         let mut seen = Vec::new();
         let process = Process::default();
         for push in 1..=30 {
-            // Values grow, so that the scale of an exponential histogram falls.
+            // Values grow, so that the scale of an exponential histogram decreases.
             seen.push(1.5_f64.powi(push));
             let mut collection = Collection::default()
                 .gauge("now", push.into())
@@ -59,7 +59,7 @@ async fn failed_pushes_lose_and_repeat_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn histograms_that_were_reset_to_the_same_count_have_counted_anew() {
+async fn a_histogram_that_was_reset_and_has_the_same_count_is_new() {
     for exponential in [false, true] {
         let (receiver, endpoint) = over_http().await;
         let delivery = delivery(&endpoint, &[DELTA], vec![]);
@@ -79,7 +79,7 @@ async fn histograms_that_were_reset_to_the_same_count_have_counted_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_series_that_is_gone_leaves_its_last_count() {
+async fn the_last_count_of_a_series_that_ends_is_delivered() {
     let (receiver, endpoint) = over_http().await;
     let delivery = delivery(&endpoint, &[DELTA], vec![]);
     let process = Process::default();
@@ -102,14 +102,14 @@ async fn a_series_that_is_gone_leaves_its_last_count() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_goes_on_where_the_last_accepted_push_ended() {
+async fn after_a_restart_deltas_continue_from_the_last_accepted_push() {
     let (receiver, endpoint) = over_http().await;
     let folder = tempfile::tempdir().unwrap();
     let state = [DELTA, ("STATE_DIR", folder.path().to_str().unwrap())];
     let process = || delivery(&endpoint, &state, vec![]);
     let counted = |value| Collection::default().counter("runs", value);
     let delta = |receiver: &Receiver| values(receiver).pop().unwrap().2.unwrap();
-    // There are counts already, and nothing says who got them.
+    // There are counts already, and it is unknown whether they were delivered.
     let first = process();
     let instruments = Process::default();
     let counted_there = |value| counted(value).of(&instruments);
@@ -120,7 +120,7 @@ async fn a_restart_goes_on_where_the_last_accepted_push_ended() {
     receiver.answer([Answer::Http(StatusCode::BAD_REQUEST.into_response())]);
     export(&first, &counted_there(24.0)).await.unwrap_err();
     drop(first);
-    // Killed: one more was counted that nobody got, and one while it was down.
+    // Killed: one more was counted and not delivered, and one ended while it was down.
     let second = process();
     let with_new = counted(25.0).counter("new", 7.0);
     export(&second, &with_new).await.unwrap();
@@ -135,7 +135,7 @@ async fn a_restart_goes_on_where_the_last_accepted_push_ended() {
             .all(|(_, _, value)| *value == Some(0.0))
     );
     drop(third);
-    // A damaged file is set aside, and what was restored counts as delivered.
+    // A damaged file is renamed, and the restored counts are assumed to be delivered.
     let file = |part: &str| {
         let files = std::fs::read_dir(folder.path()).unwrap();
         let mut paths = files.map(|file| file.unwrap().path());
@@ -152,7 +152,7 @@ async fn a_restart_goes_on_where_the_last_accepted_push_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_accepted_of_a_push_that_the_end_cut_off_does_not_come_again() {
+async fn messages_accepted_before_a_shutdown_are_not_sent_again() {
     let (receiver, endpoint) = over_http().await;
     let folder = tempfile::tempdir().unwrap();
     let small = ("OTLP_MAX_MESSAGE_BYTES", "10000");
@@ -174,7 +174,7 @@ async fn what_was_accepted_of_a_push_that_the_end_cut_off_does_not_come_again() 
     receiver.answer(answers);
     let (give_up, more) = (Notify::new(), with(3.0).of(&process));
     let ends = async {
-        // The second message is sent once the first one is known to be accepted.
+        // The second message is sent after the first one was accepted.
         while !receiver.has_answered() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -192,7 +192,7 @@ async fn what_was_accepted_of_a_push_that_the_end_cut_off_does_not_come_again() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn low_memory_sends_histograms_as_deltas_and_counters_as_they_are() {
+async fn low_memory_sends_histograms_as_deltas_and_counters_as_cumulative() {
     let (receiver, endpoint) = over_http().await;
     let preference = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
     let delivery = delivery(&endpoint, &[(preference, "lowmemory")], vec![]);
@@ -274,7 +274,7 @@ async fn each_run_arrives_once_through_failures_a_kill_and_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployment_whose_tags_change_is_not_counted_anew() {
+async fn a_change_of_tags_does_not_repeat_counts() {
     let stub = small_stub().await;
     let (receiver, endpoint) = over_http().await;
     let folder = tempfile::tempdir().unwrap();
@@ -287,7 +287,7 @@ async fn a_deployment_whose_tags_change_is_not_counted_anew() {
     ];
     let mut arrived = 0.0;
     let mut pushes = 0;
-    // The sum of all deltas, and how many collections brought some.
+    // The sum of all deltas, and the number of pushes with an increase.
     let mut count = |receiver: &Receiver| {
         let finished = got_of(receiver, "prefect.flow_runs.finished");
         let times: std::collections::BTreeSet<u64> =
@@ -309,7 +309,7 @@ async fn a_deployment_whose_tags_change_is_not_counted_anew() {
                 assert!(arrived <= runs, "{arrived} of {runs} runs");
                 (arrived == runs).then_some(pushes)
             });
-            // And nothing twice.
+            // Nothing is sent twice.
             wait_for("more pushes", || {
                 let (arrived, pushes) = count(&receiver);
                 assert_eq!(arrived, runs);
@@ -325,7 +325,7 @@ async fn a_deployment_whose_tags_change_is_not_counted_anew() {
         wait(20.0);
         end(20);
         wait(40.0);
-        // Again, while nothing arrives, and the process is killed.
+        // The same while no push arrives and the process is killed.
         let refuse = || Answer::Http(StatusCode::BAD_REQUEST.into_response());
         receiver.answer(std::iter::repeat_with(refuse).take(10_000));
         end(5);

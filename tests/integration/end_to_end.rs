@@ -1,5 +1,5 @@
-//! Every series and value of the compatible families, against a real Prefect server in which
-//! the test has created all that they show.
+//! Every series and value of the compatible families, with a real Prefect server on which the test
+//! has created all objects.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ const NATIVE_FAMILIES: [&str; 3] = [
     "prefect_deployment_next_run_time_seconds",
 ];
 
-/// What the page must show: family, labels, value. `None` stands for seconds since a start.
+/// The expected page: family, labels, value. `None` stands for seconds since a start.
 type Expected = BTreeMap<(String, Labels), Option<f64>>;
 
 fn families() -> impl Iterator<Item = &'static str> {
@@ -58,10 +58,10 @@ impl Expectation {
     }
 }
 
-/// What was created, by name.
+/// The objects that were created, by name.
 struct World {
     server: Server,
-    /// Ids of flow runs by a name for each.
+    /// Ids of flow runs, by a name for each.
     runs: BTreeMap<&'static str, String>,
 }
 
@@ -111,8 +111,8 @@ fn create(server: Server) -> World {
             json!({"state": {"type": "PENDING"}}),
         )
     };
-    // Final states: one a TimedOut, one of a deployment that is deleted, one without a
-    // deployment, two of long ago.
+    // Terminal states: one is TimedOut, one belongs to a deleted deployment, one has no deployment,
+    // and two are old.
     let ended = [
         ("completed", run_of(&nightly), "COMPLETED", None),
         ("completed-later", run_of(&nightly), "COMPLETED", None),
@@ -157,7 +157,7 @@ fn create(server: Server) -> World {
         runs.insert(name, run);
     }
     runs.insert("pending", run_of(&nightly));
-    // Awaiting retry in three hours: beyond the look-ahead, and under way all the same.
+    // Awaiting retry in three hours: active although it is beyond the look-ahead.
     let retrying = run_of(&plain);
     server.set_state(&retrying, json!({"type": "RUNNING"}));
     let in_three_hours = json!({"scheduled_time": ago(-3 * 3_600)});
@@ -184,7 +184,7 @@ fn create(server: Server) -> World {
     World { server, runs }
 }
 
-/// The server's own service calls runs late, within half a minute.
+/// The server's service marks runs late within half a minute.
 fn wait_until_late(server: &Server, runs: &[&String]) {
     crate::support::process::wait_for("late runs", || {
         runs.iter()
@@ -199,7 +199,7 @@ fn expected(world: &World) -> Expected {
     expected.add("prefect_deployments_total", &[], 3.0);
     expected.add("prefect_flows_total", &[], 3.0);
     expected.add("prefect_work_pools_total", &[], 2.0);
-    // Two pools' default queues, and two more.
+    // The default queues of two pools, and two more.
     expected.add("prefect_work_queues_total", &[], 4.0);
     for (name, flow, active, path, paused, tags, pool, queue) in [
         (
@@ -288,9 +288,9 @@ fn expected(world: &World) -> Expected {
 }
 
 fn runs(expected: &mut Expectation, world: &World) {
-    // Ended within OFFSET_MINUTES: all but the two of long ago.
+    // Ended within OFFSET_MINUTES: all except the two old ones.
     expected.add("prefect_flow_runs_total", &[], 8.0);
-    // Of each deployment and flow, the one that ended last.
+    // The last run that ended, for each deployment and flow.
     for (deployment, flow, run) in [
         ("nightly", "etl", "timed-out"),
         ("plain", "report", "cancelled"),
@@ -348,7 +348,7 @@ fn failures<'a>(expected: &mut Expectation, id: &dyn Fn(&'a str) -> &'a str) {
             ("nightly", "etl", "TimedOut", "timed-out"),
             ("plain", "report", "Crashed", "crashed"),
             ("paused", "etl", "Failed", "failed-long-ago"),
-            // Its deployment has been deleted; the run still names it.
+            // Its deployment has been deleted, but the run still refers to it.
             ("null", "report", "Failed", "failed-and-gone"),
         ] {
             let labels = [
@@ -404,7 +404,7 @@ fn natives(expected: &mut Expectation, world: &World) {
     );
 }
 
-/// Slots in use, as the server counts them now: its count follows the runs with some delay.
+/// Slots in use, as currently counted by the server, which is slightly delayed.
 fn check_slots(world: &World, agent: &AgentProcess) {
     let of = |list: &str, name: &str| {
         let items = world
@@ -454,7 +454,7 @@ fn check_slots(world: &World, agent: &AgentProcess) {
     }
 }
 
-/// What is wrong with the page, a line each.
+/// The differences between the page and the expected one, one per line.
 fn differences(page: &Page, expected: &Expected) -> Vec<String> {
     let mut differences = Vec::new();
     let shown = page
@@ -467,7 +467,7 @@ fn differences(page: &Page, expected: &Expected) -> Vec<String> {
             Some(Some(expected)) if (expected - value).abs() > 1e-9 => {
                 differences.push(format!("{series:?}: {value}, not {expected}"));
             }
-            // Seconds since a start of this test.
+            // A plausible number of seconds since a start in this test.
             Some(None) if !(1.0..1_800.0).contains(value) => {
                 differences.push(format!("{series:?}: {value}"));
             }
@@ -483,7 +483,7 @@ fn differences(page: &Page, expected: &Expected) -> Vec<String> {
 
 fn check(server_settings: &[(&str, &str)], agent_settings: &[(&str, &str)]) {
     let world = create(Server::start(server_settings));
-    // All runs must be within the window all the time.
+    // All runs must stay within the window during the test.
     let mut settings = vec![("OFFSET_MINUTES", "30")];
     settings.extend(agent_settings);
     let expected = expected(&world);

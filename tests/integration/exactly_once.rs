@@ -1,4 +1,4 @@
-//! Each run that ends is counted once, whatever happens around it.
+//! Each terminal state is counted once, whatever else happens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ async fn sample(sampler: &mut Sampler) -> Cycle {
     sampler.cycle(&mut Keeper::default()).await
 }
 
-/// The flow runs that a cycle counted.
+/// The flow runs that were counted in a cycle.
 fn runs(cycle: &Cycle) -> Vec<&FinishedRun> {
     let events = cycle.events.iter();
     events
@@ -51,7 +51,7 @@ fn runs(cycle: &Cycle) -> Vec<&FinishedRun> {
         .collect()
 }
 
-/// Ids of the runs that were new in a cycle.
+/// The ids of the runs that were counted in the next cycle.
 async fn finished(sampler: &mut Sampler) -> Vec<String> {
     let cycle = sample(sampler).await;
     assert!(cycle.errors.is_empty(), "{:?}", cycle.errors);
@@ -80,7 +80,7 @@ async fn a_run_that_two_cycles_see_counts_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_is_retried_and_ends_again_counts_twice_and_shows_once() {
+async fn a_run_that_is_retried_and_ends_again_counts_twice_and_is_listed_once() {
     let stub = small_stub().await;
     stub.contents()
         .flow_runs
@@ -111,8 +111,8 @@ async fn a_page_boundary_that_moves_while_paging_neither_loses_nor_repeats() {
             200 - (number as i64 % 150),
         ));
     }
-    // While the pages are read, runs end: three before each next page, and so many in all
-    // that the list grows by a page.
+    // Runs end while the pages are read: three before each page, so many in total that the list
+    // grows by a page.
     let mut number = 1_000..1_180;
     stub.contents().after_page = Some(Box::new(move |runs| {
         for number in number.by_ref().take(60) {
@@ -134,7 +134,7 @@ async fn a_page_boundary_that_moves_while_paging_neither_loses_nor_repeats() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_boundary_moved_by_a_retry_loses_nothing_for_good() {
+async fn a_page_boundary_moved_by_a_retry_loses_nothing_permanently() {
     let stub = small_stub().await;
     for number in 0..450 {
         stub.contents()
@@ -142,8 +142,8 @@ async fn a_page_boundary_moved_by_a_retry_loses_nothing_for_good() {
             .push(fleet::run_at(number, "COMPLETED", 60));
     }
     let mut sampler = sampler(&stub);
-    // After the first pages a run of the first one is retried: what stood first on a later
-    // page slips onto one that has been read.
+    // After the first pages, a run of the first page is retried, so the first run of a later page
+    // moves to a page that has already been read.
     let mut pages = 0;
     stub.contents().after_page = Some(Box::new(move |runs| {
         pages += 1;
@@ -210,7 +210,7 @@ async fn a_late_report_shows_once_on_the_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_ends_while_the_list_of_finished_runs_fails_is_counted_at_once() {
+async fn a_run_that_ends_while_the_list_of_finished_runs_fails_is_counted_immediately() {
     let stub = small_stub().await;
     stub.contents()
         .flow_runs
@@ -230,9 +230,9 @@ async fn a_run_that_ends_while_the_list_of_finished_runs_fails_is_counted_at_onc
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_servers_clock_counts_not_this_machines() {
+async fn the_servers_clock_is_used_instead_of_the_local_one() {
     let stub = small_stub().await;
-    // The server is an hour behind; so is everything that it tells.
+    // The server's clock is an hour behind, and so are all its times.
     stub.contents().clock_behind = jiff::SignedDuration::from_secs(3_600);
     stub.contents()
         .flow_runs
@@ -246,7 +246,7 @@ async fn the_servers_clock_counts_not_this_machines() {
     assert_eq!(finished(&mut sampler).await, [fleet::id(5, 2)]);
 }
 
-/// Ids and final states of the runs that were counted in a cycle.
+/// Ids and terminal states of the runs that were counted in the next cycle.
 async fn counted(sampler: &mut Sampler) -> Vec<(String, String, u64)> {
     let cycle = sample(sampler).await;
     assert!(cycle.errors.is_empty(), "{:?}", cycle.errors);
@@ -266,9 +266,9 @@ fn event(number: usize, state: &str, retries: u64) -> (String, String, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_ended_before_the_start_is_not_counted_by_any_cycle() {
+async fn runs_that_ended_before_the_start_are_not_counted_by_any_cycle() {
     let stub = small_stub().await;
-    // The first reading reaches back a minute, the second one two.
+    // The first reading starts a minute earlier, the second one two minutes.
     for (number, ago) in [(1, 10), (2, 50), (3, 100)] {
         stub.contents()
             .flow_runs
@@ -283,7 +283,7 @@ async fn what_ended_before_the_start_is_not_counted_by_any_cycle() {
     assert!(counted(&mut sampler).await.is_empty());
 }
 
-/// A run that has been through `states` by now, one second after the other, and its history.
+/// A run that has passed through `states`, one second apart, with its history.
 fn with_history(stub: &Stub, number: usize, states: &[&str]) {
     let state = |(index, kind): (usize, &&str)| {
         let ago = (states.len() - index) as i64;
@@ -340,7 +340,7 @@ async fn a_run_that_failed_and_was_run_again_between_two_cycles_counts_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_that_was_never_seen_as_the_end_is_counted_while_the_run_goes_on() {
+async fn a_failure_that_was_never_listed_is_counted_while_the_run_continues() {
     let stub = small_stub().await;
     let mut sampler = sampler(&stub);
     assert!(counted(&mut sampler).await.is_empty());
@@ -348,7 +348,7 @@ async fn a_failure_that_was_never_seen_as_the_end_is_counted_while_the_run_goes_
     with_history(&stub, 1, &states);
     assert_eq!(counted(&mut sampler).await, [event(1, "FAILED", 0)]);
     assert!(counted(&mut sampler).await.is_empty());
-    // Its end, then: no further question about its states.
+    // When it ends, its states are not requested again.
     let ended = [&states[..], &["COMPLETED"]].concat();
     with_history(&stub, 1, &ended);
     assert_eq!(counted(&mut sampler).await, [event(1, "COMPLETED", 1)]);
@@ -362,7 +362,7 @@ async fn a_run_that_ends_before_its_states_are_read_keeps_its_retries() {
     assert!(counted(&mut sampler).await.is_empty());
     let states = ["RUNNING", "FAILED", "SCHEDULED", "RUNNING", "COMPLETED"];
     with_history(&stub, 1, &states[..4]);
-    // The list shows it running; when its states are read, it has ended.
+    // The list shows it running, but when its states are read, it has ended.
     let running = stub.contents().flow_runs.clone();
     with_history(&stub, 1, &states);
     stub.contents().flow_runs = running;
@@ -373,7 +373,7 @@ async fn a_run_that_ends_before_its_states_are_read_keeps_its_retries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn retries_by_prefect_are_one_final_state() {
+async fn automatic_retries_are_one_terminal_state() {
     let stub = small_stub().await;
     let mut sampler = sampler(&stub);
     assert!(counted(&mut sampler).await.is_empty());
@@ -390,7 +390,7 @@ async fn retries_by_prefect_are_one_final_state() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_states_cannot_be_read_a_restarted_run_counts_as_it_is_and_the_rest_later() {
+async fn while_states_cannot_be_read_only_the_current_state_of_a_restarted_run_is_counted() {
     let stub = small_stub().await;
     let start = Timestamp::now() - SignedDuration::from_hours(2);
     let interval = [("SAMPLE_INTERVAL_SECONDS", "1")];
@@ -413,7 +413,7 @@ async fn while_states_cannot_be_read_a_restarted_run_counts_as_it_is_and_the_res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_the_api_does_not_tell_states_a_restarted_run_counts_as_it_is() {
+async fn without_the_states_api_only_the_current_state_of_a_restarted_run_is_counted() {
     let stub = small_stub().await;
     let mut sampler = sampler(&stub);
     assert!(counted(&mut sampler).await.is_empty());

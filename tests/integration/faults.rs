@@ -1,4 +1,4 @@
-//! What goes wrong, and what the user sees of it: the page, while the agent goes on.
+//! Faults, and their effect on the metrics while the agent continues.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -65,7 +65,7 @@ async fn gauges_are_withheld_once_they_are_stale_and_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_credentials_are_told_by_up_and_by_the_requests_metric() {
+async fn wrong_credentials_are_visible_in_up_and_in_the_requests_metric() {
     let stub = small_stub().await;
     stub.fault(|_| Some(recorded_error("error_unauthorized")));
     let mut agent = agent(&stub.url, &[]).await;
@@ -76,7 +76,7 @@ async fn wrong_credentials_are_told_by_up_and_by_the_requests_metric() {
     assert_eq!(
         stub.take_requests().len(),
         1,
-        "nobody hammers a server that says no"
+        "refused requests are not retried"
     );
 }
 
@@ -98,10 +98,10 @@ async fn a_429_is_waited_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_maintenance_is_not_waited_for_and_not_disturbed() {
+async fn a_long_maintenance_neither_blocks_cycles_nor_gets_more_requests() {
     let stub = small_stub().await;
     stub.fault(|_| {
-        // As a date: ten minutes from the server's own.
+        // As a date, ten minutes after the server's time.
         let until = std::time::SystemTime::now() + Duration::from_secs(600);
         let headers = [
             ("retry-after", httpdate::fmt_http_date(until)),
@@ -119,7 +119,7 @@ async fn a_long_maintenance_is_not_waited_for_and_not_disturbed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_section_fails_and_the_others_go_on() {
+async fn one_section_fails_and_the_others_continue() {
     for broken in [
         garbage(StatusCode::OK, "<html>not JSON"),
         garbage(StatusCode::OK, "[{\"id\": 7}]"),
@@ -145,7 +145,7 @@ async fn one_section_fails_and_the_others_go_on() {
         assert_eq!(page.value("prefect_deployments_total", &[]), Some(1.0));
         let age = page.value(AGE, &[("section", "work_pools")]);
         assert!(age.is_some(), "never read, as old as the process");
-        // It is due again at once, not only after the inventory's interval.
+        // It is due again immediately, not only after the inventory interval.
         let page = cycle(&mut agent).await;
         assert_eq!(page.value("prefect_work_pools_total", &[]), Some(1.0));
         assert_eq!(page.value(CYCLES, &[("outcome", "success")]), Some(1.0));
@@ -153,7 +153,7 @@ async fn one_section_fails_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_without_end_is_cut_off() {
+async fn an_endless_answer_is_cut_off() {
     let stub = small_stub().await;
     stub.fault(|request| {
         (request.path == "/flows/filter").then(|| {
@@ -176,7 +176,7 @@ async fn an_answer_without_end_is_cut_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_hangs_is_given_up() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    // It accepts (the system does) and never answers.
+    // The system accepts connections, but nothing answers.
     let url = format!("http://{}/api", listener.local_addr().unwrap());
     let settings = [
         ("REQUEST_TIMEOUT_SECONDS", "1"),
@@ -193,7 +193,7 @@ async fn a_server_that_hangs_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn transient_errors_are_tried_again_and_others_are_not() {
+async fn only_transient_errors_are_retried() {
     for (status, tries) in [
         (StatusCode::SERVICE_UNAVAILABLE, 3),
         (StatusCode::UNPROCESSABLE_ENTITY, 1),
@@ -214,7 +214,7 @@ async fn transient_errors_are_tried_again_and_others_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_csrf_token_is_fetched_when_the_server_asks_and_renewed_before_it_ends() {
+async fn a_csrf_token_is_fetched_when_the_server_requires_it_and_renewed_before_it_expires() {
     for enabled in ["False", "True"] {
         let stub = small_stub().await;
         let tokens = Arc::new(AtomicUsize::new(0));
@@ -256,7 +256,7 @@ async fn a_csrf_token_is_fetched_when_the_server_asks_and_renewed_before_it_ends
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn csrf_asked_for_at_a_server_without_it_is_no_failure() {
+async fn enabling_csrf_with_a_server_without_it_is_not_a_failure() {
     let stub = small_stub().await;
     let mut agent = agent(&stub.url, &[("PREFECT_CSRF_ENABLED", "True")]).await;
     for _ in 0..2 {
@@ -290,7 +290,7 @@ async fn credentials_are_sent_and_the_key_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_deployment_is_fetched_by_id_at_once_and_a_deleted_one_only_once() {
+async fn an_unknown_deployment_is_looked_up_immediately_and_a_deleted_one_only_once() {
     let stub = small_stub().await;
     let mut agent = agent(&stub.url, &[("INVENTORY_INTERVAL_SECONDS", "3600")]).await;
     cycle(&mut agent).await;
@@ -352,7 +352,7 @@ async fn the_cardinality_limit_holds_exactly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn details_that_cannot_be_read_leave_the_rest_as_it_is() {
+async fn fields_that_cannot_be_decoded_do_not_affect_the_rest() {
     let details = ["/workers/", "automations", "concurrency_limits", "history"];
     let answers = [
         "{\"a\":",

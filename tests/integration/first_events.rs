@@ -1,5 +1,5 @@
-//! The first events of a counter series: it stays at zero until whoever reads it has seen that
-//! zero, or `increase()` would miss them.
+//! The first events of a counter series: it stays at zero until every receiver has got the zero,
+//! because `increase()` would otherwise miss them.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::support::process::{AgentProcess, wait_for};
 use crate::support::stub::Stub;
 use crate::support::{fleet, pass, small_stub};
 
-/// A new deployment, and runs of it that ended before anybody has seen it.
+/// Creates a deployment, with runs that ended before the agent has seen it.
 fn deploy(stub: &Stub, number: usize, runs: usize) {
     let mut contents = stub.contents();
     fleet::deploy(&mut contents, number);
@@ -20,7 +20,7 @@ fn deploy(stub: &Stub, number: usize, runs: usize) {
     contents.flow_runs.extend(runs);
 }
 
-/// What the accepted pushes say of a deployment, one after the other.
+/// The values of a deployment in the accepted pushes, in order.
 #[derive(Default)]
 struct Pushed(BTreeMap<String, BTreeMap<u64, f64>>);
 
@@ -37,7 +37,7 @@ impl Pushed {
     }
 }
 
-/// What the page says of it.
+/// Its value on the page.
 fn on_page(agent: &AgentProcess, number: usize) -> Option<f64> {
     let family = agent.page().family("prefect_flow_runs_finished_total");
     let name = format!("deployment-{number}");
@@ -54,7 +54,7 @@ fn refusal(status: StatusCode) -> impl Iterator<Item = Answer> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zero_that_no_push_has_brought_is_pushed_again_before_the_first_events() {
+async fn a_zero_that_was_not_delivered_is_pushed_again_before_the_first_events() {
     for status in [StatusCode::BAD_REQUEST, StatusCode::SERVICE_UNAVAILABLE] {
         let stub = small_stub().await;
         let (receiver, endpoint) = over_http().await;
@@ -86,7 +86,7 @@ async fn a_zero_that_no_push_has_brought_is_pushed_again_before_the_first_events
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zero_that_nobody_has_scraped_is_on_the_first_page_that_somebody_scrapes() {
+async fn a_zero_that_was_not_scraped_is_on_the_first_page_that_is_scraped() {
     let stub = small_stub().await;
     tokio::task::block_in_place(|| {
         let agent = AgentProcess::start(&stub.url, &[]);
@@ -100,7 +100,7 @@ async fn a_zero_that_nobody_has_scraped_is_on_the_first_page_that_somebody_scrap
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_pages_are_scraped_and_pushes_accepted_both_see_the_zero_first() {
+async fn with_scrapes_and_pushes_both_receivers_get_the_zero_first() {
     let stub = small_stub().await;
     let (receiver, endpoint) = over_http().await;
     tokio::task::block_in_place(|| {

@@ -1,11 +1,11 @@
-//! What a cycle costs on a large fleet, in requests.
+//! The number of requests per cycle for a large fleet.
 
 use prefect_otel_agent::agent::Agent;
 
 use crate::support::stub::{Request, Stub};
 use crate::support::{self, cycle, fleet};
 
-/// An agent that is patient: the stub takes its time with such a fleet on a busy machine.
+/// An agent with long timeouts, since the stub is slow with a large fleet on a busy machine.
 async fn agent(api_url: &str, more: &[(&str, &str)]) -> Agent {
     let patient = ("REQUEST_TIMEOUT_SECONDS", "300");
     support::agent(api_url, &[more, &[patient]].concat()).await
@@ -13,7 +13,7 @@ async fn agent(api_url: &str, more: &[(&str, &str)]) -> Agent {
 
 fn assert_no_empty_page(requests: &[Request]) {
     for request in requests {
-        // A lookup of ids may find nothing; no page of a list may.
+        // A lookup by id may be empty, but no page of a list may.
         let pages_on = request.body["offset"].as_u64().unwrap_or(0) > 0;
         assert!(
             !(pages_on && request.listed == Some(0)),
@@ -22,7 +22,7 @@ fn assert_no_empty_page(requests: &[Request]) {
     }
 }
 
-/// All but those for workers, of which each pool may have one.
+/// All requests except those for workers, of which each pool may have one.
 fn without_workers(mut requests: Vec<Request>) -> Vec<Request> {
     let before = requests.len();
     requests.retain(|request| !request.path.ends_with("/workers/filter"));
@@ -34,11 +34,11 @@ fn without_workers(mut requests: Vec<Request>) -> Vec<Request> {
 async fn a_large_fleet_costs_at_most_80_requests_first_and_25_later() {
     let stub = Stub::start().await;
     fleet::large(&mut stub.contents());
-    // The inventory is due in every cycle: the most that one can cost.
+    // The inventory is due in every cycle, which is the maximum cost.
     let settings = [
         ("INVENTORY_INTERVAL_SECONDS", "1"),
         ("SAMPLE_INTERVAL_SECONDS", "60"),
-        // Longer than the test takes: none of the 90 runs leaves the window.
+        // Longer than the test, so that none of the 90 runs leaves the window.
         ("OFFSET_MINUTES", "60"),
     ];
     let mut agent = agent(&stub.url, &settings).await;
@@ -131,12 +131,12 @@ async fn runs_scheduled_beyond_the_lookahead_are_never_listed() {
         request.body["flow_runs"]["state"]["type"]["any_"] == serde_json::json!(["SCHEDULED"])
     });
     let listed: usize = scheduled.filter_map(|request| request.listed).sum();
-    // 50,000 over three days: some 116 in ten minutes.
+    // 50,000 over three days: about 116 in ten minutes.
     assert!((50..200).contains(&listed), "{listed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pagination_can_be_turned_off() {
+async fn pagination_can_be_disabled() {
     let stub = Stub::start().await;
     fleet::large(&mut stub.contents());
     let settings = [("PAGINATION_ENABLED", "False"), ("PAGINATION_LIMIT", "100")];

@@ -1,5 +1,5 @@
-//! The page and the log say what the agent knows, and no more: whatever answers in place of
-//! Prefect, or leaves something out.
+//! The metrics and the log report only what the agent knows, even if something other than Prefect
+//! answers, or data is missing.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -33,9 +33,9 @@ fn not_found() -> Response {
     (StatusCode::NOT_FOUND, body).into_response()
 }
 
-/// Whoever answers so is said to be down, by every means there is, and in one line that has
+/// Checks that Prefect is reported as down in every way, and with one log line that contains
 /// `hint`.
-async fn is_said_to_be_down(
+async fn is_reported_as_down(
     path: &str,
     hint: &str,
     fault: impl FnMut(&Request) -> Option<Response> + Send + 'static,
@@ -62,14 +62,14 @@ async fn is_said_to_be_down(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_url_without_api_of_a_new_server_is_said_to_be_wrong() {
-    is_said_to_be_down("", "PREFECT_API_URL", |_| Some(not_found())).await;
+async fn a_url_without_api_of_a_new_server_is_reported() {
+    is_reported_as_down("", "PREFECT_API_URL", |_| Some(not_found())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_url_without_api_of_an_old_server_is_said_to_be_wrong() {
+async fn a_url_without_api_of_an_old_server_is_reported() {
     // Its user interface answers every GET.
-    is_said_to_be_down("", "PREFECT_API_URL", |request| {
+    is_reported_as_down("", "PREFECT_API_URL", |request| {
         Some(match request.body.is_null() {
             true => html(StatusCode::OK),
             false => {
@@ -83,15 +83,15 @@ async fn a_url_without_api_of_an_old_server_is_said_to_be_wrong() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_page_is_not_prefect() {
-    is_said_to_be_down("/api", "PREFECT_API_URL", |_| Some(html(StatusCode::OK))).await;
+    is_reported_as_down("/api", "PREFECT_API_URL", |_| Some(html(StatusCode::OK))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn prefect_2_is_said_to_be_too_old() {
-    is_said_to_be_down("/api", "needs Prefect 3", |request| {
+async fn prefect_2_is_reported_as_too_old() {
+    is_reported_as_down("/api", "needs Prefect 3", |request| {
         Some(match request.path.as_str() {
             "/admin/version" => axum::Json("2.20.16").into_response(),
-            // It refuses conditions that it does not know.
+            // It refuses unknown conditions.
             _ => {
                 let body = axum::Json(json!({"exception_message": "Invalid request received."}));
                 (StatusCode::UNPROCESSABLE_ENTITY, body).into_response()
@@ -103,7 +103,7 @@ async fn prefect_2_is_said_to_be_too_old() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_its_database_is_down() {
-    is_said_to_be_down("/api", "status 500", |request| {
+    is_reported_as_down("/api", "status 500", |request| {
         let list = request.path != "/admin/version";
         list.then(|| garbage(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"))
     })
@@ -111,7 +111,7 @@ async fn a_server_without_its_database_is_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_with_smaller_pages_is_read_completely_and_said_to_be_once() {
+async fn a_server_with_smaller_pages_is_read_completely_and_reported_once() {
     let stub = small_stub().await;
     stub.contents().page_limit = Some(100);
     tokio::task::block_in_place(|| {
@@ -161,7 +161,7 @@ async fn not_found_for_everything_is_an_outage_and_not_an_empty_workspace() {
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         let page = cycle(&mut agent).await;
         assert_eq!(page.value(UP, &[]), Some(0.0));
-        // The last values, or none at all.
+        // Either the last values or none.
         let shown = page.family("prefect_automations");
         assert!(shown.is_empty() || shown == automations, "{shown:?}");
         for section in ["workers", "automations", "deployments"] {
@@ -214,7 +214,7 @@ async fn sections_that_were_never_read_have_an_age_from_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slots_in_use_that_an_old_server_does_not_tell_are_not_zero() {
+async fn slots_in_use_that_an_old_server_does_not_report_are_not_zero() {
     let stub = small_stub().await;
     {
         let contents = &mut *stub.contents();
@@ -260,7 +260,7 @@ async fn a_time_at_the_end_of_the_calendar_hides_no_other_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_that_cannot_be_read_is_left_out_counted_and_named_once() {
+async fn an_object_that_cannot_be_decoded_is_skipped_counted_and_reported_once() {
     let stub = small_stub().await;
     let mut odd = fleet::run_at(1, "RUNNING", 5);
     odd["start_time"] = json!("yesterday");
@@ -290,7 +290,7 @@ async fn an_object_that_cannot_be_read_is_left_out_counted_and_named_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_is_kept_secret_does_not_mean_that_prefect_is_down() {
+async fn a_forbidden_version_does_not_mean_that_prefect_is_down() {
     let stub = small_stub().await;
     stub.fault(|request| {
         let version = request.path == "/admin/version";
@@ -306,7 +306,7 @@ async fn a_version_that_is_kept_secret_does_not_mean_that_prefect_is_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_knows_no_csrf_tokens_is_read_without() {
+async fn a_server_without_csrf_tokens_is_read_without_them() {
     let stub = small_stub().await;
     stub.fault(|request| (request.path == "/csrf-token").then(not_found));
     let mut agent = agent(&stub.url, &[("PREFECT_CSRF_ENABLED", "True")]).await;
@@ -323,7 +323,7 @@ async fn a_server_that_knows_no_csrf_tokens_is_read_without() {
 }
 
 #[test]
-fn while_a_cycle_hangs_ages_grow_and_gauges_are_withheld_all_the_same() {
+fn while_a_cycle_hangs_ages_grow_and_gauges_are_withheld() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let stub = runtime.block_on(small_stub());
     // The cycle that hangs may take four minutes.
@@ -341,13 +341,13 @@ fn while_a_cycle_hangs_ages_grow_and_gauges_are_withheld_all_the_same() {
         let withheld = flows(page).is_none() && page.value(UP, &[]) == Some(0.0);
         (withheld && age > Some(3.0)).then_some(())
     });
-    // Publications do not wait for cycles, and say when they were.
+    // Publications do not wait for cycles, and have their own time.
     agent.wait_for_page("a publication during the hung cycle", |page| {
         let published = page.value("prefect_agent_last_published_time_seconds", &[])?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let during = hung.as_secs_f64()..=now.as_secs_f64();
         during.contains(&published).then_some(())
     });
-    // What was counted is still true.
+    // Counts remain valid.
     assert!(!agent.page().family(FINISHED).is_empty());
 }

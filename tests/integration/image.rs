@@ -1,4 +1,4 @@
-//! The image, and the images that the stack and it are made of.
+//! The image, its base images, and the images of the stack.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::compose::{PUSH, compose, list, services, stages, text, with_variables};
 use crate::support::stack::project_text;
 
-/// The stages that are built for `target`.
+/// The stages that are needed for `target`.
 fn built_for(target: &str) -> BTreeSet<String> {
     let stages = stages();
     let mut built = BTreeSet::new();
@@ -28,7 +28,7 @@ fn built_for(target: &str) -> BTreeSet<String> {
     built
 }
 
-/// Images that come from a registry: those of the services, and those of the Dockerfile.
+/// The images from registries, in the services and in the Dockerfile.
 fn images(compose: &Value) -> BTreeSet<String> {
     let stages = stages();
     let own: BTreeSet<&str> = stages.iter().map(|(name, ..)| name.as_str()).collect();
@@ -44,11 +44,11 @@ fn images(compose: &Value) -> BTreeSet<String> {
         .collect()
 }
 
-/// The only one whose digest is not known yet; .github/renovate.json adds it.
+/// The only image without a digest so far; .github/renovate.json adds it.
 const WITHOUT_DIGEST: &str = "prefecthq/prefect";
 
 #[test]
-fn images_are_pinned_by_tag_and_digest_and_are_in_support() {
+fn images_are_pinned_by_tag_and_digest_and_are_supported() {
     let Some(compose) = compose("images_are_pinned_by_tag_and_digest", PUSH) else {
         return;
     };
@@ -56,7 +56,7 @@ fn images_are_pinned_by_tag_and_digest_and_are_in_support() {
         let (named, digest) = image.split_once('@').unwrap_or((&image, ""));
         let (name, tag) = named.rsplit_once(':').unwrap_or((named, ""));
         assert!(!tag.is_empty() && tag != "latest", "{image} has no version");
-        // Distroless has no versions: the digest is one.
+        // Distroless has no versions, so it is pinned by digest.
         let versioned = tag.contains('.') || name.contains("distroless");
         assert!(versioned, "{image}");
         if name != WITHOUT_DIGEST {
@@ -88,9 +88,10 @@ fn images_are_pinned_by_tag_and_digest_and_are_in_support() {
     assert!(list(&renovate["extends"]).any(|preset| preset == "docker:pinDigests"));
 }
 
-/// The one of the stack, the one that the dashboards are made for, and its packages that check them.
+/// The Grafana of the stack, the one that the dashboards are generated for, and the packages that
+/// check them.
 #[test]
-fn the_versions_of_grafana_are_raised_together() {
+fn the_versions_of_grafana_are_updated_together() {
     let frame = project_text("grafana/source/frame.py");
     let (_, made_for) = frame.split_once("\nGRAFANA = \"").unwrap();
     let (made_for, _) = made_for.split_once('"').unwrap();
@@ -113,7 +114,7 @@ fn the_versions_of_grafana_are_raised_together() {
     let together: BTreeSet<String> = together.map(str::to_owned).into();
     let grouped = |rule: &Value| rule["groupName"].is_string() && names(rule) == together;
     assert!(list(&renovate["packageRules"]).any(grouped));
-    // The expression that finds it, around the version.
+    // The expression that finds the version.
     let finds = |manager: &Value| {
         let (before, after) = text(&manager["matchStrings"][0]).split_once("(?<currentValue>")?;
         let (_, after) = after.split_once(')')?;
@@ -130,7 +131,7 @@ fn the_versions_of_grafana_are_raised_together() {
 }
 
 #[test]
-fn the_image_is_built_without_other_images_packages_or_the_example() {
+fn the_image_is_built_without_unneeded_stages_and_packages() {
     let text = project_text("Dockerfile");
     assert!(!text.contains("syntax="), "it needs another image");
     assert!(
@@ -154,7 +155,7 @@ fn the_image_is_built_without_other_images_packages_or_the_example() {
     };
     other("agent", "--package numbers");
     other("numbers", "--package prefect-otel-agent");
-    // What is copied into the image is sent to its build.
+    // Everything that is copied into the image is in the build context.
     let sent = project_text(".dockerignore");
     for (name, _, lines) in &stages {
         for line in lines {
@@ -173,8 +174,8 @@ fn the_image_is_built_without_other_images_packages_or_the_example() {
 }
 
 #[test]
-fn the_images_say_what_they_are_made_of() {
-    let Some(compose) = with_variables("the_images_say_what_they_are_made_of", PUSH) else {
+fn the_images_have_labels() {
+    let Some(compose) = with_variables("the_images_have_labels", PUSH) else {
         return;
     };
     for (target, title) in [("agent", env!("CARGO_PKG_NAME")), ("numbers", "numbers")] {

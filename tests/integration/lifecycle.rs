@@ -1,4 +1,4 @@
-//! The process: start, endpoints, signals, end.
+//! The process: start, endpoints, signals, shutdown.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use crate::support::stub::{Stub, recorded_error};
 use crate::support::tls::{Certificates, TlsListener};
 use crate::support::{fleet, small_stub};
 
-/// Runs what blocks beside the stub.
+/// Runs blocking code while the stub is served.
 fn blocking<T>(run: impl FnOnce() -> T) -> T {
     tokio::task::block_in_place(run)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_signals_end_it_within_five_seconds_with_a_last_push() {
+async fn both_signals_stop_it_within_five_seconds_with_a_last_push() {
     for signal in ["-TERM", "-INT"] {
         let stub = small_stub().await;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -32,7 +32,7 @@ async fn both_signals_end_it_within_five_seconds_with_a_last_push() {
             ];
             let mut agent = AgentProcess::start(&stub.url, &settings);
             let pushes = || receiver.pushes.lock().unwrap().len();
-            // One of the start and one of the first cycle.
+            // One push at the start and one after the first cycle.
             wait_for("the cycle's push", || (pushes() == 2).then_some(()));
             let asked = Instant::now();
             agent.process.signal(signal);
@@ -40,7 +40,7 @@ async fn both_signals_end_it_within_five_seconds_with_a_last_push() {
             assert!(status.success(), "{status}");
             assert!(asked.elapsed() < IN_TIME);
             assert_eq!(pushes(), 3, "the last push");
-            // As on the page, gauges end with the process; counters keep their last values.
+            // Gauges end with the process, as on the page; counters keep their last values.
             let last = receiver.last().unwrap();
             assert!(points_of(&last, "prefect.info.flows").all(|point| point.flags == 1));
             assert!(points_of(&last, "prefect.info.flows").next().is_some());
@@ -71,11 +71,11 @@ fn points_of<'a>(
         })
 }
 
-/// The agent's own limits add up to less than five seconds; a busy machine needs more for the same.
+/// The agent's own timeouts add up to less than five seconds; a busy machine takes longer.
 const IN_TIME: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_ends_in_time_though_nobody_answers() {
+async fn it_stops_in_time_although_nothing_answers() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent = format!("http://{}/api", listener.local_addr().unwrap());
     blocking(|| {
@@ -92,7 +92,7 @@ async fn it_ends_in_time_though_nobody_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn endpoints_answer_what_they_should() {
+async fn endpoints_answer_as_documented() {
     let stub = small_stub().await;
     stub.fault(|_| Some(recorded_error("error_unauthorized")));
     blocking(|| {
@@ -117,7 +117,7 @@ async fn endpoints_answer_what_they_should() {
             "{:#?}",
             agent.process.log()
         );
-        // A cycle that is cut in two by the change says it of each section.
+        // A cycle during which the server changed logs the failure of each section.
         let log = agent.process.log();
         let why = log.iter().filter(|line| {
             line.contains("Prefect cannot be read") && line.contains("check PREFECT_API_KEY")
@@ -127,7 +127,7 @@ async fn endpoints_answer_what_they_should() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_has_its_content_type_and_gzip_when_asked() {
+async fn the_page_has_its_content_type_and_gzip_on_request() {
     let stub = small_stub().await;
     blocking(|| {
         let agent = AgentProcess::start(&stub.url, &[]);
@@ -157,7 +157,7 @@ async fn the_page_has_its_content_type_and_gzip_when_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_prometheus_exporter_there_is_no_page_but_there_is_health() {
+async fn without_the_prometheus_exporter_there_are_only_health_endpoints() {
     let stub = small_stub().await;
     blocking(|| {
         let agent = AgentProcess::start(&stub.url, &[("OTEL_METRICS_EXPORTER", "none")]);
@@ -187,7 +187,7 @@ fn a_port_in_use_is_a_clear_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logs_can_be_json_and_hold_no_secret() {
+async fn logs_can_be_json_and_contain_no_secret() {
     let stub = small_stub().await;
     blocking(|| {
         let settings = [
@@ -215,7 +215,7 @@ async fn logs_can_be_json_and_hold_no_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_section_that_fails_is_one_line_and_so_is_its_return() {
+async fn the_failure_and_the_recovery_of_a_section_are_one_line_each() {
     let stub = small_stub().await;
     stub.fault(|request| {
         let broken = request.path == "/work_pools/filter";
@@ -270,7 +270,7 @@ async fn the_console_exporter_prints() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_say_nothing_do_not_keep_others_out() {
+async fn idle_clients_do_not_block_others() {
     let stub = small_stub().await;
     blocking(|| {
         let mut agent = AgentProcess::start(&stub.url, &[]);
@@ -278,7 +278,7 @@ async fn clients_that_say_nothing_do_not_keep_others_out() {
             .map(|_| std::net::TcpStream::connect(agent.address).unwrap())
             .collect();
         assert_eq!(agent.get("/healthz").0, 200);
-        // Nor do they hold the end up.
+        // They do not delay the shutdown either.
         agent.process.signal("-TERM");
         assert!(agent.process.wait(IN_TIME).success());
         drop(silent);
@@ -308,7 +308,7 @@ async fn prefect_can_have_a_certificate_of_a_private_authority() {
     });
 }
 
-/// What the health check of a container runs, for the agent on `port`.
+/// Runs the health check of a container, for the agent on `port`.
 fn health(port: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = agent_command(&[("METRICS_PORT", port)]);
     let output = command.arg("health").args(arguments).output().unwrap();
@@ -317,7 +317,7 @@ fn health(port: &str, arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_health_check_asks_the_running_agent() {
+fn a_health_check_queries_the_running_agent() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let stub = runtime.block_on(small_stub());
     let agent = AgentProcess::start(&stub.url, &[]);
@@ -342,7 +342,7 @@ fn the_health_check_of_the_image_does_not_follow_an_outage_of_prefect() {
     let (code, stderr) = health(&port, &["--ready"]);
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains("no cycle has read Prefect"), "{stderr}");
-    // The very command of the image.
+    // The command of the image.
     let dockerfile = std::fs::read_to_string(project("Dockerfile")).unwrap();
     let (_, agent_stage) = dockerfile.rsplit_once("\nFROM ").unwrap();
     let (_, check) = agent_stage.split_once("prefect-otel-agent\", ").unwrap();

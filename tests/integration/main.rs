@@ -1,6 +1,6 @@
-//! Everything that is tested through the library or the binary, as one test program.
+//! Tests through the library and the binary, as one test program.
 
-// A test ends by panicking; the lint's own exception for tests does not reach their helpers.
+// A test fails by panicking; the lint's exception for tests does not include their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod alerts;

@@ -1,4 +1,4 @@
-//! The push path: what a receiver gets is what `/metrics` shows.
+//! The push path: a receiver gets the same data as `/metrics`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::support::stub::Stub;
 use crate::support::tls::Certificates;
 use crate::support::{self, fleet};
 
-/// A fleet with something in every family that has attributes.
+/// A fleet with at least one series in every family with attributes.
 async fn stub() -> Stub {
     let stub = support::small_stub().await;
     {
@@ -40,7 +40,7 @@ fn assert_same(pushed: &Page, pulled: &Page) {
     assert!(pushed.len() > 60, "{}", pushed.len());
 }
 
-/// One cycle of an agent with both exporters: the push and the page.
+/// Runs one cycle of an agent with both exporters; returns the push and the page.
 async fn one_cycle(stub: &Stub, receiver: &Receiver, more: &[(&str, &str)]) -> (Received, Page) {
     let mut settings = vec![("OTEL_METRICS_EXPORTER", "otlp,prometheus")];
     settings.extend(more);
@@ -117,7 +117,7 @@ async fn delta_temporality_pushes_what_is_new() {
     let sums: Vec<_> = metrics
         .flat_map(|scope| &scope.metrics)
         .filter_map(|metric| match metric.data.as_ref() {
-            // What goes up and down stays cumulative, by the specification.
+            // Up-down counters stay cumulative, according to the specification.
             Some(Data::Sum(sum)) if sum.is_monotonic => Some(sum.aggregation_temporality),
             Some(Data::Histogram(histogram)) => Some(histogram.aggregation_temporality),
             _ => None,
@@ -163,7 +163,7 @@ async fn exponential_histograms_are_pushed_and_explicit_ones_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_goes_and_comes_back_is_one_line_each_and_blocks_nothing() {
+async fn an_outage_of_the_collector_is_two_log_lines_and_blocks_nothing() {
     let stub = stub().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -183,18 +183,18 @@ async fn a_collector_that_goes_and_comes_back_is_one_line_each_and_blocks_nothin
                 .page()
                 .value("prefect_agent_cycles_total", &[("outcome", "success")])
         };
-        // Several pushes fail, and cycles go on at their pace.
+        // Several pushes fail, and cycles continue at their pace.
         wait_for("cycles", || cycles(&agent).filter(|count| *count >= 4.0));
         agent
     });
     let receiver = Receiver::http(tokio::net::TcpListener::bind(address).await.unwrap()).await;
     tokio::task::block_in_place(|| {
-        agent.process.wait_for_line("pushes arrive again");
+        agent.process.wait_for_line("pushes succeed again");
         wait_for("a push", || receiver.last());
         let log = agent.process.log();
         assert_eq!(agent.process.lines_with("pushes fail"), 1, "{log:#?}");
         assert_eq!(
-            agent.process.lines_with("pushes arrive again"),
+            agent.process.lines_with("pushes succeed again"),
             1,
             "{log:#?}"
         );
@@ -203,7 +203,7 @@ async fn a_collector_that_goes_and_comes_back_is_one_line_each_and_blocks_nothin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_agents_own_spans_and_logs_are_pushed_where_they_are_wanted() {
+async fn the_agents_own_spans_and_logs_are_pushed_if_enabled() {
     let stub = stub().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());

@@ -1,6 +1,6 @@
-//! The push path beside the page: the same series with the same values, at the same moments,
-//! while runs change state; by the collector's Prometheus exporter, by Prometheus' own OTLP
-//! receiver, and by remote write.
+//! Compares push paths with the page: the same series with the same values at the same moments,
+//! while runs change state. The paths are the collector's Prometheus exporter, Prometheus' OTLP
+//! receiver, and remote write.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
@@ -29,12 +29,12 @@ const FAMILIES: [&str; 4] = [
     "prefect_flow_runs_ongoing_run_time",
 ];
 
-/// How long after an answer of the page Prometheus may still show the one before: the
-/// collector is scraped every two seconds.
+/// How long Prometheus may still show the previous page, since the collector is scraped every two
+/// seconds.
 const ON_THE_WAY: Duration = Duration::from_secs(3);
 
-/// The same on a machine that is busy with something else. Less than the time after which the
-/// collector (two minutes) and Prometheus (five) drop a series that nothing has ended.
+/// The same on a busy machine. Less than the time after which the collector (two minutes) and
+/// Prometheus (five) drop a series that was not marked as ended.
 const ON_A_BUSY_MACHINE: Duration = Duration::from_secs(60);
 
 /// Samples of each way: on a busy machine they take longer than the time of the comparison.
@@ -42,13 +42,13 @@ const LEAST_SAMPLES: usize = 5 * FAMILIES.len() + 1;
 
 type Series = BTreeMap<Labels, f64>;
 
-/// What a page showed, and when it was seen last.
+/// The content of a page, and when it was last seen.
 struct Shown {
     last: Instant,
     series: [Series; FAMILIES.len()],
 }
 
-/// Follows a page, so that none of the states that it shows is missed.
+/// Reads a page continuously, so that none of its states is missed.
 struct Follower {
     shown: Arc<Mutex<VecDeque<Shown>>>,
     stop: Arc<AtomicBool>,
@@ -82,7 +82,7 @@ impl Follower {
         }
     }
 
-    /// Waits until the page has been read anew.
+    /// Waits until the page has been read again.
     fn catch_up(&self) {
         let now = Instant::now();
         wait_for("the page", || {
@@ -91,7 +91,7 @@ impl Follower {
         });
     }
 
-    /// What the page showed of the family within `patience` before `moment`.
+    /// The series of the family that the page had within `patience` before `moment`.
     fn showed(&self, family: usize, moment: Instant, patience: Duration) -> Vec<Series> {
         let pages = self.shown.lock().unwrap();
         let pages = pages
@@ -108,17 +108,17 @@ impl Drop for Follower {
     }
 }
 
-/// One way to push, with an agent of its own.
+/// A push path, with its own agent.
 struct Way {
     name: &'static str,
-    /// Ends before the agent does.
+    /// Dropped before the agent.
     pages: Follower,
     agent: AgentProcess,
     prometheus: Prometheus,
-    /// Keeps files and processes until the end.
+    /// Keeps files and processes alive.
     _rest: (Option<Collector>, Option<tempfile::TempDir>),
     samples: usize,
-    /// Samples that are not those of the page of the same interval.
+    /// Samples that differ from the page in the same interval.
     late: Vec<String>,
 }
 
@@ -175,7 +175,7 @@ impl Way {
         let series = self.prometheus.query(family).unwrap().into_iter();
         series
             .map(|(mut labels, value)| {
-                // What says where a series comes from; the page does not have it.
+                // Labels about the source of a series, which the page does not have.
                 labels.retain(|name, _| {
                     !["__name__", "job", "instance"].contains(&name.as_str())
                         && !name.starts_with("otel_scope_")
@@ -185,11 +185,11 @@ impl Way {
             .collect()
     }
 
-    /// Compares what Prometheus shows now with what the page has shown.
+    /// Compares the current data in Prometheus with the recent pages.
     fn sample(&mut self, interval: Duration) {
         let asked = Instant::now();
         let pushed = FAMILIES.map(|family| self.in_prometheus(family));
-        // What Prometheus has is on the page by then.
+        // By then, the data in Prometheus has been on the page.
         self.pages.catch_up();
         for (index, family) in FAMILIES.iter().enumerate() {
             let pushed = &pushed[index];
@@ -198,7 +198,7 @@ impl Way {
             if !self.pages.showed(index, asked, soon).contains(pushed) {
                 self.late.push(format!("{family}: {}", pushed.len()));
             }
-            // A scrape of the collector may meet a push half-way: old and new series together.
+            // A scrape of the collector may happen during a push, with both old and new series.
             let pages = self.pages.showed(index, asked, ON_A_BUSY_MACHINE);
             for (labels, value) in pushed {
                 let shown = pages.iter().any(|page| page.get(labels) == Some(value));
@@ -225,8 +225,8 @@ impl Way {
     }
 }
 
-/// Compares for `time`. `change` is called before each sample. Returns the share of samples of
-/// each way that equal the page of the same interval.
+/// Compares for `time`. `change` is called before each sample. Returns the share of samples of each
+/// path that equal the page in the same interval.
 fn compare(
     mut ways: Vec<Way>,
     interval: Duration,
@@ -239,7 +239,7 @@ fn compare(
             let (page, pushed) = (way.agent.page().family(family), way.in_prometheus(family));
             (!page.is_empty() && page == pushed).then_some(())
         });
-        // What was shown until now is not compared: the first pages are not known.
+        // Earlier data is not compared, because the first pages are not known.
     }
     let started = Instant::now();
     let mut step = 0;
@@ -270,7 +270,7 @@ fn compare(
     shares.collect()
 }
 
-/// Six runs that pass through their states, each at another one; then six new ones.
+/// Six runs that pass through their states, each in a different one; then six new ones.
 fn advance(stub: &Stub, step: usize) {
     const COURSE: [&str; 4] = ["PENDING", "RUNNING", "RUNNING", "COMPLETED"];
     const STEPS: usize = 4;
@@ -288,7 +288,7 @@ fn advance(stub: &Stub, step: usize) {
 }
 
 #[test]
-fn runs_that_change_state_read_alike_on_the_page_and_on_every_push_path() {
+fn runs_that_change_state_are_equal_on_the_page_and_on_every_push_path() {
     let Some(programs) = programs("runs_that_change_state_read_alike") else {
         return;
     };
@@ -305,7 +305,7 @@ fn runs_that_change_state_read_alike_on_the_page_and_on_every_push_path() {
 /// `cargo test ten_minutes -- --ignored --nocapture` prints the share of equal samples.
 #[test]
 #[ignore = "takes ten minutes"]
-fn ten_minutes_of_the_demos_load_read_alike_on_the_page_and_on_every_push_path() {
+fn ten_minutes_of_the_demos_load_are_equal_on_the_page_and_on_every_push_path() {
     let Some(programs) = programs("ten_minutes_of_the_demos_load") else {
         return;
     };
@@ -341,7 +341,7 @@ fn a_worker_that_goes_offline_is_never_in_two_states() {
     ];
     let _agent = AgentProcess::start(&stub.url, &settings);
     let (prometheus, _folder) = prometheus(&programs, &collector, None);
-    // Each answer is checked, whatever it is that is waited for.
+    // Every answer is checked while waiting.
     let wait_until = |wanted: &str| {
         wait_for(wanted, || {
             let series = prometheus.query("prefect_worker_status == 1").unwrap();
@@ -361,7 +361,7 @@ fn a_worker_that_goes_offline_is_never_in_two_states() {
 }
 
 #[test]
-fn a_large_fleet_arrives_at_an_unmodified_collector_over_grpc() {
+fn a_large_fleet_is_accepted_by_a_collector_with_default_limits_over_grpc() {
     let Some(programs) = programs("a_large_fleet_arrives") else {
         return;
     };

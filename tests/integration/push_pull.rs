@@ -1,5 +1,5 @@
-//! A change of the stack between an agent that pushes and one that is scraped: Prometheus starts
-//! with another scrape file on the same data.
+//! Switching the stack between an agent that pushes and one that is scraped: Prometheus is
+//! restarted with another scrape file and the same data.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use crate::support::programs::{Prometheus, programs};
 use crate::support::stack::{Collector, configured};
 use crate::support::{fleet, small_stub};
 
-/// A page of metrics that changes only when a test says so.
+/// A metrics page that is controlled by the test.
 struct Exposed {
     address: String,
     text: Arc<Mutex<String>>,
@@ -37,21 +37,20 @@ impl Exposed {
     }
 }
 
-/// Waits for some scrapes of the only series of `selector`: its value, the counter resets and the
-/// increase since the start of the test.
+/// Waits for some scrapes of the only series of `selector`. Returns its value, the counter resets
+/// and the increase since the start of the test.
 fn after_scrapes(prometheus: &Prometheus, selector: &str) -> [f64; 3] {
     let value = |query: &str| prometheus.value(query);
     let samples = || value(&format!("count_over_time({selector}[10m])"));
     let before = samples().unwrap_or_default();
     wait_for("scrapes", || samples().filter(|now| *now > before + 5.0));
-    // It is extrapolated to the ends of the window, by less than one event here.
+    // The increase is extrapolated to the window, by less than one event here.
     let increase = format!("round(increase({selector}[10m]))");
     let resets = format!("resets({selector}[10m])");
     [selector, &resets, &increase].map(|query| value(query).unwrap())
 }
 
-/// A collector exposes the last push until it expires, and the agent continues with its own
-/// counts.
+/// The collector exposes the last push until it expires, while the agent continues counting.
 #[test]
 fn a_change_between_push_and_pull_continues_one_series() {
     let Some(programs) = programs("a_change_between_push_and_pull") else {
@@ -77,7 +76,7 @@ fn a_change_between_push_and_pull_continues_one_series() {
     collector.show(&[(PUSHED, 20), (OTHER, 7)]);
     let prometheus = start(None, tempfile::tempdir().unwrap());
     continues(&prometheus, 0.0, 7.0);
-    // The last push stands still; other services push as before.
+    // The last push no longer changes; other services push as before.
     collector.show(&[(PUSHED, 20), (OTHER, 8)]);
     agent.show(&[("runs_total", 21)]);
     let prometheus = start(Some(&agent.address), prometheus.stop());
@@ -87,7 +86,7 @@ fn a_change_between_push_and_pull_continues_one_series() {
     continues(&prometheus, 2.0, 9.0);
 }
 
-/// The agent itself: it pushes a last time when it stops, and resumes from its checkpoint.
+/// The agent sends a last push when it stops, and resumes from its checkpoint.
 #[test]
 fn an_agent_that_is_changed_to_pull_and_back_loses_and_repeats_no_count() {
     let Some(programs) = programs("an_agent_that_is_changed_to_pull_and_back") else {

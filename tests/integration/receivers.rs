@@ -1,4 +1,4 @@
-//! Delivery by OTLP to the real collector and the real Prometheus.
+//! Delivery over OTLP to the real collector and the real Prometheus.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::support::process::{fetch, wait_for, wait_within};
 use crate::support::programs::{Prometheus, programs};
 use crate::support::stack::{Collector, project};
 
-/// Far less than receivers take to let go of a series by themselves: two minutes and more.
+/// Far less than the time after which receivers drop a series on their own, two minutes or more.
 const SOON: Duration = Duration::from_secs(45);
 
 const GRPC: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
 
 fn before() -> Collection {
     let mut collection = Collection::default().gauge("stays", 1.0);
-    // Several of each, since a receiver may read no further than the first mark.
+    // Several of each type, since a receiver may read only up to the first mark.
     for key in ["one", "two", "three"] {
         collection = collection
             .gauge(key, 1.0)
@@ -31,10 +31,10 @@ fn after() -> Collection {
     Collection::default().gauge("stays", 1.0)
 }
 
-/// How many series there are of the gauge, the counter, and the histogram.
+/// The number of series of the gauge, the counter, and the histogram.
 type Shown = [usize; 3];
 
-/// A push shows `all` series, and the next one leaves that of the gauge that stayed.
+/// Checks that all series appear after a push, and only the remaining gauge after the next one.
 fn leaves_at_once(
     runtime: &tokio::runtime::Runtime,
     delivery: &Delivery,
@@ -55,7 +55,7 @@ fn leaves_at_once(
     wait_until(all);
     runtime.block_on(export(delivery, &after)).unwrap();
     wait_until([1, 0, 0]);
-    // They can come back.
+    // They can return.
     runtime.block_on(export(delivery, &before)).unwrap();
     wait_until(all);
 }
@@ -79,13 +79,13 @@ fn in_prometheus(prometheus: &Prometheus) -> Shown {
     })
 }
 
-/// Of the histogram: three buckets, the sum, the count.
+/// The histogram has three buckets, the sum and the count.
 const CLASSIC: Shown = [4, 3, 15];
-/// A native one is one series.
+/// A native histogram is one series.
 const NATIVE: Shown = [4, 3, 3];
 
 #[test]
-fn a_vanished_series_leaves_the_collectors_page_at_once() {
+fn a_series_that_ends_disappears_from_the_collectors_page_immediately() {
     let Some(programs) = programs("a_vanished_series_leaves_the_collectors_page") else {
         return;
     };
@@ -99,13 +99,13 @@ fn a_vanished_series_leaves_the_collectors_page_at_once() {
         leaves_at_once(&runtime, &delivery, pushes, CLASSIC, || {
             on_page(&collector.metrics)
         });
-        // The next way finds the page as this one did.
+        // Leave the page as it was for the next path.
         runtime.block_on(export(&delivery, &after())).unwrap();
     }
 }
 
 #[test]
-fn a_vanished_series_leaves_prometheus_at_once_by_otlp_and_by_remote_write() {
+fn a_series_that_ends_disappears_from_prometheus_immediately() {
     let Some(programs) = programs("a_vanished_series_leaves_prometheus") else {
         return;
     };
@@ -134,7 +134,7 @@ fn a_vanished_series_leaves_prometheus_at_once_by_otlp_and_by_remote_write() {
 }
 
 #[test]
-fn a_hundred_thousand_series_arrive_at_an_unmodified_collector() {
+fn a_hundred_thousand_series_are_accepted_by_a_collector_with_default_limits() {
     let Some(programs) = programs("a_hundred_thousand_series_arrive") else {
         return;
     };
@@ -147,7 +147,7 @@ fn a_hundred_thousand_series_arrive_at_an_unmodified_collector() {
     );
     let mut collection = Collection::default();
     for number in 0..50_000 {
-        // As long as the attributes of a run are together.
+        // About as long as the attributes of a run.
         let key = format!("{number:0150}");
         collection = collection.gauge(&key, 1.0).counter(&key, 1.0);
     }

@@ -1,6 +1,6 @@
-//! A killed agent, a recreated container, a replaced pod: every run is counted once, no sum
-//! doubles, and the series are those of before; by the real collector and Prometheus, and by
-//! Prometheus' own OTLP receiver.
+//! After a killed agent, a recreated container or a replaced pod, every run is counted once, no sum
+//! doubles, and the series continue; with the real collector and Prometheus, and with Prometheus'
+//! OTLP receiver.
 
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use crate::support::small_stub;
 use crate::support::stack::{Collector, project, prometheus};
 use crate::support::stub::Stub;
 
-/// Not a loopback address: that would mean another Prefect on each host.
+/// Not a loopback address, which would be a different Prefect on each host.
 const PREFECT: &str = "http://prefect.test/api";
 
-/// Longer than that of the scrapes, as `increase()` needs it.
+/// Longer than the scrape interval, as `increase()` requires.
 const INTERVAL: Duration = Duration::from_secs(4);
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// An agent that is stopped and started, and where its pushes arrive.
+/// An agent that is stopped and started, and the Prometheus that gets its pushes.
 struct Chain<'a> {
     job: &'static str,
     way: &'static str,
@@ -30,12 +30,12 @@ struct Chain<'a> {
     settings: Vec<(&'static str, String)>,
     state: Option<tempfile::TempDir>,
     agent: Option<AgentProcess>,
-    /// The runs that it is to have counted, in all and since the start of the process.
+    /// The runs that it should have counted, in total and since the start of the process.
     counted: (f64, f64),
 }
 
 impl Chain<'_> {
-    /// Starts it where it was, or on another host.
+    /// Starts it on a host.
     fn start(&mut self, host: &str) {
         let mut settings = self.settings.clone();
         if let Some(folder) = &self.state {
@@ -64,7 +64,7 @@ impl Chain<'_> {
         format!("{family}{{job={:?}}}", self.job)
     }
 
-    /// Waits until Prometheus has all that was counted.
+    /// Waits until Prometheus has all counts.
     fn wait(&self) {
         let sum = format!("sum({})", self.finished());
         let what = format!("{} runs of {} by {}", self.counted.1, self.job, self.way);
@@ -104,10 +104,10 @@ impl Chain<'_> {
     }
 }
 
-/// Deployments at the start and at the end.
+/// The number of deployments at the start and at the end.
 const DEPLOYMENTS: (usize, usize) = (6, 8);
 
-/// Runs under way, all the time.
+/// The number of active runs during the test.
 const ACTIVE: usize = 4;
 
 fn end(stub: &Stub, deployment: usize, runs: usize) {
@@ -124,7 +124,7 @@ fn under_way(stub: &Stub, number: usize, state: &str) {
     contents.flow_runs.push(run);
 }
 
-/// Two agents for each way: one with a folder of state, one without.
+/// Two agents for each path: one with `STATE_DIR`, one without.
 fn chains<'a>(stub: &Stub, ways: [(&'static str, &'a Prometheus, String); 2]) -> Vec<Chain<'a>> {
     let mut chains = Vec::new();
     for (way, prometheus, endpoint) in ways {
@@ -151,7 +151,7 @@ fn chains<'a>(stub: &Stub, ways: [(&'static str, &'a Prometheus, String); 2]) ->
     chains
 }
 
-/// Runs ended that all agents are to count, or those with a folder of state alone.
+/// Adds runs that all agents should count, or only those with `STATE_DIR`.
 fn count(chains: &mut [Chain<'_>], runs: usize, all: bool) {
     let to_count = chains.iter_mut();
     for chain in to_count.filter(|chain| all || chain.state.is_some()) {
@@ -160,26 +160,26 @@ fn count(chains: &mut [Chain<'_>], runs: usize, all: bool) {
     }
 }
 
-/// Runs end while the agents are there; everybody is to see them.
+/// Ends runs while the agents are running, and waits until all have counted them.
 fn end_and_wait(chains: &mut [Chain<'_>], stub: &Stub, deployment: usize) {
     end(stub, deployment, 7);
     count(chains, 7, true);
     chains.iter().for_each(Chain::wait);
 }
 
-/// Ends the agents, lets runs end meanwhile, and starts them on `host`.
+/// Stops the agents, ends runs in the meantime, and starts the agents on `host`.
 fn replace(chains: &mut [Chain<'_>], stub: &Stub, round: usize, signal: &str, host: &str) {
     for chain in chains.iter_mut().filter(|chain| chain.state.is_none()) {
         chain.stop(signal);
     }
-    // From here on, only those with a folder of state are to know.
+    // From here on, only agents with `STATE_DIR` should count them.
     end(stub, round, 5);
-    // At another point of the interval each time.
+    // At a different point of the interval each time.
     std::thread::sleep(INTERVAL / 4 * (round as u32 + 1));
     for chain in chains.iter_mut().filter(|chain| chain.state.is_some()) {
         chain.stop(signal);
     }
-    // The last time, nothing is deployed.
+    // No deployment is added the last time.
     let mut deployment = 0;
     if DEPLOYMENTS.0 + round < DEPLOYMENTS.1 {
         deployment = DEPLOYMENTS.0 + round;
@@ -187,7 +187,7 @@ fn replace(chains: &mut [Chain<'_>], stub: &Stub, round: usize, signal: &str, ho
     }
     end(stub, deployment, 3);
     count(chains, 8, false);
-    // An agent without state counts what ended after its start, by the clock.
+    // An agent without `STATE_DIR` counts runs that ended after its start.
     std::thread::sleep(Duration::from_secs(2));
     for chain in chains.iter_mut() {
         chain.start(host);
@@ -223,7 +223,7 @@ fn every_run_is_counted_once_through_a_kill_a_recreated_container_and_a_replaced
     );
     chains.iter_mut().for_each(|chain| chain.start("host-0"));
     chains.iter().for_each(Chain::wait);
-    // Killed; a container that ends in order, with another port; a pod on another host.
+    // A kill; a container that is stopped properly, with another port; a pod on another host.
     let ends = [
         ("-KILL", "host-0"),
         ("-TERM", "host-0"),

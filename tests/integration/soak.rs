@@ -1,5 +1,5 @@
-//! Counts against the server's own database, to the run, while the agent is killed at random
-//! moments and Prefect is restarted.
+//! Compares every count with the server's database, while the agent is killed at random times and
+//! Prefect is restarted.
 //!
 //!     cargo test a_few_hundred_runs -- --ignored          some minutes
 //!     cargo test two_and_a_half_thousand -- --ignored     half an hour
@@ -20,7 +20,7 @@ const DEPLOYMENTS: usize = 8;
 const KILLS: u32 = 5;
 const FAMILY: &str = "prefect_flow_runs_finished_total";
 
-/// What a run goes through after PENDING. A pause is a moment in which cycles may pass.
+/// The states of a run after PENDING. A pause is a time in which cycles may run.
 const COURSES: [&[&str]; 8] = [
     &["RUNNING", "COMPLETED"],
     &["RUNNING", "FAILED"],
@@ -50,7 +50,7 @@ const COURSES: [&[&str]; 8] = [
     &["CRASHED"],
 ];
 
-/// Numbers that look random, and are the same in every run of the test.
+/// Pseudorandom numbers, the same in every run of the test.
 struct Random(u64);
 
 impl Random {
@@ -62,11 +62,11 @@ impl Random {
     }
 }
 
-/// (deployment, state type) and how often.
+/// Counts by deployment and state type.
 type Counts = BTreeMap<(String, String), u64>;
 
-/// Increases as Prometheus sees them: of a series that is new, nothing; of one that is lower
-/// than before, all of it.
+/// Increases as Prometheus computes them: nothing for a new series, and the whole value after a
+/// decrease.
 #[derive(Default)]
 struct Increases {
     last: HashMap<Labels, f64>,
@@ -110,8 +110,8 @@ fn in_database(server: &Server) -> Counts {
         .collect()
 }
 
-/// The terminal states that the agent's checkpoint does not have, each with the history of its
-/// run: what to look at if a count is wrong.
+/// The terminal states that are not in the agent's checkpoint, each with the history of its run,
+/// for debugging a wrong count.
 fn not_counted(server: &Server, folder: &Path) -> Vec<String> {
     const QUERY: &str = "SELECT s.id, s.flow_run_id, s.type, (SELECT group_concat(type || ' ' || \
         timestamp, ', ') FROM (SELECT type, timestamp FROM flow_run_state WHERE flow_run_id = \
@@ -126,8 +126,8 @@ fn not_counted(server: &Server, folder: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Takes a new run through one of the courses. Where an answer is lost, nobody knows whether
-/// the change was made: the course ends there, and the database tells.
+/// Takes a new run through one of the courses. If an answer is lost, it is unknown whether the
+/// change was made: the course ends there, and the database decides.
 fn course(server: &Server, deployment: &str, random: &mut Random) -> Result<(), String> {
     let path = format!("/deployments/{deployment}/create_flow_run");
     let run = server.try_call("POST", &path, Some(json!({"state": {"type": "PENDING"}})))?;
@@ -166,8 +166,7 @@ fn soak(runs: usize, loaders: u64) {
     });
     increases.observe(&agent.page());
 
-    // A restart of the server waits until no course is under way: a lost answer would leave
-    // open what the database says.
+    // The server is restarted only while no course is running, to avoid lost answers.
     let server = RwLock::new(server);
     let done = AtomicUsize::new(0);
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
@@ -229,7 +228,7 @@ fn soak(runs: usize, loaders: u64) {
         );
         std::thread::sleep(Duration::from_millis(200));
     }
-    // And it stays so.
+    // The counts stay the same.
     std::thread::sleep(Duration::from_secs(3));
     increases.observe(&agent.page());
     assert_eq!(increases.counts(), expected);

@@ -1,4 +1,4 @@
-//! The stack: the project's configuration files in the real collector and the real Prometheus.
+//! The stack: the project's configuration files with the real collector and the real Prometheus.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -40,7 +40,7 @@ fn the_configuration_files_are_valid() {
     }
 }
 
-/// The agent's series by name and labels, without what scrapes and alerts add.
+/// The agent's series by name and labels, without those that scrapes and alerts add.
 fn series(prometheus: &Prometheus) -> BTreeMap<Labels, f64> {
     let of_scrape = ["up", "target_info"];
     prometheus
@@ -51,7 +51,7 @@ fn series(prometheus: &Prometheus) -> BTreeMap<Labels, f64> {
             let name = labels["__name__"].as_str();
             !of_scrape.contains(&name)
                 && !name.starts_with("scrape_")
-                // Scrapes go on between the two.
+                // Scrapes continue between the two.
                 && !name.starts_with("http_server_")
         })
         .collect()
@@ -82,7 +82,7 @@ fn one_cycle_pushed_and_scraped_is_the_same_series_and_values() {
             "OTEL_RESOURCE_ATTRIBUTES",
             "service.instance.id=prefect-demo",
         ),
-        // One cycle, and no other.
+        // Exactly one cycle.
         ("SAMPLE_INTERVAL_SECONDS", "3600"),
     ];
     let agent = AgentProcess::start(&stub.url, &settings);
@@ -112,13 +112,13 @@ fn one_cycle_pushed_and_scraped_is_the_same_series_and_values() {
         both = (series(&pulling), series(&prometheus));
     }
     assert!(both.0.len() > 100, "{}", both.0.len());
-    // And the collector shows its own metrics where prometheus.yml looks for them.
+    // The collector serves its own metrics where prometheus.yml expects them.
     let own = "otelcol_receiver_accepted_metric_points > 0";
     wait_for("the collector's own metrics", || prometheus.value(own));
 }
 
 #[test]
-fn the_other_ways_lead_metrics_on_under_the_same_names() {
+fn the_other_paths_forward_metrics_with_the_same_names() {
     let Some(programs) = programs("the_other_ways_lead_metrics_on") else {
         return;
     };
@@ -161,12 +161,12 @@ fn the_other_ways_lead_metrics_on_under_the_same_names() {
     wait_for("the gateway's name", || prometheus.value(through));
 }
 
-/// How long the collector is away.
+/// How long the collector is down.
 const OUTAGE: Duration = Duration::from_secs(180);
 
 #[test]
 #[ignore = "takes minutes"]
-fn three_minutes_without_the_collector_lose_no_count_and_show_as_a_gap() {
+fn three_minutes_without_the_collector_lose_no_count_and_are_a_gap() {
     let Some(programs) = programs("three_minutes_without_the_collector") else {
         return;
     };
@@ -200,7 +200,7 @@ fn three_minutes_without_the_collector_lose_no_count_and_show_as_a_gap() {
             .push(fleet::run_at(number, "FAILED", 0));
         std::thread::sleep(Duration::from_secs(5));
     }
-    // The gap: nothing there is, rather than an old value.
+    // The gap has no values, instead of old ones.
     assert_eq!(prometheus.value(failed), None);
     assert_eq!(prometheus.value("absent(prefect_up)"), Some(1.0));
     collector.start_again();
@@ -211,13 +211,13 @@ fn three_minutes_without_the_collector_lose_no_count_and_show_as_a_gap() {
     );
     assert_eq!(prometheus.value(&increase), Some(number as f64));
     assert_eq!(agent.process.lines_with("pushes fail"), 1);
-    agent.process.wait_for_line("pushes arrive again");
-    assert_eq!(agent.process.lines_with("pushes arrive again"), 1);
+    agent.process.wait_for_line("pushes succeed again");
+    assert_eq!(agent.process.lines_with("pushes succeed again"), 1);
     let failures = prometheus.value("sum(prefect_agent_exports_total{outcome=\"failure\"})");
     assert!(failures.is_some_and(|count| count > 10.0), "{failures:?}");
 }
 
-/// What the load says that it has sent, added up.
+/// The totals that the load generator reports.
 fn load(url: &str, requests: u32) -> BTreeMap<String, f64> {
     let output = Command::new(project("examples/service/load"))
         .args(["--url", url, "--threads", "8", "--pause", "0", "--requests"])
@@ -228,7 +228,7 @@ fn load(url: &str, requests: u32) -> BTreeMap<String, f64> {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// A page of the example service in the words of the load.
+/// The totals of the example service in the format of the load generator.
 fn totals(page: &Page) -> BTreeMap<String, f64> {
     let mut totals = BTreeMap::new();
     let mut add = |name: String, value: f64| *totals.entry(name).or_default() += value;
@@ -247,7 +247,7 @@ fn totals(page: &Page) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn the_example_service_counts_what_was_sent_to_it_by_both_ways() {
+fn the_example_service_counts_every_request_on_both_paths() {
     let Some(programs) = programs("the_example_service_counts_what_was_sent_to_it") else {
         return;
     };

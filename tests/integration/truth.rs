@@ -1,5 +1,4 @@
-//! The counters say how many runs ended, whatever the server's clock, its proxies, a restart
-//! or a person does meanwhile.
+//! Counters are correct despite wrong clocks, proxies, replicas, restarts and manual changes.
 
 use std::ops::Range;
 use std::path::Path;
@@ -27,33 +26,33 @@ const LAST_RUN_DURATION: &str = "prefect_deployment_last_run_duration_seconds";
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
-/// What a family adds up to, the series of overflow among them.
+/// The sum of a family, including the overflow series.
 fn sum(page: &Page, family: &str) -> f64 {
     page.family(family).values().sum()
 }
 
-/// The flow runs that are counted after so many cycles.
+/// The number of flow runs that are counted after `cycles` cycles.
 async fn counted_after(agent: &mut Agent, cycles: usize) -> f64 {
     for _ in 0..cycles {
-        // Whoever scrapes sees each state.
+        // Scrape each state.
         cycle(agent).await;
     }
     sum(&current(agent), FINISHED)
 }
 
-/// Time passes at the server. Its clock starts hours behind in such tests, so that it never
-/// gets ahead of the wall clock.
+/// Advances the server's time. Its clock starts hours behind in these tests, so that it never gets
+/// ahead of the wall clock.
 fn pass(stub: &Stub, time: SignedDuration) {
     stub.contents().clock_behind -= time;
 }
 
-/// A run that ended, or started if it has not, so many seconds ago by the server's clock.
+/// Adds a run that ended, or started if it has not ended, `seconds_ago` by the server's clock.
 fn run(stub: &Stub, number: usize, state: &str, seconds_ago: i64) -> Value {
     let behind = stub.contents().clock_behind.as_secs();
     fleet::run_at(number, state, behind + seconds_ago)
 }
 
-/// These runs have ended by now.
+/// Ends these runs.
 fn end(stub: &Stub, numbers: Range<usize>) {
     for number in numbers {
         let run = run(stub, number, "COMPLETED", 0);
@@ -61,7 +60,7 @@ fn end(stub: &Stub, numbers: Range<usize>) {
     }
 }
 
-/// A run that got into each of `states` so many seconds ago by the server's clock.
+/// Adds a run with these states, each with its age in seconds by the server's clock.
 fn history(stub: &Stub, number: usize, states: &[(&str, i64)]) {
     let behind = stub.contents().clock_behind.as_secs();
     let state = |(index, (kind, seconds_ago)): (usize, &(&str, i64))| {
@@ -95,7 +94,7 @@ fn text_of(folder: &Path) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_error_page_with_a_wrong_date_counts_nothing_twice() {
-    // In place of any answer of a cycle; they come one after the other.
+    // In place of any answer of a cycle, which are requested one after the other.
     for number in 0..8 {
         let stub = small_stub().await;
         let settings = [("MAX_CONCURRENT_REQUESTS", "1")];
@@ -105,7 +104,7 @@ async fn one_error_page_with_a_wrong_date_counts_nothing_twice() {
         assert_eq!(counted_after(&mut agent, 1).await, 20.0);
         let mut answers = 0..;
         stub.fault(move |_| {
-            // The page of a load balancer with a clock of its own.
+            // The error page of a load balancer with a different clock.
             let date = http_date(Timestamp::now() + MINUTE * 10);
             let page = (StatusCode::BAD_GATEWAY, [("date", date)], "<html>");
             (answers.next() == Some(number)).then(|| page.into_response())
@@ -145,7 +144,7 @@ async fn the_server_that_is_ahead_may_answer_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_from_a_cache_does_not_tell_the_time() {
+async fn the_date_of_a_cached_answer_is_ignored() {
     let stub = small_stub().await;
     for number in 0..20 {
         let run = fleet::run_at(number, "COMPLETED", 600);
@@ -182,7 +181,7 @@ async fn a_server_clock_that_is_set_back_by_an_hour_counts_each_run_once() {
     assert_eq!(counted_after(&mut agent, 3).await, 20.0);
     end(&stub, 20..30);
     assert_eq!(counted_after(&mut agent, 3).await, 30.0);
-    // The clock comes to where it was, and beyond.
+    // The clock reaches the previous time, and passes it.
     for _ in 0..9 {
         pass(&stub, MINUTE * 10);
         assert_eq!(counted_after(&mut agent, 1).await, 30.0);
@@ -231,7 +230,7 @@ async fn a_replica_that_shows_a_finished_run_as_running_for_minutes_brings_it_ba
         .map(|number| run(&stub, number, "RUNNING", 60))
         .collect();
     for _ in 0..30 {
-        // The replica that answers is behind every other time.
+        // Every other answer comes from the lagging replica.
         stub.contents().flow_runs = running.clone();
         pass(&stub, SignedDuration::from_secs(20));
         assert_eq!(counted_after(&mut agent, 1).await, 20.0);
@@ -241,18 +240,18 @@ async fn a_replica_that_shows_a_finished_run_as_running_for_minutes_brings_it_ba
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn runs_that_are_retried_by_hand_while_finished_runs_are_paged_hide_no_others() {
+async fn runs_that_are_retried_manually_while_finished_runs_are_paged_hide_no_others() {
     let stub = small_stub().await;
     stub.contents().clock_behind = HOUR * 2;
     let mut agent = agent(&stub.url, &[]).await;
     cycle(&mut agent).await;
     pass(&stub, HOUR);
     for number in 0..450 {
-        // The one with the highest number ended last.
+        // The run with the highest number ended last.
         let ago = 3_000 - 5 * number as i64;
         history(&stub, number, &[("RUNNING", ago + 5), ("FAILED", ago)]);
     }
-    // Retried when the first page of finished runs has been read: the next one moves up.
+    // Retried after the first page of finished runs was read, so the next one moves up.
     let first_page = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&first_page);
     stub.fault(move |request| {
@@ -282,7 +281,7 @@ async fn runs_that_are_retried_by_hand_while_finished_runs_are_paged_hide_no_oth
         }
     }));
     for number in 400..450 {
-        // Its states, once it is retried.
+        // Its states after it was retried.
         let id = fleet::id(5, number);
         let mut contents = stub.contents();
         let states = contents.states.get_mut(&id).unwrap();
@@ -298,7 +297,7 @@ async fn runs_that_are_retried_by_hand_while_finished_runs_are_paged_hide_no_oth
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_too_slow_for_one_cycle_is_read_bit_by_bit() {
+async fn a_server_too_slow_for_one_cycle_is_read_over_several_cycles() {
     let stub = small_stub().await;
     stub.contents().clock_behind = HOUR;
     let settings = [
@@ -310,7 +309,7 @@ async fn a_server_too_slow_for_one_cycle_is_read_bit_by_bit() {
     let mut agent = agent(&stub.url, &settings).await;
     counted_after(&mut agent, 2).await;
     end(&stub, 0..900);
-    // Two seconds a cycle are enough for 24 pages in all.
+    // Two seconds per cycle are enough for 24 pages in total.
     stub.contents().delay = Duration::from_millis(250);
     let mut counted = Vec::new();
     for _ in 0..30 {
@@ -326,7 +325,7 @@ async fn a_server_too_slow_for_one_cycle_is_read_bit_by_bit() {
     );
 }
 
-/// The states of a run are refused with `status` once.
+/// Refuses the states of a run with `status` once.
 async fn refused_states_are_asked_for_again(status: StatusCode) {
     let stub = small_stub().await;
     let settings = [("SAMPLE_INTERVAL_SECONDS", "1")];
@@ -360,7 +359,7 @@ async fn states_that_are_not_found_once_are_asked_for_again() {
     refused_states_are_asked_for_again(StatusCode::NOT_FOUND).await;
 }
 
-/// A run has been through `states` since the last cycle, two of them terminal.
+/// A run has passed through `states` since the last cycle, two of which are terminal.
 async fn two_terminal_states_count(states: &[(&str, i64)]) {
     let stub = small_stub().await;
     stub.contents().clock_behind = HOUR * 2;
@@ -369,13 +368,13 @@ async fn two_terminal_states_count(states: &[(&str, i64)]) {
     pass(&stub, HOUR);
     counted_after(&mut agent, 8).await;
     history(&stub, 1, states);
-    // A state after the current one is taken for a newer one for a cycle.
+    // A state after the current one is treated as newer for one cycle.
     assert_eq!(counted_after(&mut agent, 5).await, 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_state_that_a_slow_clock_puts_after_the_current_one_is_counted() {
-    // The last two states come from a worker whose clock is a minute behind.
+    // The last two states come from a worker whose clock is a minute slow.
     let states = [
         ("RUNNING", 30),
         ("FAILED", 20),
@@ -387,7 +386,7 @@ async fn a_terminal_state_that_a_slow_clock_puts_after_the_current_one_is_counte
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_state_that_a_slow_clock_puts_before_the_cursor_is_counted() {
-    // The first two states come from a worker whose clock is five minutes behind.
+    // The first two states come from a worker whose clock is five minutes slow.
     let states = [
         ("RUNNING", 330),
         ("FAILED", 300),
@@ -431,7 +430,7 @@ async fn deployments_that_cannot_be_read_after_a_restart_keep_their_last_runs() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_days_ago_is_not_taken_for_the_last_run() {
+async fn a_failure_days_ago_is_not_the_last_run() {
     let stub = small_stub().await;
     let failed = fleet::run_at(1, "FAILED", 3 * 86_400);
     let succeeded = fleet::run_at(2, "COMPLETED", 86_400);
@@ -462,7 +461,7 @@ fn end_tasks(stub: &Stub, numbers: Range<usize>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn task_runs_that_are_no_longer_counted_leave_the_checkpoint() {
+async fn task_runs_that_are_no_longer_counted_are_dropped_from_the_checkpoint() {
     let (stub, folder) = (small_stub().await, tempfile::tempdir().unwrap());
     let state_dir = ("STATE_DIR", folder.path().to_str().unwrap());
     stub.contents().clock_behind = HOUR * 4;
@@ -490,7 +489,7 @@ async fn task_runs_that_are_no_longer_counted_leave_the_checkpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_went_to_overflow_survives_a_restart() {
+async fn counts_in_overflow_survive_a_restart() {
     let (stub, folder) = (small_stub().await, tempfile::tempdir().unwrap());
     let settings = [
         ("STATE_DIR", folder.path().to_str().unwrap()),
@@ -552,13 +551,12 @@ async fn a_second_agent_on_the_same_state_is_refused() {
         let status = second.wait(Duration::from_secs(30));
         assert!(!status.success(), "{status}");
         second.wait_for_line("STATE_DIR");
-        // The first one is not disturbed.
+        // The first agent is not affected.
         assert_eq!(first.get("/readyz").0, 200);
     });
 }
 
-/// What a counter that starts at zero has counted, as Prometheus and OTLP have it: a drop is a
-/// reset.
+/// The total of a counter that starts at zero; as in Prometheus and OTLP, a decrease is a reset.
 fn increase(values: &[f64]) -> f64 {
     let before = [&[0.0], values].concat();
     let pairs = before.iter().zip(values);
@@ -568,7 +566,7 @@ fn increase(values: &[f64]) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_in_the_middle_of_a_cycle_counts_no_task_run_twice() {
+async fn stopping_during_a_cycle_counts_no_task_run_twice() {
     let (stub, folder) = (small_stub().await, tempfile::tempdir().unwrap());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -588,7 +586,7 @@ async fn a_stop_in_the_middle_of_a_cycle_counts_no_task_run_twice() {
         let mut first = AgentProcess::start(&stub.url, &settings);
         first.wait_for_page("a cycle", |page| cycles(page, 1.0));
         {
-            // After an outage of two hours; there is much to read, and slowly.
+            // After an outage of two hours, there is much to read from a slow server.
             end_tasks(&stub, 0..10);
             let mut contents = stub.contents();
             contents.clock_behind -= HOUR * 2;

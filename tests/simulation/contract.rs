@@ -1,8 +1,8 @@
-//! The in-memory Prefect against a real server: the same transitions change their runs in the
-//! same way, and the same requests get the same answers.
+//! The contract test: compares the in-memory Prefect with real servers. The same transitions must
+//! change runs in the same way, and the same requests must get the same answers.
 //!
-//! Each check takes the URL of a server that runs no services of its own and knows no runs of
-//! the deployments that the check makes.
+//! Each check takes the URL of a server whose background services are disabled, and which has no
+//! runs of the deployments that the check creates.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::prefect::{Nulls, Release, World};
 use crate::support::postgres::Postgres;
 use crate::support::prefect::{Server, Version};
 
-/// Services that would change runs while they are compared; the second name is that of 3.0.
+/// Services that would change runs while they are compared; the second name is the one in 3.0.
 const QUIET: [(&str, &str); 6] = [
     ("PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED", "false"),
     ("PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED", "false"),
@@ -35,41 +35,41 @@ const QUIET: [(&str, &str); 6] = [
 ];
 
 #[test]
-fn the_in_memory_prefect_does_as_a_real_one_on_sqlite() {
+fn the_in_memory_prefect_behaves_like_a_real_one_on_sqlite() {
     let server = Server::start(&QUIET);
-    hold_against(&server.url, Release::V3_8_8, Nulls::Smallest);
+    compare_with(&server.url, Release::V3_8_8, Nulls::Smallest);
 }
 
 #[test]
-fn the_in_memory_prefect_does_as_a_real_one_on_postgresql() {
-    let test = "the_in_memory_prefect_does_as_a_real_one_on_postgresql";
+fn the_in_memory_prefect_behaves_like_a_real_one_on_postgresql() {
+    let test = "the_in_memory_prefect_behaves_like_a_real_one_on_postgresql";
     let Some(postgres) = Postgres::start(test) else {
         return;
     };
     let url = postgres.url();
     let database = [("PREFECT_API_DATABASE_CONNECTION_URL", url.as_str())];
     let server = Server::start(&[&QUIET[..], &database].concat());
-    hold_against(&server.url, Release::V3_8_8, Nulls::Largest);
+    compare_with(&server.url, Release::V3_8_8, Nulls::Largest);
 }
 
 #[test]
-fn the_in_memory_prefect_does_as_the_newest_one() {
-    let test = "the_in_memory_prefect_does_as_the_newest_one";
+fn the_in_memory_prefect_behaves_like_the_newest_one() {
+    let test = "the_in_memory_prefect_behaves_like_the_newest_one";
     if let Some(server) = Server::start_version(test, Version::Newest, &QUIET) {
-        hold_against(&server.url, Release::V3_9_1, Nulls::Smallest);
+        compare_with(&server.url, Release::V3_9_1, Nulls::Smallest);
     }
 }
 
 #[test]
-fn the_in_memory_prefect_does_as_the_oldest_one() {
-    let test = "the_in_memory_prefect_does_as_the_oldest_one";
+fn the_in_memory_prefect_behaves_like_the_oldest_one() {
+    let test = "the_in_memory_prefect_behaves_like_the_oldest_one";
     if let Some(server) = Server::start_version(test, Version::Oldest, &QUIET) {
-        hold_against(&server.url, Release::V3_0_4, Nulls::Smallest);
+        compare_with(&server.url, Release::V3_0_4, Nulls::Smallest);
     }
 }
 
 /// Compares the in-memory Prefect with the server at `url`.
-pub(crate) fn hold_against(url: &str, release: Release, nulls: Nulls) {
+pub(crate) fn compare_with(url: &str, release: Release, nulls: Nulls) {
     let real = Real::new(url, release);
     for script in SCRIPTS {
         transitions(&real, script);
@@ -191,7 +191,7 @@ impl Real {
         }
     }
 
-    /// Its runs, as they are.
+    /// A copy of its current runs.
     fn world(&self, nulls: Nulls) -> World {
         let mut world = World::of(self.release, Timestamp::now());
         world.nulls = nulls;
@@ -224,18 +224,18 @@ fn runs(answer: Result<Answer, Error>) -> Result<Vec<FlowRun>, Error> {
     }
 }
 
-/// A step in a run's life.
+/// A transition of a run.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     /// `set_state` with `force`.
     Force(StateType, &'static str),
-    /// `set_state` as a worker or an engine does it.
+    /// `set_state`, as a worker or a flow engine calls it.
     Propose(StateType, &'static str),
-    /// Paused in its process, or suspended (`true`).
+    /// Pauses the run in its process, or suspends it (`true`).
     Pause(bool),
     /// `/resume` of a run that was paused, or suspended (`true`).
     Resume(bool),
-    /// As the service that marks late runs does it.
+    /// Marks the run late, as the service does.
     Late,
 }
 
@@ -252,7 +252,7 @@ const SCRIPTS: &[&[Step]] = &[
     &[PENDING],
     &[PENDING, RUNNING],
     &[PENDING, RUNNING, COMPLETED],
-    // Late, and nobody noticed that it started.
+    // Late, and then completed without having been seen running.
     &[
         Late,
         PENDING,
@@ -260,7 +260,7 @@ const SCRIPTS: &[&[Step]] = &[
         Propose(StateType::Completed, "Cached(type=COMPLETED)"),
     ],
     &[Late],
-    // Retried by Prefect, and by hand after each end.
+    // Retried by Prefect, and manually after each terminal state.
     &[RUNNING, RETRY, PENDING, RUNNING, COMPLETED],
     &[RUNNING, RETRY],
     &[
@@ -273,7 +273,7 @@ const SCRIPTS: &[&[Step]] = &[
         Propose(StateType::Scheduled, "Scheduled"),
         PENDING,
     ],
-    // Straight from an end to running, and twice running.
+    // From a terminal state directly to running, and running twice.
     &[
         RUNNING,
         FAILED,
@@ -293,7 +293,7 @@ const SCRIPTS: &[&[Step]] = &[
         Force(StateType::Failed, "Failed"),
         Force(StateType::Running, "Running"),
     ],
-    // From one end to another: with and without force.
+    // From one terminal state to another, with and without force.
     &[
         RUNNING,
         COMPLETED,
@@ -308,7 +308,7 @@ const SCRIPTS: &[&[Step]] = &[
         Force(StateType::Running, "Running"),
         COMPLETED,
     ],
-    // Cancelled while it ran.
+    // Cancelled while running.
     &[
         RUNNING,
         Force(StateType::Cancelling, "Cancelling"),
@@ -325,7 +325,7 @@ const SCRIPTS: &[&[Step]] = &[
         Resume(false),
         COMPLETED,
     ],
-    // Suspended and resumed: its start does not.
+    // Suspended and resumed: the start does not count.
     &[
         PENDING,
         RUNNING,
@@ -359,7 +359,7 @@ const SCRIPTS: &[&[Step]] = &[
         RUNNING,
         COMPLETED,
     ],
-    // Paused, and neither resumed nor by force.
+    // Paused, and then neither resumed nor forced.
     &[
         RUNNING,
         Force(StateType::Paused, "Paused"),
@@ -371,7 +371,7 @@ const SCRIPTS: &[&[Step]] = &[
     &[RUNNING, Pause(false)],
 ];
 
-/// Takes a run through `script` in both, and compares it after every step.
+/// Applies `script` to a run in both, and compares the run after every step.
 fn transitions(real: &Real, script: &[Step]) {
     let start: Timestamp = "2026-06-01T10:00:00Z".parse().unwrap();
     let path = format!("/deployments/{}/create_flow_run", real.deployment);
@@ -413,7 +413,7 @@ fn pause_name(suspend: bool) -> &'static str {
     if suspend { "Suspended" } else { "Paused" }
 }
 
-/// One step at the real server.
+/// Applies one step on the real server.
 fn act(real: &Real, id: &str, step: Step) {
     let state = |kind: StateType, name: &str, details: Value| json!({"type": kind.as_str(), "name": name, "state_details": details});
     let (path, body) = match step {
@@ -442,7 +442,7 @@ fn act(real: &Real, id: &str, step: Step) {
     assert_eq!(answer["status"], "ACCEPT", "{step:?}: {answer}");
 }
 
-/// A run and its states are the same in both, but for their ids and names.
+/// Compares a run and its states, except ids and names.
 fn compare(real: &Real, id: &str, world: &World, run: &Id, place: &dyn std::fmt::Display) {
     let theirs = real.flow_run(id).unwrap();
     let Answer::FlowRuns(ours) = world
@@ -479,7 +479,7 @@ fn compare(real: &Real, id: &str, world: &World, run: &Id, place: &dyn std::fmt:
     );
 }
 
-/// What is left of a deployment's and a flow's runs when these are deleted.
+/// The runs that remain after a deployment and a flow are deleted.
 fn deletions(real: &Real) {
     let scripts: [&[Step]; 6] = [
         &[],
@@ -549,8 +549,8 @@ const ORDERS: [Order; 4] = [
     Order::ExpectedStartTime,
 ];
 
-/// Both answer a list and a count for `filter` alike, whatever the order and limit. What a
-/// server leaves open is the order of runs with the same time.
+/// Compares the list and the count for `filter`, with every order and limit. The order of runs with
+/// the same time is undefined on a server.
 fn same(real: &Real, world: &World, filter: &FlowRunFilter, orders: &[Order], limits: &[usize]) {
     let count = Request::CountFlowRuns(filter.clone());
     let all = match (real.ask(&count).unwrap(), world.answer(&count).unwrap()) {
@@ -593,7 +593,7 @@ fn same(real: &Real, world: &World, filter: &FlowRunFilter, orders: &[Order], li
     }
 }
 
-/// Every condition, order and limit, and the boundaries of each.
+/// Compares every condition, order and limit, with their boundaries.
 fn answers(real: &Real, world: &World) {
     use StateType::{Cancelled, Completed, Failed, Paused, Running, Scheduled};
     let all: Vec<&FlowRun> = world.runs().collect();
@@ -632,7 +632,7 @@ fn answers(real: &Real, world: &World) {
         of_state(OneOf::any(StateType::FINAL), no_name()),
         of_state(OneOf::not_any(StateType::FINAL), no_name()),
         of_state(OneOf::not_any([Scheduled, Paused]), no_name()),
-        // Names: their case matters.
+        // Names, which are case-sensitive.
         of_state(no_type(), OneOf::any([])),
         of_state(no_type(), OneOf::any([text("Late"), text("AwaitingRetry")])),
         of_state(no_type(), OneOf::any([text("late")])),
@@ -640,7 +640,7 @@ fn answers(real: &Real, world: &World) {
             no_type(),
             OneOf::not_any([text("Completed"), text("Nothing")]),
         ),
-        // Both kinds of a condition.
+        // Both types of a condition.
         of_state(OneOf::any([Scheduled]), OneOf::not_any([text("Late")])),
         of_state(OneOf::any([Scheduled, Failed]), OneOf::any([text("Late")])),
         of_state(
@@ -685,7 +685,7 @@ fn answers(real: &Real, world: &World) {
             ..FlowRunFilter::default()
         });
     }
-    // Times: at the times of runs, and a little before and after.
+    // Times: exactly those of runs, and slightly before and after.
     let times = |key: fn(&FlowRun) -> Option<Timestamp>| {
         let mut times: Vec<_> = all.iter().filter_map(|run| key(run)).collect();
         times.sort_unstable();
@@ -741,7 +741,7 @@ fn answers(real: &Real, world: &World) {
     for filter in &timed {
         same(real, world, filter, &[Order::Id], &[200]);
     }
-    // The questions that the agent asks combine them.
+    // The combinations that the agent requests.
     let middle = times(|run| run.end_time).nth(5).unwrap();
     let combined = FlowRunFilter {
         id: OneOf::not_any(ids[..3].iter().cloned()),
@@ -779,7 +779,7 @@ fn answers(real: &Real, world: &World) {
     assert_eq!(counts(world.answer(&history)), counts(real.ask(&history)));
 }
 
-/// What a server refuses, the in-memory one refuses with the same status.
+/// Requests that a server refuses are refused by the in-memory one with the same status.
 fn refusals(real: &Real, world: &World) {
     let list = |filter, limit| Request::FlowRuns {
         filter,
@@ -854,8 +854,7 @@ fn refusals(real: &Real, world: &World) {
     assert!(real.ask(&known).is_ok() && world.answer(&known).is_ok());
 }
 
-/// Lists are in the order of their names, and are read by offset. PostgreSQL has an order of
-/// text of its own.
+/// Lists are ordered by name, and read by offset. PostgreSQL has its own collation.
 fn lists(real: &Real, nulls: Nulls) {
     let mut world = World::of(real.release, Timestamp::now());
     let prefix = uuid::Uuid::new_v4();
@@ -891,7 +890,7 @@ fn lists(real: &Real, nulls: Nulls) {
     assert_eq!(ours.len(), 5);
 }
 
-/// Task runs: their ends, and the lists of those that ended.
+/// Task runs: their terminal states, and the lists of those that have ended.
 fn task_runs(real: &Real, nulls: Nulls) {
     use StateType::{Cancelled, Completed, Crashed, Failed, Pending, Running, Scheduled};
     let scripts: [&[StateType]; 8] = [
@@ -985,7 +984,7 @@ fn task_runs(real: &Real, nulls: Nulls) {
             facts.iter().map(|(end, _)| *end).collect()
         };
         assert_eq!(ends(&ours), ends(&theirs), "{request:?}");
-        // The order of those that have not ended is open.
+        // The order of task runs that have not ended is undefined.
         if page == whole {
             ours.sort_by(|one, other| one.partial_cmp(other).unwrap());
             theirs.sort_by(|one, other| one.partial_cmp(other).unwrap());
@@ -994,9 +993,9 @@ fn task_runs(real: &Real, nulls: Nulls) {
     }
 }
 
-/// Questions with thousands of ids.
+/// Requests with thousands of ids.
 fn thousands(real: &Real, nulls: Nulls) {
-    // Five deployments with the same dates: five runs for each.
+    // Five deployments with the same dates, so there are five runs for each date.
     let schedule = json!([{
         "active": true,
         "schedule": {"interval": 60, "anchor_date": "2026-01-01T00:00:00Z", "timezone": "UTC"},

@@ -1,4 +1,4 @@
-//! What the counters show, and since when, in scenarios of one deployment.
+//! The values and start times of counters, in scenarios with one deployment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use prefect_otel_agent::prefect::runs::StateType;
 use crate::lab::{Calm, Death, Lab};
 use crate::seeds::{INTERVAL, config};
 
-/// A workspace with one deployment and an agent that has read it.
+/// A workspace with one deployment, and an agent that has read it.
 struct Scenario {
     lab: Lab,
     flow: Id,
@@ -54,7 +54,7 @@ impl Scenario {
         }
     }
 
-    /// Cycles for `time`; every push arrives.
+    /// Runs cycles for `time`; every push arrives.
     fn pass(&mut self, time: Duration) {
         let end = self.lab.time() + time;
         while self.lab.time() < end {
@@ -63,7 +63,8 @@ impl Scenario {
         }
     }
 
-    /// The completed runs of the deployment by the value of `team`, and since when.
+    /// The exported count of completed runs of the deployment by the value of `team`, with its
+    /// start time.
     fn shown(&self) -> Vec<(String, u64, Timestamp)> {
         let totals = self.state.counters.of(FLOW_RUNS_FINISHED);
         let is_it = |series: &[Arc<str>]| &*series[0] == "it" && &*series[4] == "COMPLETED";
@@ -75,7 +76,7 @@ impl Scenario {
         shown
     }
 
-    /// The same without the times.
+    /// The same without start times.
     fn counts(&self) -> Vec<(String, u64)> {
         let shown = self.shown().into_iter();
         shown.map(|(team, count, _)| (team, count)).collect()
@@ -89,7 +90,7 @@ fn counts<const N: usize>(expected: [(&str, u64); N]) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn what_was_caught_up_after_a_restart_shows_in_increase_even_where_its_series_are_new() {
+fn runs_caught_up_after_a_restart_are_in_increase_even_in_new_series() {
     let mut it = Scenario::new();
     it.pass(INTERVAL * 2);
     let since = it.shown()[0].2;
@@ -104,7 +105,7 @@ fn what_was_caught_up_after_a_restart_shows_in_increase_even_where_its_series_ar
 }
 
 #[test]
-fn a_count_keeps_the_tags_that_its_deployment_had_and_leaves_an_hour_after_them() {
+fn a_count_keeps_the_tags_that_its_deployment_had_and_ends_an_hour_after_they_change() {
     let mut it = Scenario::new();
     it.pass(INTERVAL * 2);
     it.complete(20);

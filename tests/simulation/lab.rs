@@ -1,8 +1,9 @@
-//! An agent's core and a Prefect in one virtual time, and what must hold between them.
+//! The lab: an agent's core and an in-memory Prefect in virtual time, and the invariants between
+//! them.
 //!
-//! The [`Lab`] plays what happens to both: runs that change state while requests are under
-//! way, answers that are lost or wrong, clocks that step, processes that die. It knows the
-//! truth and holds the core against it.
+//! The [`Lab`] simulates events on both sides: runs that change state while requests are in flight,
+//! answers that are lost or wrong, clocks that are changed, processes that are killed. It knows the
+//! truth, and compares the core with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,50 +24,52 @@ use crate::prefect::{World, status};
 /// A run and one of its terminal states.
 pub(crate) type Pair = (Id, Id);
 
-/// What the server did, and what the agent has to make of it.
+/// What happened on the server, and what the agent has to count.
 #[derive(Debug, Default)]
 pub(crate) struct Truth {
-    /// To be counted once.
+    /// Pairs that must be counted once.
     pub(crate) required: BTreeSet<Pair>,
-    /// May be counted once: nobody can tell.
+    /// Pairs that may be counted once, because it cannot be determined whether they ended after
+    /// counting began.
     pub(crate) optional: BTreeSet<Pair>,
-    /// Task runs that ended and are to be counted, by their flow run, and those that may be.
+    /// The numbers of task runs that must be counted, by flow run, and of those that may be
+    /// counted.
     tasks: BTreeMap<Id, usize>,
     optional_tasks: usize,
 }
 
-/// What goes wrong with requests at present.
+/// The current disturbances.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Weather {
-    /// Chance of an error instead of an answer.
+    /// The probability of an error instead of an answer.
     pub(crate) errors: f64,
-    /// Chance that an answer comes from a replica that lags behind.
+    /// The probability that an answer comes from a lagging replica.
     pub(crate) stale: f64,
-    /// Chance of an answer by another server, whose clock is ten minutes ahead.
+    /// The probability that an answer comes from another server, whose clock is ten minutes ahead.
     pub(crate) ahead: f64,
-    /// Chance that a cycle is cut off in each of its rounds.
+    /// The probability that a cycle reaches its deadline, in each of its rounds.
     pub(crate) cut_off: f64,
-    /// Chance that the process dies, at each point from the first answer of a cycle to what
-    /// follows its push.
+    /// The probability that the process is killed, at each point from the first answer of a cycle
+    /// until after its push.
     pub(crate) dies: f64,
-    /// Chance that a push does not arrive.
+    /// The probability that a push does not arrive.
     pub(crate) no_push: f64,
-    /// Chance that the process is not told that a push arrived, or too late.
+    /// The probability that the answer to a push is lost or late.
     pub(crate) no_answer: f64,
-    /// The longest that one request takes, in milliseconds.
+    /// The maximum duration of a request, in milliseconds.
     pub(crate) slow: u64,
 }
 
-/// How an agent's state survives.
+/// What survives the death of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Death {
-    /// The checkpoint of the last cycle is there.
+    /// The checkpoint of the last cycle.
     Kept,
-    /// There is no `STATE_DIR`.
+    /// Nothing: `STATE_DIR` is not set.
     Forgotten,
 }
 
-/// The two of them.
+/// A core and a Prefect.
 pub(crate) struct Lab {
     pub(crate) rng: Rng,
     pub(crate) world: World,
@@ -74,50 +77,51 @@ pub(crate) struct Lab {
     pub(crate) truth: Truth,
     pub(crate) weather: Weather,
     config: Config,
-    /// Steady time since the beginning.
+    /// The monotonic time since the beginning.
     now: Duration,
     /// When the process started.
     started: Duration,
     wall: Timestamp,
-    /// Where a replica that lags behind is.
+    /// The state of a lagging replica.
     replica: Option<World>,
     /// When each terminal state was reached.
     ended_at: Vec<(Duration, Pair)>,
-    /// What was counted, in order, and how much of it the checkpoint has.
+    /// The pairs that were counted, in order, and how many of them are in the checkpoint.
     log: Vec<Pair>,
     tasks: Vec<Pair>,
     saved: Option<(SavedState, usize, usize)>,
-    /// When counting began, as the checkpoint says.
+    /// The start of counting in the checkpoint.
     saved_since: Option<Timestamp>,
-    /// The number of the last state that was made, and of that before the checkpoint.
+    /// The number of the last state, and of the last one before the checkpoint.
     made: u64,
     saved_at: u64,
-    /// Whether what the checkpoint says was shown has arrived.
+    /// Whether the values exported last, according to the checkpoint, have arrived.
     saved_arrived: bool,
-    /// The number of a state that arrived, which the process is told later.
+    /// The number of a state that has arrived, of which the process is notified late.
     told_later: Option<u64>,
-    /// To whom the process is the same one whenever it restarts with its memory, and to whom
-    /// it is another one then.
+    /// The receiver to which a process that is restored from a checkpoint is the same instance, and
+    /// the one to which it is a new instance.
     same: Observer,
     other: Observer,
-    /// What went wrong first in what they see.
+    /// The first inconsistency that they have seen.
     seen_wrong: Option<String>,
-    /// Whether anything changed or failed since the last cycle began, and in the one before.
+    /// Whether anything has changed or failed since the last cycle began, and during the one
+    /// before.
     disturbed: [bool; 2],
-    /// What the server's clock said when counting began.
+    /// The server's time when counting began.
     pub(crate) counting_since: Option<Timestamp>,
     pub(crate) requests: usize,
-    /// Whether to say everything that happens (`TRACE`).
+    /// Whether to print everything that happens (`TRACE`).
     trace: bool,
 }
 
-/// What can happen in the world while time passes.
+/// Events in the workspace while time passes.
 pub(crate) trait Events {
-    /// Everything that happens until `now`; `true` if anything did.
+    /// Applies everything that happens until `now`; `true` if anything did.
     fn until(&mut self, now: Duration, lab: &mut Lab) -> bool;
 }
 
-/// Nothing happens.
+/// No events.
 pub(crate) struct Calm;
 
 impl Events for Calm {
@@ -159,7 +163,7 @@ impl Lab {
         }
     }
 
-    /// Steady time since the beginning.
+    /// The monotonic time since the beginning.
     pub(crate) fn time(&self) -> Duration {
         self.now
     }
@@ -171,7 +175,7 @@ impl Lab {
         }
     }
 
-    /// Lets time pass.
+    /// Advances the time.
     pub(crate) fn pass(&mut self, time: Duration, events: &mut dyn Events) {
         let end = self.now + time;
         self.disturbed[0] |= events.until(end, self);
@@ -179,7 +183,7 @@ impl Lab {
         self.now = end;
     }
 
-    /// Lets time pass up to an event that is about to happen.
+    /// Advances the time to an event that is about to happen.
     pub(crate) fn reach(&mut self, time: Duration) {
         self.world.advance(time.saturating_sub(self.now));
         self.now = self.now.max(time);
@@ -194,23 +198,24 @@ impl Lab {
         self.disturbed[0] = true;
     }
 
-    /// Sets this machine's clock.
+    /// Sets the local clock.
     pub(crate) fn step_wall(&mut self, by: SignedDuration) {
         self.wall += by;
     }
 
-    /// From here on, a replica answers as things are now.
+    /// From now on, the replica answers with the current state.
     pub(crate) fn freeze_replica(&mut self) {
         self.replica = Some(self.world.clone());
     }
 
-    /// A run or task run reached a terminal state, by the world. It counts unless nobody can
-    /// tell that it ended after counting began.
+    /// Notes that a run reached a terminal state. It must be counted, unless it cannot be
+    /// determined whether it ended after counting began.
     pub(crate) fn ended(&mut self, run: &Id, state: Id, sure: bool) {
         let end = self.world.run(run).and_then(|run| run.end_time);
         let before = is_before(end, self.counting_since);
         if before {
-            // By this end, all that the run did was before: nobody looks at it any more.
+            // By this end time, the run belongs to the time before counting, so the agent does not
+            // look at it again.
             self.forget_truth(run);
         }
         let pair = (Arc::clone(run), state);
@@ -221,7 +226,7 @@ impl Lab {
         };
     }
 
-    /// A task run ended, by its worker's clock.
+    /// Notes that a task run ended, at a time of its worker's clock.
     pub(crate) fn task_ended(&mut self, run: &Id, end: Timestamp) {
         let since = self.counting_since;
         let sure = since.is_some_and(|since| end >= since + SignedDuration::from_secs(5));
@@ -231,12 +236,12 @@ impl Lab {
         }
     }
 
-    /// The task runs of a flow run are deleted.
+    /// Notes that the task runs of a flow run were deleted.
     pub(crate) fn forget_tasks(&mut self, run: &Id) {
         self.truth.optional_tasks += self.truth.tasks.remove(run).unwrap_or_default();
     }
 
-    /// What a run's states say cannot be asked for any more.
+    /// Notes that the states of a run can no longer be requested.
     pub(crate) fn forget_truth(&mut self, run: &Id) {
         let of_run: Vec<Pair> = self
             .truth
@@ -251,7 +256,7 @@ impl Lab {
         }
     }
 
-    /// One cycle; `None` if the process died in it.
+    /// Runs a cycle; `None` if the process was killed during it.
     pub(crate) fn cycle(&mut self, events: &mut dyn Events) -> Option<Cycle> {
         self.disturbed = [false, self.disturbed[0]];
         self.core.begin(self.moment());
@@ -262,7 +267,7 @@ impl Lab {
             if plan.is_empty() {
                 break;
             }
-            // Only the seed decides about the order.
+            // The order depends only on the seed.
             plan.sort_by_cached_key(|ask| text(&ask.request));
             self.rng.shuffle(&mut plan);
             let cut_off = self.rng.f64() < self.weather.cut_off;
@@ -292,7 +297,7 @@ impl Lab {
                 break;
             }
             if self.dies() {
-                // What was counted in this cycle may be in the checkpoint, but in no state.
+                // What was counted in this cycle may be in the checkpoint, but is not in any state.
                 let memory = self.core.checkpoint(self.moment());
                 let memory = memory.filter(|_| self.rng.bool());
                 let cycle = self.core.finish(self.moment(), None);
@@ -381,7 +386,7 @@ impl Lab {
         }
     }
 
-    /// Takes the checkpoint.
+    /// Writes the checkpoint.
     fn keep(&mut self) {
         if let Some(memory) = self.core.checkpoint(self.moment()) {
             self.save(memory);
@@ -398,8 +403,8 @@ impl Lab {
         self.saved_at = self.made;
     }
 
-    /// Pushes a state. It may not arrive, and that it did may not become known; `false` if the
-    /// process died before it did.
+    /// Pushes a state. The push or its answer may be lost; `false` if the process was killed before
+    /// the push arrived.
     fn push(&mut self, state: &State) -> bool {
         if self.rng.f64() < self.weather.no_push {
             return true;
@@ -429,22 +434,22 @@ impl Lab {
         }
     }
 
-    /// The process dies and another one starts.
+    /// Kills the process and starts another one.
     pub(crate) fn restart(&mut self, death: Death, events: &mut dyn Events) {
         let down = Duration::from_secs(self.rng.u64(1..900));
         let memory = match (death, &self.saved) {
             (Death::Kept, Some((saved, flow_runs, tasks))) => {
                 self.log.truncate(*flow_runs);
                 self.tasks.truncate(*tasks);
-                // By way of the file's text.
+                // Through its serialized form.
                 let text = serde_json::to_string(saved).unwrap();
                 Some(serde_json::from_str::<SavedState>(&text).unwrap())
             }
             _ => None,
         };
         if memory.is_none() {
-            // Counting begins anew: what ended before may be counted by a process that is shown
-            // it as unfinished, and need not be.
+            // Counting starts over: runs that ended before may be counted by a process that sees
+            // them as unfinished, but do not have to be.
             self.truth.optional.append(&mut self.truth.required);
             let tasks = std::mem::take(&mut self.truth.tasks);
             self.truth.optional_tasks += tasks.values().sum::<usize>();
@@ -471,7 +476,7 @@ impl Lab {
         let resumes = memory.is_some();
         self.core = Core::new(self.config.clone(), memory);
         self.disturbed = [true; 2];
-        // What was saved is shown first.
+        // The restored values are exported first.
         let first = self.core.state(self.moment());
         (self.made, self.saved_at, self.told_later) = (first.number, 0, None);
         if resumes {
@@ -481,8 +486,8 @@ impl Lab {
         self.push(&first);
     }
 
-    /// Counting began when the checkpoint says. The process that died may have learned that it
-    /// began earlier, from a clock that it had taken to be ahead; then nobody knows any more.
+    /// Counting began at the time in the checkpoint. The process that was killed may have moved it
+    /// to an earlier time, after a correction of the clock; that information is lost.
     fn count_since(&mut self, since: Option<Timestamp>) {
         if since > self.counting_since {
             let ended_before = |(run, state): &&Pair| {
@@ -503,18 +508,17 @@ impl Lab {
         self.counting_since = since;
     }
 
-    /// `increase()` over everything, for those to whom a restarted process is the same one, and
-    /// for those to whom it is another.
+    /// `increase()` over everything, for both receivers.
     pub(crate) fn increase(&self) -> [u64; 2] {
         [&self.same, &self.other].map(Observer::increase)
     }
 
-    /// How many terminal states of flow runs were counted.
+    /// The number of terminal states of flow runs that were counted.
     pub(crate) fn counted(&self) -> usize {
         self.log.len()
     }
 
-    /// Whether every run that has been in its terminal state since before `time` is counted.
+    /// Checks that every run that reached its terminal state before `time` has been counted.
     pub(crate) fn check_prompt(&self, time: Duration) -> Result<(), String> {
         let is_current = |(run, state): &Pair| {
             let current = self.world.run(run).and_then(|run| run.state_id.as_ref());
@@ -533,7 +537,7 @@ impl Lab {
         }
     }
 
-    /// The counts against the truth. A pair that is counted twice is said so.
+    /// Compares the counts with the truth, and reports pairs that were counted twice.
     pub(crate) fn check_counts(&mut self) -> Result<(), String> {
         let mut counted = BTreeMap::new();
         for pair in &self.log {
@@ -569,12 +573,12 @@ impl Lab {
         self.check_increase()
     }
 
-    /// `increase()` over everything against what was counted.
+    /// Compares `increase()` over everything with what was counted.
     fn check_increase(&mut self) -> Result<(), String> {
         if let Some(problem) = self.seen_wrong.take() {
             return Err(problem);
         }
-        // Twice: a series that appeared last is shown at zero first.
+        // Twice, because a series that has just appeared is exported at zero first.
         for _ in 0..2 {
             let state = self.core.state(self.moment());
             self.arrives(&state);
@@ -608,8 +612,8 @@ impl Lab {
         )
     }
 
-    /// The gauges of unfinished runs against the world, where nothing changed or failed
-    /// during this cycle and the one before: right, or withheld.
+    /// Compares the gauges of unfinished runs with the server, if nothing changed or failed during
+    /// this cycle and the one before: they must be correct or withheld.
     pub(crate) fn check_gauges(&self, cycle: &Cycle) -> Result<(), String> {
         if self.disturbed != [false; 2] || !cycle.errors.is_empty() {
             return Ok(());
@@ -644,7 +648,7 @@ impl Lab {
     }
 }
 
-/// A request as text, whatever the order of the ids that it names.
+/// A request as text, independent of the order of its ids.
 fn text(request: &Request) -> String {
     let mut request = request.clone();
     match &mut request {
@@ -658,7 +662,7 @@ fn text(request: &Request) -> String {
     format!("{request:?}")
 }
 
-/// Whether nobody can tell that a run ended after counting began.
+/// Whether it cannot be determined that a run ended after counting began.
 fn is_before(end: Option<Timestamp>, since: Option<Timestamp>) -> bool {
     match (end, since) {
         (Some(end), Some(since)) => end < since + SignedDuration::from_secs(5),

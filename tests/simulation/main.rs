@@ -1,11 +1,12 @@
-//! The core against an in-memory Prefect in virtual time, and that Prefect against a real one.
+//! Simulation: the core with an in-memory Prefect in virtual time; and the comparison of that
+//! Prefect with real servers.
 
-// A test ends by panicking; the lint's own exception for tests does not reach their helpers.
+// A test fails by panicking; the lint's exception for tests does not include their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod contract;
 mod counts;
-// A scenario uses what it needs of it.
+// Not every helper is used here.
 #[allow(dead_code)]
 mod lab;
 mod observer;

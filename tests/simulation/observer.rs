@@ -1,4 +1,4 @@
-//! What Prometheus makes of the counters that arrive: `increase()` over everything.
+//! An observer: `increase()` over all counters that arrive, as Prometheus computes it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,12 +7,12 @@ use prefect_otel_agent::core::State;
 use prefect_otel_agent::core::counters::{Counter, FLOW_RUNS_FINISHED, TASK_RUNS_FINISHED};
 use prefect_otel_agent::core::tally::Total;
 
-/// A series: the counter, and its labels; none are those of what is beyond the limit.
+/// A series: the counter and its labels, which are empty for the series beyond the limit.
 type Series = (usize, Vec<Arc<str>>);
 
 const COUNTERS: [Counter; 2] = [FLOW_RUNS_FINISHED, TASK_RUNS_FINISHED];
 
-/// What every series of a state shows.
+/// The values of every series in a state.
 fn shown(state: &State) -> impl Iterator<Item = (Series, Total)> {
     COUNTERS
         .into_iter()
@@ -26,21 +26,21 @@ fn shown(state: &State) -> impl Iterator<Item = (Series, Total)> {
         })
 }
 
-/// The samples of each series, as far as `increase()` goes by them.
+/// The samples of each series, as far as `increase()` depends on them.
 #[derive(Debug, Default)]
 pub(crate) struct Observer {
     series: HashMap<Series, Total>,
     increase: u64,
-    /// What nobody can have seen: it was kept and shown, and the process died before the state
-    /// that showed it arrived.
+    /// The part that no receiver can have seen: it was in a checkpoint, and the process was killed
+    /// before the state with it arrived.
     lost: u64,
-    /// What arrived last of each series, whatever instance it came from. A checkpoint may have a
-    /// series that left after it was written: what it showed has been seen.
+    /// The last value of each series that arrived, from any instance. A checkpoint may contain a
+    /// series that ended after it was written, whose value has been seen.
     arrived: HashMap<Series, Total>,
 }
 
 impl Observer {
-    /// A state arrives.
+    /// Receives a state.
     pub(crate) fn see(&mut self, state: &State) -> Result<(), String> {
         let now: HashMap<Series, Total> = shown(state).collect();
         for (series, total) in &now {
@@ -53,7 +53,7 @@ impl Observer {
             }
             if total.since != before.since && total.value > 0 {
                 return Err(format!(
-                    "{series:?} begins anew, but not at zero: from {before:?} to {total:?}"
+                    "{series:?} starts over, but not at zero: from {before:?} to {total:?}"
                 ));
             }
             self.increase += match is_reset {
@@ -62,18 +62,18 @@ impl Observer {
             };
         }
         self.arrived.extend(now.clone());
-        // A series that is away for a while is the same one when it returns.
+        // A series that returns after a while is the same series.
         self.series.extend(now);
         Ok(())
     }
 
-    /// A restored process is a new instance: its series are others. Its `first` state shows what
-    /// was shown last; if that did not `arrive`, what it showed is lost.
+    /// A restored process is a new instance with different series. Its `first` state has the values
+    /// exported last; if these have not `arrived`, they are lost.
     pub(crate) fn meet(&mut self, first: &State, arrived: bool) -> Result<(), String> {
         self.series.clear();
         let mut lost = 0;
         for (series, total) in shown(first) {
-            // One that began anew has not been seen.
+            // A series that starts over has not been seen.
             let before = self.arrived.insert(series, total);
             let before = before.filter(|before| before.since == total.since);
             let before = before.map_or(0, |before| before.value);
@@ -88,12 +88,12 @@ impl Observer {
         Ok(())
     }
 
-    /// Everything before does not matter any more.
+    /// Forgets everything seen before.
     pub(crate) fn forget(&mut self) {
         *self = Observer::default();
     }
 
-    /// `increase()` over everything, and what cannot be in it.
+    /// `increase()` over everything, plus the part that it cannot include.
     pub(crate) fn increase(&self) -> u64 {
         self.increase + self.lost
     }

@@ -1,10 +1,10 @@
-//! An in-memory Prefect in virtual time: the server's rules without its I/O.
+//! An in-memory Prefect in virtual time: the rules of the server without I/O.
 //!
-//! A [`World`] holds what a workspace holds, changes it by the rules of the server's
-//! orchestration, and answers the agent's typed requests as the server would. It reads no
-//! clock, does no I/O and is deterministic. Each rule names the file of Prefect 3.8.8 that it
-//! comes from, below `prefect/server/`; [`Release`] says what other releases do otherwise.
-//! [`super::contract`] compares all of it with real servers.
+//! A [`World`] is a workspace that changes by the server's orchestration rules, and answers the
+//! agent's typed requests as the server would. It reads no clock, does no I/O and is deterministic.
+//! Each rule names the file in Prefect 3.8.8 that it is based on, relative to `prefect/server/`;
+//! [`Release`] describes the differences of other releases. [`super::contract`] compares everything
+//! with real servers.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -24,23 +24,24 @@ use prefect_otel_agent::prefect::runs::{FlowRun, RunState, StateCount, StateType
 use prefect_otel_agent::prefect::{Answer, Error, Id, Reply, Request};
 use uuid::Uuid;
 
-/// Where the database puts nulls. Neither Prefect nor the agent says it in a query.
+/// How the database orders nulls, which queries do not specify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nulls {
-    /// SQLite: a null is less than any value.
+    /// SQLite: null is less than any value.
     Smallest,
-    /// PostgreSQL: a null is greater than any value.
+    /// PostgreSQL: null is greater than any value.
     Largest,
 }
 
-/// The release of Prefect that the rules are those of.
+/// The release of Prefect whose rules apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Release {
-    /// The oldest that the agent supports. A run that ends before it has started has neither
-    /// start nor end there; the filter by start compares the start alone; task runs cannot be
-    /// filtered by end; a deployment's scheduled runs go with it even if they have run before.
+    /// The oldest supported release. A run that ends before it has started has neither a start nor
+    /// an end time; the filter by start time compares only the start time; task runs cannot be
+    /// filtered by end time; a deployment's scheduled runs are deleted with it even if they have
+    /// run before.
     V3_0_4,
-    /// Where a condition on a state has both `any_` and `not_any_`, neither has an effect.
+    /// If a condition on a state has both `any_` and `not_any_`, neither has an effect.
     V3_8_8,
     V3_9_1,
 }
@@ -55,22 +56,22 @@ impl Release {
     }
 }
 
-/// A flow run as the server has it.
+/// A flow run on the server.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
     row: FlowRun,
     key: u128,
-    /// By their timestamps.
+    /// Ordered by timestamp.
     states: Vec<RunState>,
-    /// Made by a schedule, not by hand.
+    /// Created by a schedule, not manually.
     auto_scheduled: bool,
     /// `empirical_policy.resuming`.
     resuming: bool,
-    /// Microseconds in RUNNING.
+    /// The time in RUNNING, in microseconds.
     run_time: i64,
 }
 
-/// A task run as the server has it.
+/// A task run on the server.
 #[derive(Debug, Clone)]
 struct Task {
     row: TaskRun,
@@ -79,7 +80,7 @@ struct Task {
     state_name: Arc<str>,
     state_timestamp: Timestamp,
     start_time: Option<Timestamp>,
-    /// Microseconds in RUNNING.
+    /// The time in RUNNING, in microseconds.
     run_time: i64,
 }
 
@@ -89,9 +90,9 @@ struct Proposal<'a> {
     kind: StateType,
     name: &'a str,
     timestamp: Timestamp,
-    /// Of SCHEDULED: when the run is to start.
+    /// For SCHEDULED: when the run is to start.
     scheduled: Timestamp,
-    /// By `CoreFlowPolicy`; `false` is `force`, by `MinimalFlowPolicy`.
+    /// Whether `CoreFlowPolicy` applies; `false` is `force`, with `MinimalFlowPolicy`.
     orchestrated: bool,
 }
 
@@ -102,20 +103,20 @@ pub(crate) struct World {
     pub(crate) now: Timestamp,
     /// `PREFECT_SERVER_API_DEFAULT_LIMIT`.
     pub(crate) page_limit: usize,
-    /// The database's order of nulls.
+    /// How the database orders nulls.
     pub(crate) nulls: Nulls,
-    /// Rows that a sort leaves equal are in the order of their ids, XORed with it: a server
-    /// promises none.
+    /// Rows with equal sort keys are ordered by their ids, XORed with this value, because a server
+    /// does not guarantee any order.
     pub(crate) ties: u128,
-    /// Whose rules hold.
+    /// The release whose rules apply.
     pub(crate) release: Release,
-    /// The version that the server tells.
+    /// The version that the server reports.
     pub(crate) version: Arc<str>,
     pub(crate) deployments: Vec<Deployment>,
     pub(crate) flows: Vec<Flow>,
     pub(crate) work_pools: Vec<WorkPool>,
     pub(crate) work_queues: Vec<WorkQueue>,
-    /// Each with the name of its pool.
+    /// Workers, each with the name of its pool.
     pub(crate) workers: Vec<Worker>,
     pub(crate) global_limits: Vec<GlobalLimit>,
     pub(crate) tag_limits: Vec<TagLimit>,
@@ -123,7 +124,7 @@ pub(crate) struct World {
     runs: Vec<Run>,
     places: HashMap<Id, usize, BuildHasherDefault<TextHasher>>,
     tasks: Vec<Task>,
-    /// State names, each made once.
+    /// State names, each allocated once.
     names: Vec<Arc<str>>,
     made: u64,
 }
@@ -169,7 +170,7 @@ impl World {
         Timestamp::from_second(self.now.as_second()).unwrap()
     }
 
-    /// A new id: a UUID from a counter, in no order.
+    /// A new id: a UUID derived from a counter, in no particular order.
     fn id(&mut self) -> (Id, u128) {
         self.made += 1;
         let half = |seed: u64| {
@@ -196,9 +197,9 @@ impl World {
     }
 }
 
-/// What is created, renamed and deleted.
+/// Creating, renaming and deleting objects.
 impl World {
-    /// A flow.
+    /// Creates a flow.
     pub(crate) fn create_flow(&mut self, name: &str) -> Id {
         let (id, _) = self.id();
         self.flows.push(Flow {
@@ -208,7 +209,7 @@ impl World {
         id
     }
 
-    /// A work pool of the type `process`, with its default queue. Returns the queue's id.
+    /// Creates a work pool of the type `process`, with its default queue. Returns the queue's id.
     pub(crate) fn create_work_pool(&mut self, name: &str) -> Id {
         let (id, _) = self.id();
         self.work_pools.push(WorkPool {
@@ -223,7 +224,7 @@ impl World {
         self.create_work_queue(name, "default")
     }
 
-    /// A queue of a pool.
+    /// Creates a queue of a work pool.
     pub(crate) fn create_work_queue(&mut self, pool: &str, name: &str) -> Id {
         let (id, _) = self.id();
         let pool = Field::Value(Arc::from(pool));
@@ -243,7 +244,7 @@ impl World {
         id
     }
 
-    /// A deployment of a flow, whose runs are sent to `queue`.
+    /// Creates a deployment of a flow, whose runs are sent to `queue`.
     pub(crate) fn create_deployment(&mut self, flow: &Id, name: &str, queue: Option<&Id>) -> Id {
         let (id, _) = self.id();
         let (work_pool_name, work_queue_name) = self.queue_names(queue);
@@ -269,7 +270,7 @@ impl World {
         }
     }
 
-    /// A scheduled run of a deployment, by its schedule (`auto`) or by hand.
+    /// Creates a scheduled run of a deployment, by its schedule (`auto`) or manually.
     pub(crate) fn schedule_run(&mut self, deployment: &Id, start: Timestamp, auto: bool) -> Id {
         let found = self
             .deployments
@@ -293,7 +294,7 @@ impl World {
         id
     }
 
-    /// A run of a flow without a deployment, in a first state of this type.
+    /// Creates a run of a flow without a deployment, with an initial state of this type.
     pub(crate) fn create_run(&mut self, flow: &Id, kind: StateType, name: &str) -> Id {
         let row = FlowRun {
             flow_id: Some(Arc::clone(flow)),
@@ -315,7 +316,7 @@ impl World {
         id
     }
 
-    /// A run as another server has it.
+    /// Adds a copy of a run on another server.
     pub(crate) fn load(&mut self, row: FlowRun, states: Vec<RunState>) {
         let key = Uuid::parse_str(&row.id).unwrap().as_u128();
         let run_time = (row.total_run_time.unwrap_or_default() * 1e6).round() as i64;
@@ -331,13 +332,13 @@ impl World {
         });
     }
 
-    /// Gives a flow another name.
+    /// Renames a flow.
     pub(crate) fn rename_flow(&mut self, id: &Id, name: &str) {
         let flow = self.flows.iter_mut().find(|flow| flow.id == *id);
         flow.unwrap().name = Field::Value(Arc::from(name));
     }
 
-    /// Gives a deployment another name.
+    /// Renames a deployment.
     pub(crate) fn rename_deployment(&mut self, id: &Id, name: &str) {
         let mut deployments = self.deployments.iter_mut();
         let deployment = deployments.find(|deployment| deployment.id == *id);
@@ -351,7 +352,7 @@ impl World {
         found.unwrap().name.label()
     }
 
-    /// Gives a deployment other tags.
+    /// Changes the tags of a deployment.
     pub(crate) fn tag_deployment(&mut self, id: &Id, tags: &[&str]) {
         let mut deployments = self.deployments.iter_mut();
         if let Some(deployment) = deployments.find(|deployment| deployment.id == *id) {
@@ -359,7 +360,7 @@ impl World {
         }
     }
 
-    /// Gives a flow run another name.
+    /// Renames a flow run.
     pub(crate) fn rename_run(&mut self, id: &Id, name: &str) {
         let place = self.places[id];
         self.runs[place].row.name = Field::Value(Arc::from(name));
@@ -377,15 +378,15 @@ impl World {
         self.tasks.retain(|task| task.flow_run != *id);
     }
 
-    /// Deletes a deployment and those of its scheduled runs that never ran. The others keep
-    /// its id: the column refers to no table (models/deployments.py `delete_deployment`).
+    /// Deletes a deployment and those of its scheduled runs that have never run. The others keep
+    /// its id, because the column is not a foreign key (models/deployments.py `delete_deployment`).
     pub(crate) fn delete_deployment(&mut self, id: &Id) {
         self.delete_scheduled_runs(id, false);
         self.deployments.retain(|deployment| deployment.id != *id);
     }
 
-    /// What happens to the scheduled runs of a deployment when it is deleted, or, with
-    /// `auto_only`, changed or paused (models/deployments.py `_delete_scheduled_runs`).
+    /// Deletes the scheduled runs of a deployment when it is deleted or, with `auto_only`, changed
+    /// or paused (models/deployments.py `_delete_scheduled_runs`).
     pub(crate) fn delete_scheduled_runs(&mut self, deployment: &Id, auto_only: bool) {
         let gone = self.runs.iter().filter(|run| {
             run.row.deployment_id.as_ref() == Some(deployment)
@@ -412,8 +413,8 @@ impl World {
         self.flows.retain(|flow| flow.id != *id);
     }
 
-    /// Deletes a work pool with its queues and workers. Runs and deployments that were sent to
-    /// them are sent to none; a run keeps the name of its queue (database/orm_models.py).
+    /// Deletes a work pool with its queues and workers. Its runs and deployments no longer have a
+    /// queue, but a run keeps the name of its queue (database/orm_models.py).
     pub(crate) fn delete_work_pool(&mut self, name: &str) {
         let of_pool = |pool: &Field<Arc<str>>| pool.value().is_some_and(|pool| &**pool == name);
         self.work_pools.retain(|pool| !of_pool(&pool.name));
@@ -446,7 +447,7 @@ impl World {
         self.find(id).map(|run| &run.row)
     }
 
-    /// The states that a flow run has been in, by their timestamps.
+    /// The states of a flow run, ordered by timestamp.
     pub(crate) fn states(&self, id: &Id) -> &[RunState] {
         self.find(id).map_or(&[], |run| &run.states)
     }
@@ -457,12 +458,12 @@ impl World {
     }
 }
 
-/// How runs change.
+/// Transitions of runs.
 impl World {
-    /// Puts a run into a state whatever its present one is, as `set_state` with `force` does.
-    /// The server mints the timestamp itself; `timestamp` is that of one whose clock is off,
-    /// or that took its time to commit. Returns the new state's id; `None` if there is no such
-    /// run. A SCHEDULED one is to start now.
+    /// Sets the state of a run regardless of its current one, as `set_state` with `force` does. The
+    /// server sets the timestamp itself; a different `timestamp` simulates a server whose clock is
+    /// wrong, or a slow commit. Returns the id of the new state; `None` if the run does not exist.
+    /// A SCHEDULED run is to start now.
     pub(crate) fn set_state(
         &mut self,
         run: &Id,
@@ -475,8 +476,7 @@ impl World {
         self.transition(run, proposal)
     }
 
-    /// Puts a run into a SCHEDULED state of this name, to start at `start`: `AwaitingRetry`
-    /// and the like.
+    /// Sets a SCHEDULED state with this name, such as `AwaitingRetry`, to start at `start`.
     pub(crate) fn set_scheduled(&mut self, run: &Id, name: &str, start: Timestamp) -> Option<Id> {
         let proposal = Proposal {
             scheduled: micros(start),
@@ -485,15 +485,15 @@ impl World {
         self.transition(run, proposal)
     }
 
-    /// Puts a run into a state as a worker or a flow engine does, without `force`. Differs
-    /// only in what a resumption leaves behind: no proposal is rejected here.
+    /// Sets the state of a run as a worker or a flow engine does, without `force`. The only
+    /// difference is the bookkeeping of resumed runs: no proposal is rejected here.
     pub(crate) fn propose(&mut self, run: &Id, kind: StateType, name: &str) -> Option<Id> {
         let proposal = self.proposal(kind, name, self.now, true);
         self.transition(run, proposal)
     }
 
-    /// Resumes a paused run: one that waits in its process is RUNNING at once, one that was
-    /// suspended (`reschedule`) is scheduled (api/flow_runs.py `resume_flow_run`).
+    /// Resumes a paused run: if it waits in its process, it is RUNNING immediately; if it was
+    /// suspended (`reschedule`), it is scheduled (api/flow_runs.py `resume_flow_run`).
     pub(crate) fn resume(&mut self, run: &Id, reschedule: bool) -> Option<Id> {
         self.run(run)
             .filter(|run| run.state_type == Some(StateType::Paused))?;
@@ -503,7 +503,7 @@ impl World {
         }
     }
 
-    /// Renames the state of a scheduled run, as a new state (services/late_runs.py).
+    /// Marks a scheduled run late, with a new state (services/late_runs.py).
     pub(crate) fn mark_late(&mut self, run: &Id) -> Option<Id> {
         let found = self.run(run)?;
         let scheduled = found.next_scheduled_start_time;
@@ -512,8 +512,8 @@ impl World {
         self.set_scheduled(run, "Late", start)
     }
 
-    /// Marks every run late that should have started `after` ago (15 s by default). Returns
-    /// how many (services/late_runs.py).
+    /// Marks every run late that should have started `after` ago (15 s by default). Returns their
+    /// number (services/late_runs.py).
     pub(crate) fn mark_late_runs(&mut self, after: Duration) -> usize {
         let until = self.now - after;
         let late = self.runs.iter().filter(|run| {
@@ -544,7 +544,7 @@ impl World {
         }
     }
 
-    /// The bookkeeping of every transition (orchestration/global_policy.py), in its order.
+    /// The bookkeeping of every transition (orchestration/global_policy.py), in the same order.
     fn transition(&mut self, id: &Id, proposal: Proposal<'_>) -> Option<Id> {
         let place = *self.places.get(id)?;
         let (state, _) = self.id();
@@ -571,19 +571,19 @@ impl World {
         if kind == StateType::Running {
             row.start_time.get_or_insert(timestamp);
         }
-        // SetEndTime. From one final state to another, the first end stays.
+        // SetEndTime. From one terminal state to another, the first end time is kept.
         let was_final = initial.is_some_and(|(kind, _)| kind.is_final());
         if was_final && !kind.is_final() {
             row.end_time = None;
         }
         if kind.is_final() && row.end_time.is_none() {
-            // A run that never started is given a start as well; by 3.0.4, neither.
+            // A run that never started also gets a start time; in 3.0.4, it gets neither.
             if self.release > Release::V3_0_4 {
                 row.start_time.get_or_insert(timestamp);
             }
             row.end_time = row.start_time.map(|_| timestamp);
         }
-        // IncrementRunTime: by clocks that are off it can decrease.
+        // IncrementRunTime, which can decrease if clocks differ.
         if let Some((StateType::Running, since)) = initial {
             run.run_time += timestamp.as_microsecond() - since.as_microsecond();
             row.total_run_time = Some(run.run_time as f64 / 1e6);
@@ -631,8 +631,8 @@ impl World {
         Some(state)
     }
 
-    /// A task run of a flow run, in the state PENDING. Its worker orchestrates it and tells
-    /// the server (services/task_run_recorder.py): its timestamps are the worker's.
+    /// Creates a task run of a flow run, in the state PENDING. Its worker orchestrates it and
+    /// reports to the server (services/task_run_recorder.py), so its timestamps are the worker's.
     pub(crate) fn create_task_run(&mut self, flow_run: &Id, task: &str, key: &str) -> Id {
         let (id, number) = self.id();
         let name = self.name("Pending");
@@ -658,7 +658,7 @@ impl World {
         id
     }
 
-    /// Puts a task run into a state.
+    /// Sets the state of a task run.
     pub(crate) fn set_task_state(
         &mut self,
         task: &Id,
@@ -673,7 +673,7 @@ impl World {
         if was.is_some_and(StateType::is_final) && !kind.is_final() {
             task.row.end_time = None;
         }
-        // The rules are those of flow runs (orchestration/global_policy.py).
+        // The same rules as for flow runs (orchestration/global_policy.py).
         let ends = kind.is_final() && task.row.end_time.is_none();
         if kind == StateType::Running || ends && self.release > Release::V3_0_4 {
             task.start_time.get_or_insert(timestamp);
@@ -692,7 +692,7 @@ impl World {
     }
 }
 
-/// What is answered.
+/// Answers.
 impl World {
     /// The answer to a request, with the server's time.
     pub(crate) fn reply(&self, request: &Request) -> Result<Reply, Error> {
@@ -705,7 +705,7 @@ impl World {
     ///
     /// # Errors
     ///
-    /// Those of the server.
+    /// The errors of the server.
     pub(crate) fn answer(&self, request: &Request) -> Result<Answer, Error> {
         Ok(match request {
             Request::Version => Answer::Version(Arc::clone(&self.version)),
@@ -738,7 +738,7 @@ impl World {
                 Answer::FlowRuns(rows.into())
             }
             Request::CountFlowRuns(filter) => Answer::Count(self.matching(filter)?.len() as u64),
-            // Of a run that does not exist: none (api/flow_run_states.py).
+            // Empty for a run that does not exist (api/flow_run_states.py).
             Request::FlowRunStates(id) => Answer::FlowRunStates(self.states(id).to_vec().into()),
             Request::TaskRuns { filter, page } => self.task_runs(filter, *page)?,
         })
@@ -763,7 +763,7 @@ impl World {
         }
     }
 
-    /// schemas/sorting.py. Null is where the database puts it.
+    /// schemas/sorting.py. Nulls are ordered by the database.
     fn sort(&self, runs: &mut [&Run], order: Order) {
         let by = |key: fn(&FlowRun) -> Option<Timestamp>, one: &Run, other: &Run| {
             self.compare(key(&one.row), key(&other.row))
@@ -815,7 +815,7 @@ impl World {
         })
     }
 
-    /// Which runs have one of these ids.
+    /// Marks the runs that have one of these ids.
     fn marks(&self, ids: &[Id]) -> Result<Vec<bool>, Error> {
         let mut marks = vec![false; self.runs.len()];
         for id in ids {
@@ -827,7 +827,7 @@ impl World {
         Ok(marks)
     }
 
-    /// schemas/filters.py `TaskRunFilter`: it knows no `not_any_` of states.
+    /// schemas/filters.py `TaskRunFilter`, which does not support `not_any_` for states.
     fn task_runs(&self, filter: &TaskRunFilter, page: Page) -> Result<Answer, Error> {
         self.check_limit(page.limit)?;
         if !filter.state.types.not_any.is_empty() || !filter.state.names.not_any.is_empty() {
@@ -857,7 +857,7 @@ impl World {
         Ok(Answer::TaskRuns(rows.into()))
     }
 
-    /// A page of a list, by the names of its objects.
+    /// A page of a list, ordered by name.
     fn objects(&self, resource: Resource, page: Page, with: &dyn Fn(&Id) -> bool) -> Objects {
         macro_rules! page {
             ($kind:ident, $list:ident, $object:ty, $name:expr) => {{
@@ -929,8 +929,8 @@ impl World {
         Ok(Answer::Workers(workers.collect::<Vec<_>>().into()))
     }
 
-    /// api/run_history.py, with the interval that the agent asks for: the whole seconds of the
-    /// range. What is left of it makes another interval.
+    /// api/run_history.py, with the interval that the agent requests: the whole seconds of the
+    /// range. The remainder is a second interval.
     fn history(&self, since: Timestamp, until: Timestamp) -> Vec<StateCount> {
         let (since, until) = (micros(since), micros(until));
         let interval = until.duration_since(since).as_secs().max(1);
@@ -961,7 +961,7 @@ impl World {
     }
 }
 
-/// The conditions of a flow-run filter but those on ids.
+/// The conditions of a flow run filter, except those on ids.
 struct Condition<'a> {
     release: Release,
     state: States<'a>,
@@ -987,8 +987,8 @@ impl Condition<'_> {
     }
 }
 
-/// The conditions on a state. By 3.8.8, one with both `any_` and `not_any_` has no effect:
-/// `FlowRunFilterState` takes over single conditions only (schemas/filters.py).
+/// The conditions on a state. In 3.8.8, a condition with both `any_` and `not_any_` has no effect,
+/// because `FlowRunFilterState` uses only single conditions (schemas/filters.py).
 struct States<'a> {
     types: (Option<u16>, u16),
     names: (Option<&'a [Arc<str>]>, &'a [Arc<str>]),
@@ -1004,7 +1004,7 @@ impl<'a> States<'a> {
         }
     }
 
-    /// Null is neither one of some values nor none of them.
+    /// Null matches neither `any_` nor `not_any_`.
     fn matches(&self, kind: Option<StateType>, name: Option<&Arc<str>>) -> bool {
         let of_type = |kind| {
             let (any, not_any) = self.types;
@@ -1019,8 +1019,8 @@ impl<'a> States<'a> {
     }
 }
 
-/// The conditions of a filter that have an effect. An empty `not_any_` is none; an empty
-/// `any_` matches nothing.
+/// The conditions of a filter that have an effect. An empty `not_any_` has none; an empty `any_`
+/// matches nothing.
 fn conditions<T>(filter: &OneOf<T>, release: Release) -> (Option<&[T]>, &[T]) {
     match (&filter.any, filter.not_any.as_slice()) {
         (Some(_), [_, ..]) if release == Release::V3_8_8 => (None, &[]),
@@ -1032,7 +1032,7 @@ fn bit(kind: StateType) -> u16 {
     1 << kind as u16
 }
 
-/// Both ends belong to a range; null is in none.
+/// A range, inclusive at both ends. It never contains null.
 #[derive(Clone, Copy)]
 struct Ends(Range);
 
@@ -1053,7 +1053,7 @@ impl Ends {
     }
 }
 
-/// Prefect's times have microseconds.
+/// Prefect's times have microsecond precision.
 fn micros(time: Timestamp) -> Timestamp {
     Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
 }
@@ -1062,7 +1062,7 @@ fn is_named(run: &FlowRun, name: &str) -> bool {
     run.state_name.value().is_some_and(|found| &**found == name)
 }
 
-/// An id in a filter that is no UUID is refused.
+/// An id in a filter that is not a UUID is refused.
 fn check_ids(ids: &[Id]) -> Result<(), Error> {
     match ids.iter().all(|id| Uuid::parse_str(id).is_ok()) {
         true => Ok(()),
@@ -1074,7 +1074,7 @@ fn refused(detail: String) -> Error {
     status(422, detail)
 }
 
-/// An error that the server answers.
+/// An error response of the server.
 pub(crate) fn status(status: u16, detail: String) -> Error {
     Error::Status {
         request: "in memory".to_owned(),
@@ -1085,7 +1085,7 @@ pub(crate) fn status(status: u16, detail: String) -> Error {
     }
 }
 
-/// A run with nothing in it.
+/// A run without any values.
 fn blank() -> FlowRun {
     FlowRun {
         id: Arc::from(""),
@@ -1108,7 +1108,7 @@ fn blank() -> FlowRun {
     }
 }
 
-/// A quick hash of ids: nobody chooses them to collide.
+/// A fast hash for ids, which does not have to resist deliberate collisions.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TextHasher(u64);
 
@@ -1127,7 +1127,7 @@ impl Hasher for TextHasher {
     }
 
     fn finish(&self) -> u64 {
-        // The table takes its place from both ends.
+        // The hash table uses bits from both ends of the hash.
         self.0 ^ self.0.rotate_left(32)
     }
 }

@@ -1,4 +1,4 @@
-//! What happens in a workspace, by chance: one seed is one schedule.
+//! Random events in a workspace: each seed is one schedule.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use prefect_otel_agent::prefect::runs::StateType;
 
 use crate::lab::{Events, Lab};
 
-/// Something that a run, or somebody, does.
+/// An event.
 #[derive(Debug, Clone)]
 enum Step {
-    /// Somebody schedules a run, or a schedule does.
+    /// A run is scheduled, manually or by a schedule.
     Schedule,
     Pending(Id),
     Running(Id),
     End(Id),
-    /// A task of a run begins, and ends.
+    /// A task of a run starts and ends.
     Task(Id),
     TaskEnd(Id, Id),
     /// Prefect's own retry.
@@ -27,21 +27,22 @@ enum Step {
     Pause(Id),
     Resume(Id),
     Cancel(Id),
-    /// A person retries a run that ended.
+    /// A run that has ended is retried manually.
     Retry(Id),
-    /// A person says how a run ended that has ended already.
+    /// The terminal state of a run is replaced manually.
     Force(Id),
     Delete(Id),
     MarkLate,
     RenameDeployment,
     ReplaceDeployment,
     TagDeployment,
-    /// A deployment is deleted, and made again by the same name when it is forgotten.
+    /// A deployment is deleted, and created again with the same name after the agent has forgotten
+    /// it.
     DeleteDeployment,
     ReturnDeployment(Arc<str>),
 }
 
-/// The steps to come, by time.
+/// The upcoming steps, by time.
 pub(crate) struct Schedule {
     rng: Rng,
     steps: BTreeMap<(Duration, u64), Step>,
@@ -49,14 +50,14 @@ pub(crate) struct Schedule {
     deployments: Vec<Id>,
     flow: Id,
     queue: Id,
-    /// The longest that a worker's clock is behind, in seconds.
+    /// How far a worker's clock can be behind at most, in seconds.
     skew: u64,
-    /// Nothing new begins after it.
+    /// The time after which nothing new begins.
     end: Duration,
 }
 
 impl Schedule {
-    /// Some runs within `length`, and what becomes of them.
+    /// A schedule of some runs that begin within `length`.
     pub(crate) fn new(lab: &mut Lab, length: Duration) -> Self {
         let mut rng = lab.rng.fork();
         let queue = lab.world.create_work_pool("pool");
@@ -81,7 +82,7 @@ impl Schedule {
             let at = schedule.within(length);
             schedule.add(at, Step::Schedule);
         }
-        // A burst: more at one time than a page holds.
+        // A burst of more runs than fit on a page.
         if schedule.rng.f64() < 0.3 {
             let at = schedule.within(length);
             for _ in 0..schedule.rng.usize(10..50) {
@@ -106,7 +107,7 @@ impl Schedule {
         schedule
     }
 
-    /// Workers' clocks are behind by less than the overlap of two readings at the most.
+    /// Limits how far workers' clocks are behind to less than the overlap of two readings.
     pub(crate) fn with_good_clocks(mut self) -> Self {
         self.skew = self.skew.min(80);
         self
@@ -121,7 +122,7 @@ impl Schedule {
         self.steps.insert((at, self.next), step);
     }
 
-    /// Adds a step some time after `now`: most often soon, sometimes much later.
+    /// Adds a step after `now`: usually soon, sometimes much later.
     fn soon(&mut self, now: Duration, step: Step) {
         let most = *self.rng.choice(&[2_000, 20_000, 120_000, 900_000]).unwrap();
         let at = now + Duration::from_millis(self.rng.u64(1..most));
@@ -179,7 +180,7 @@ impl Schedule {
                     .unwrap();
                 let name = kind.default_name();
                 let state = lab.world.set_task_state(&task, kind, &name, Some(end));
-                // It may be gone with its flow run.
+                // It may have been deleted with its flow run.
                 if state.is_some() {
                     lab.task_ended(&run, end);
                 }
@@ -226,7 +227,7 @@ impl Schedule {
                 }
             }
             Step::Retry(run) => {
-                // One that never started shows no trace of its first end once it is retried.
+                // A run that never started shows no trace of its first end after it is retried.
                 let started = lab
                     .world
                     .run(&run)
@@ -242,7 +243,8 @@ impl Schedule {
             }
             Step::Force(run) => {
                 if self.is(lab, &run, &StateType::FINAL) {
-                    // Its end time stays that of the first one: seen if somebody looks in time.
+                    // Its end time stays that of the first terminal state, so it is seen only if it
+                    // is read in time.
                     lab.forget_truth(&run);
                     let state = lab
                         .world
@@ -258,7 +260,7 @@ impl Schedule {
         }
     }
 
-    /// Deletes a deployment and makes another one. Returns the name of the one that is gone.
+    /// Deletes a deployment and creates another one. Returns the name of the deleted one.
     fn replace(&mut self, name: &str, lab: &mut Lab) -> Arc<str> {
         let index = self.rng.usize(..self.deployments.len());
         let gone = &self.deployments[index];

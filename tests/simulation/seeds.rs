@@ -1,7 +1,7 @@
-//! The proof: thousands of schedules, each by a seed.
+//! Random schedules, each generated from a seed.
 //!
-//! `cargo test --test simulation seeds` runs some hundred; `SEEDS=10000` so many, beginning
-//! with `FIRST_SEED`. A seed that fails is said with the command that replays it alone.
+//! `cargo test --test simulation seeds` runs some hundreds; `SEEDS=10000` sets their number,
+//! `FIRST_SEED` the first one. If a seed fails, the command that replays it is printed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::schedule::Schedule;
 
 pub(crate) const INTERVAL: Duration = Duration::from_secs(30);
 
-/// What a seed plays: each part can be left out, to find out which one matters.
+/// The parts of a schedule. Each can be left out, to find out which of them cause a failure.
 #[derive(Debug, Clone, Copy)]
 struct Parts {
     errors: bool,
@@ -62,7 +62,7 @@ pub(crate) fn config(lab: &mut fastrand::Rng) -> Config {
     }
 }
 
-/// One schedule. Returns what is wrong, if anything.
+/// Runs one schedule. Returns what is wrong, if anything.
 fn play(seed: u64, parts: Parts) -> Result<(), String> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let config = config(&mut rng);
@@ -73,7 +73,7 @@ fn play(seed: u64, parts: Parts) -> Result<(), String> {
         Nulls::Largest
     };
     lab.world.ties = rng.u128(..);
-    // Some are long enough for a deployment to be forgotten.
+    // Some schedules are long enough for a deployment to be forgotten.
     let intervals = if rng.f64() < 0.05 { 200..400 } else { 20..60 };
     let length = INTERVAL * rng.u32(intervals);
     let mut schedule = Schedule::new(&mut lab, length);
@@ -91,7 +91,7 @@ fn play(seed: u64, parts: Parts) -> Result<(), String> {
     settle(&mut lab, &mut schedule)
 }
 
-/// What changes from one cycle to the next.
+/// Changes the disturbances from one cycle to the next.
 fn turn(
     lab: &mut Lab,
     rng: &mut fastrand::Rng,
@@ -120,7 +120,7 @@ fn turn(
     }
     if parts.clock && rng.f64() < 0.01 {
         let seconds = *rng.choice(&[600, -600, 3_600, -3_600, 45, -45]).unwrap();
-        // Not to before counting began: then nobody can tell what ended when.
+        // Not to a time before counting began: it could then not be determined what ended when.
         let since = lab.counting_since.unwrap_or(lab.world.now);
         let step = SignedDuration::from_secs(seconds);
         if lab.world.now + step > since + SignedDuration::from_mins(30) {
@@ -142,19 +142,19 @@ fn death(checkpoint: bool) -> Death {
     }
 }
 
-/// The weather clears, everything comes to its end, and the whole is compared.
+/// Ends all disturbances, lets all runs end, and compares everything.
 fn settle(lab: &mut Lab, schedule: &mut Schedule) -> Result<(), String> {
     lab.weather = Weather::default();
     for _ in 0..6 {
         lab.cycle(schedule);
         lab.pass(INTERVAL, schedule);
     }
-    // Past two hourly comparisons, and past every backoff.
+    // Beyond two hourly comparisons and every backoff.
     for _ in 0..28 {
         lab.pass(Duration::from_secs(300), schedule);
         lab.cycle(schedule);
     }
-    // Past another one, which finds what ended last by a slow clock.
+    // Beyond another comparison, which finds runs that ended last by a slow clock.
     for _ in 0..13 {
         lab.pass(Duration::from_secs(300), &mut Calm);
         lab.cycle(&mut Calm);
@@ -174,7 +174,7 @@ fn settle(lab: &mut Lab, schedule: &mut Schedule) -> Result<(), String> {
     lab.check_counts()
 }
 
-/// Leaves out what the failure does not need.
+/// Leaves out the parts that are not needed for the failure.
 fn shrunk(seed: u64) -> Parts {
     let mut parts = ALL;
     let without: [fn(&mut Parts); 7] = [
@@ -197,12 +197,12 @@ fn shrunk(seed: u64) -> Parts {
 }
 
 #[test]
-fn in_good_weather_a_run_is_counted_by_the_second_cycle_after_its_end() {
+fn without_disturbances_a_run_is_counted_by_the_second_cycle_after_its_end() {
     for seed in 0..200 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let config = config(&mut rng);
         let mut lab = Lab::new(seed, config);
-        // In every other one, some answers come from a server whose clock is ahead.
+        // In every other schedule, some answers come from a server whose clock is ahead.
         lab.weather.ahead = if seed % 2 == 0 { 0.0 } else { 0.25 };
         let length = INTERVAL * 40;
         let mut schedule = Schedule::new(&mut lab, length).with_good_clocks();
@@ -220,7 +220,7 @@ fn in_good_weather_a_run_is_counted_by_the_second_cycle_after_its_end() {
 }
 
 #[test]
-fn a_run_that_a_full_listing_lacks_is_looked_up_whatever_its_clock_says() {
+fn a_run_that_a_full_listing_lacks_is_looked_up_regardless_of_its_end_time() {
     let mut lab = Lab::new(0, config(&mut fastrand::Rng::with_seed(0)));
     let queue = lab.world.create_work_pool("pool");
     let flow = lab.world.create_flow("flow");
@@ -257,7 +257,7 @@ fn a_run_that_a_lagging_replica_hides_over_several_restarts_is_found() {
     lab.world.propose(&run, StateType::Running, "Running");
     lab.world
         .set_state(&run, StateType::Completed, "Completed", None);
-    // Each process compares as it starts.
+    // Each process makes a comparison as it starts.
     while lab.time() < Duration::from_secs(80 * 60) {
         lab.pass(Duration::from_secs(600), &mut Calm);
         lab.cycle(&mut Calm);
@@ -289,7 +289,7 @@ fn every_terminal_state_counts_once_whatever_happens() {
                     return;
                 }
                 if let Err(problem) = play(seed, ALL) {
-                    // A trace is that of one play.
+                    // Finding the needed parts would trace more runs.
                     assert!(
                         std::env::var_os("TRACE").is_none(),
                         "seed {seed}: {problem}"

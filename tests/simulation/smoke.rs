@@ -1,4 +1,5 @@
-//! The core reads the in-memory Prefect for a few cycles and counts what ended.
+//! A smoke test: the core reads the in-memory Prefect for a few cycles and counts the runs that
+//! ended.
 
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ fn cycle(core: &mut Core, world: &World, moment: Moment) {
 }
 
 #[test]
-fn twenty_cycles_count_what_ended_in_them() {
+fn twenty_cycles_count_the_runs_that_ended() {
     let start = Timestamp::from_second(1_800_000_000).unwrap();
     let mut world = World::new(start);
     let queue = world.create_work_pool("pool");
@@ -78,7 +79,7 @@ fn twenty_cycles_count_what_ended_in_them() {
             world.propose(&run, StateType::Running, "Running");
             running.push(run);
         }
-        // One starts and ends between two cycles.
+        // A run starts and ends between two cycles.
         if let Some(run) = running.pop() {
             world.advance(Duration::from_secs(1));
             world.set_state(&run, StateType::Completed, "Completed", None);

@@ -1,4 +1,4 @@
-//! Which runs' earlier states are read.
+//! Tests of the runs whose earlier states are read.
 
 use super::*;
 use crate::core::tags::TagKeys;
@@ -12,7 +12,8 @@ fn failed(state: &str, run_count: u64) -> Run {
     Arc::new(serde_json::from_str(&json).unwrap())
 }
 
-/// After a restart: these states of a run were counted, and its earlier ones not read.
+/// The state after a restart: these states of a run have been counted, and its earlier states have
+/// not been read.
 fn unread(counted: &[&str]) -> Runs {
     let mut pairs = Counted::default();
     for state in counted {
@@ -38,7 +39,7 @@ fn a_lagging_replica_does_not_keep_earlier_states_from_being_read_after_a_restar
 }
 
 #[test]
-fn what_is_not_remembered_as_counted_is_not_unread() {
+fn a_run_that_is_not_remembered_as_counted_is_not_unread() {
     let mut runs = unread(&[]);
     runs.prune(Duration::ZERO, NOW);
     assert!(runs.unread().is_empty());
@@ -71,7 +72,7 @@ fn states(ids: &[&str]) -> Vec<RunState> {
 #[test]
 fn states_from_a_lagging_replica_that_lack_what_is_counted_are_read_again() {
     let mut runs = unread(&["last"]);
-    // It is listed as it was before, and so are its states.
+    // A lagging replica answers both requests.
     runs.ended(&failed("second", 2), None, Duration::ZERO, NOW);
     let (id, interval) = (Id::from("r"), Duration::from_secs(30));
     let of_replica = Some(states(&["first", "second"]));
@@ -93,7 +94,7 @@ fn an_older_answer_that_replaces_a_waiting_one_does_not_hide_its_earlier_states(
     let mut runs = unread(&[]);
     runs.ended(&failed("last", 4), None, Duration::ZERO, NOW);
     let (id, interval) = (Id::from("r"), Duration::from_secs(30));
-    // Its states cannot be read: what it is in counts.
+    // Its states cannot be read, so its current state is counted.
     runs.states(&id, None, Duration::ZERO, interval, NOW);
     let names = Reader::new(TagKeys::none());
     assert_eq!(runs.count(&names, true, Duration::ZERO, NOW).len(), 1);

@@ -1,4 +1,4 @@
-//! What a tally shows, when.
+//! Tests of the values that a tally exports.
 
 use super::*;
 
@@ -26,7 +26,7 @@ fn with_keys(tally: &Tally, before: &TagKeys, now: &TagKeys) -> Tally {
 }
 
 #[test]
-fn a_new_series_is_shown_at_zero_until_a_state_that_showed_it_was_delivered() {
+fn a_new_series_stays_at_zero_until_a_state_with_it_was_delivered() {
     let mut tally = Tally::new(10);
     tally.add(&series("a"), 3, NOW);
     for number in 4..8 {
@@ -36,7 +36,7 @@ fn a_new_series_is_shown_at_zero_until_a_state_that_showed_it_was_delivered() {
 }
 
 #[test]
-fn what_was_delivered_before_a_series_appeared_does_not_release_it() {
+fn a_state_delivered_before_a_series_appeared_does_not_release_it() {
     let mut tally = Tally::new(10);
     tally.add(&series("a"), 1, NOW);
     total(&mut tally, 1, 0);
@@ -47,7 +47,7 @@ fn what_was_delivered_before_a_series_appeared_does_not_release_it() {
 }
 
 #[test]
-fn after_a_restart_the_saved_count_is_shown_before_what_was_caught_up() {
+fn after_a_restart_the_saved_count_is_exported_before_later_events() {
     let mut tally = Tally::new(10);
     tally.add(&series("a"), 3, NOW);
     total(&mut tally, 1, 0);
@@ -56,14 +56,14 @@ fn after_a_restart_the_saved_count_is_shown_before_what_was_caught_up() {
     assert_eq!(total(&mut tally, 1, 0), 3);
     tally.add(&series("a"), 2, LATER);
     assert_eq!(total(&mut tally, 2, 0), 3);
-    // Nobody has seen it before the next restart either.
+    // It is not delivered before the next restart either.
     let mut tally = restored(&tally);
     assert_eq!(total(&mut tally, 1, 0), 3);
     assert_eq!(total(&mut tally, 2, 1), 5);
 }
 
 #[test]
-fn what_no_state_has_shown_is_shown_after_what_the_last_one_did() {
+fn counts_that_were_never_exported_follow_the_value_exported_last() {
     let mut tally = Tally::new(10);
     tally.add(&series("a"), 3, NOW);
     total(&mut tally, 1, 0);
@@ -113,7 +113,7 @@ fn a_checkpoint_of_an_older_version_is_read() {
 }
 
 #[test]
-fn nothing_is_made_anew_while_nothing_changes() {
+fn totals_are_shared_while_nothing_changes() {
     let mut tally = Tally::new(10);
     tally.add(&series("a"), 1, NOW);
     tally.show(1, 0);
@@ -127,7 +127,7 @@ fn nothing_is_made_anew_while_nothing_changes() {
 }
 
 #[test]
-fn beyond_the_limit_only_the_names_are_lost_and_a_restart_changes_nothing() {
+fn beyond_the_limit_only_the_labels_are_lost_even_across_a_restart() {
     let mut tally = Tally::new(3);
     for name in ["a", "b", "c", "d", "e"] {
         tally.add(&series(name), 1, NOW);
@@ -143,7 +143,7 @@ fn beyond_the_limit_only_the_names_are_lost_and_a_restart_changes_nothing() {
 }
 
 #[test]
-fn what_is_gone_stays_for_a_while_across_restarts() {
+fn series_of_deleted_deployments_stay_for_a_while_across_restarts() {
     let keep = Duration::from_secs(100);
     let mut tally = Tally::new(3);
     tally.add(&series("a"), 1, NOW);
@@ -161,7 +161,7 @@ fn what_is_gone_stays_for_a_while_across_restarts() {
 }
 
 #[test]
-fn after_a_restart_with_other_tag_keys_a_count_keeps_what_the_new_keys_ask_for() {
+fn after_a_restart_with_other_tag_keys_counts_are_kept() {
     let before = TagKeys::new(["team", "env"]);
     let mut tally = Tally::new(10);
     for (team, count) in [("x", 2), ("y", 3)] {
@@ -190,7 +190,7 @@ fn after_a_restart_with_other_tag_keys_a_count_keeps_what_the_new_keys_ask_for()
 }
 
 #[test]
-fn a_series_that_returns_begins_anew() {
+fn a_series_that_returns_starts_over() {
     let mut tally = Tally::new(3);
     tally.add(&series("a"), 7, NOW);
     tally.show(1, 0);

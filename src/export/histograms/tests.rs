@@ -33,7 +33,7 @@ fn exported(limit: &str) -> Exported {
     }
 }
 
-/// A series of a push: the value of its first attribute, its count, and its start.
+/// A series of a push: the value of its first attribute, its count and its start time.
 type Series = (String, u64, SystemTime);
 
 impl Exported {
@@ -85,7 +85,7 @@ impl Exported {
 }
 
 #[test]
-fn under_churn_series_follow_what_is_alive() {
+fn under_churn_the_series_of_deleted_deployments_are_dropped() {
     let exported = exported("50000");
     let mut most = 0;
     for round in 0..40 {
@@ -98,13 +98,13 @@ fn under_churn_series_follow_what_is_alive() {
         most = most.max(exported.pushed().len());
         assert_eq!(exported.scraped(), exported.pushed().len());
     }
-    // 10,001 have been there; dead ones are at most so many as are let be.
+    // 10,001 deployments have existed; at most `FEW` series of deleted ones are kept.
     assert!(most <= FEW + 251, "{most}");
     assert!(exported.histograms.recorded().len() <= 1);
 }
 
 #[test]
-fn what_is_alive_goes_on_counting_from_a_new_start() {
+fn series_of_existing_deployments_continue_with_a_new_start_time() {
     let exported = exported("50000");
     for _ in 0..3 {
         exported.run("stays");
@@ -114,7 +114,7 @@ fn what_is_alive_goes_on_counting_from_a_new_start() {
     for number in 0..FEW {
         exported.run(&format!("gone-{number}"));
     }
-    assert!(!exported.forget_all_but(&["stays"]), "few do no harm");
+    assert!(!exported.forget_all_but(&["stays"]), "a few are kept");
     exported.run("gone too");
     let last_shown = SystemTime::now();
     assert!(exported.forget_all_but(&["stays"]));
@@ -126,7 +126,7 @@ fn what_is_alive_goes_on_counting_from_a_new_start() {
 }
 
 #[test]
-fn at_the_limit_a_new_deployment_gets_its_own_series_again() {
+fn at_the_limit_deleted_deployments_make_room_for_new_series() {
     let exported = exported("10");
     for number in 0..15 {
         exported.run(&format!("old-{number}"));
@@ -149,12 +149,12 @@ fn at_the_limit_a_new_deployment_gets_its_own_series_again() {
 }
 
 #[test]
-fn what_is_alive_is_not_reset_for_being_much() {
+fn many_series_of_existing_deployments_are_not_reset() {
     let exported = exported("10");
     for number in 0..15 {
         exported.run("alive");
         exported.run(&format!("alive-{number}"));
-        // Nobody knows which tasks are gone.
+        // Whether a task still exists is unknown.
         exported.record("prefect.task_run.duration", &format!("task-{number}"));
     }
     let forgotten = exported

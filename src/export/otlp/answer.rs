@@ -1,4 +1,4 @@
-//! The answers of a receiver, and what they require.
+//! The answers of a receiver, and how to react to them.
 //!
 //! <https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>
 
@@ -19,16 +19,16 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// A receiver's answer to a message that it accepted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Accepted {
-    /// Points that it rejected. They must not be sent again.
+    /// The number of points that it rejected. They must not be sent again.
     pub(super) rejected: u64,
-    /// The reason, or a warning.
+    /// The reason for rejecting them, or a warning.
     pub(super) message: String,
 }
 
 /// Why a message was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
-    /// For the user: the cause, and the setting to check.
+    /// The cause and the setting to check, for the user.
     pub(super) text: String,
     /// What to do about it.
     pub(super) then: Then,
@@ -37,13 +37,13 @@ pub(super) struct Failure {
 /// What to do after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Then {
-    /// Send it again, after a growing wait.
+    /// Send it again, with exponential backoff.
     Retry,
-    /// Send it again after this wait.
+    /// Send it again after this time.
     RetryAfter(Duration),
-    /// This message is refused; others may be accepted.
+    /// Do not send it again; other messages may be accepted.
     Next,
-    /// Any other message will fail as well.
+    /// End the push: other messages would fail as well.
     Stop,
 }
 
@@ -57,8 +57,8 @@ impl From<ExportMetricsServiceResponse> for Accepted {
     }
 }
 
-/// Reads the body of a 2xx answer. An empty body is a success of any content type: Prometheus
-/// sends that.
+/// Reads the body of a 2xx answer. An empty body, which Prometheus sends, is a success whatever the
+/// content type.
 pub(super) fn accepted(content_type: &str, body: &[u8]) -> Result<Accepted, Failure> {
     if body.is_empty() {
         return Ok(Accepted::default());
@@ -70,7 +70,7 @@ pub(super) fn accepted(content_type: &str, body: &[u8]) -> Result<Accepted, Fail
                 .ok()
                 .map(Accepted::from)
         }
-        // Some receivers answer in the protocol's other encoding.
+        // Some receivers answer in the other encoding of the protocol.
         "application/json" => from_json(body),
         _ => None,
     };
@@ -78,7 +78,7 @@ pub(super) fn accepted(content_type: &str, body: &[u8]) -> Result<Accepted, Fail
         let start = printable(body);
         Failure {
             text: format!(
-                "the answer is not OTLP but {media_type:?}, perhaps of a login page or another service: {start}; check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS"
+                "the answer is not OTLP but {media_type:?}, possibly a login page or another service: {start}; check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS"
             ),
             then: Then::Stop,
         }
@@ -93,7 +93,7 @@ fn from_json(body: &[u8]) -> Option<Accepted> {
         return answer.is_empty().then(Accepted::default);
     };
     let rejected = partial.get("rejectedDataPoints").and_then(|number| {
-        // JSON writes the 64 bits of protobuf as text.
+        // In JSON, a 64-bit integer of protobuf is a string.
         let text = number.as_str().and_then(|text| text.parse().ok());
         number.as_u64().or(text)
     });
@@ -104,7 +104,7 @@ fn from_json(body: &[u8]) -> Option<Accepted> {
     })
 }
 
-/// The failure for an HTTP status that is not a success.
+/// The failure for an HTTP status other than 2xx.
 pub(super) fn refused(
     status: u16,
     retry_after: Option<&str>,
@@ -112,21 +112,21 @@ pub(super) fn refused(
     content_type: &str,
     body: &[u8],
 ) -> Failure {
-    let said = match content_type.starts_with("application/x-protobuf") {
+    let detail = match content_type.starts_with("application/x-protobuf") {
         true => tonic_types::Status::decode(body).map(|status| status.message),
         false => Ok(printable(body)),
     };
-    let said = said.unwrap_or_default();
+    let detail = detail.unwrap_or_default();
     let hint = match (status, location) {
         (_, Some(location)) => format!(
             "redirect to {location}; set OTEL_EXPORTER_OTLP_ENDPOINT to the URL that receives OTLP"
         ),
-        (401 | 403, _) => format!("{said}; check OTEL_EXPORTER_OTLP_HEADERS"),
+        (401 | 403, _) => format!("{detail}; check OTEL_EXPORTER_OTLP_HEADERS"),
         (404 | 405, _) => format!(
-            "{said}; check OTEL_EXPORTER_OTLP_ENDPOINT: the path of a collector is /v1/metrics"
+            "{detail}; check OTEL_EXPORTER_OTLP_ENDPOINT: a collector receives metrics at the path /v1/metrics"
         ),
-        (413, _) => format!("{said}; set OTLP_MAX_MESSAGE_BYTES to the receiver's limit"),
-        _ => said,
+        (413, _) => format!("{detail}; set OTLP_MAX_MESSAGE_BYTES to the receiver's limit"),
+        _ => detail,
     };
     let then = match status {
         429 | 502 | 503 | 504 => match retry_after.and_then(wait) {
@@ -160,7 +160,7 @@ fn wait(text: &str) -> Option<Duration> {
 pub(super) fn status(status: &Status, port: Option<u16>) -> Failure {
     if let Some(source) = status.source() {
         let cause = match status.code() {
-            // The server closed the stream, with a reason.
+            // The server closed the stream and gave a reason.
             code if code != Code::Unavailable && code != Code::Unknown => status.message().into(),
             _ => innermost(source),
         };
@@ -194,14 +194,14 @@ pub(super) fn status(status: &Status, port: Option<u16>) -> Failure {
         }
         _ => "",
     };
-    let (code, said) = (status.code(), printable(status.message().as_bytes()));
+    let (code, detail) = (status.code(), printable(status.message().as_bytes()));
     Failure {
-        text: format!("gRPC {code:?}: {said}{hint}"),
+        text: format!("gRPC {code:?}: {detail}{hint}"),
         then,
     }
 }
 
-/// The failure for a request without an answer, because of `cause`.
+/// The failure for a request that got no answer because of `cause`.
 pub(super) fn transport(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
     let lower = cause.to_ascii_lowercase();
     let says = |parts: &[&str]| parts.iter().any(|part| lower.contains(part));
@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_otlp_is_no_success() {
+    fn an_answer_that_is_not_otlp_is_a_failure() {
         for (content_type, body) in [
             ("text/html; charset=utf-8", "<html>Log in</html>"),
             ("application/x-protobuf", "<html>Log in</html>"),
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_receiver_says_is_one_short_line() {
+    fn a_receivers_text_becomes_one_short_line() {
         let response = ExportMetricsServiceResponse {
             partial_success: Some(ExportMetricsPartialSuccess {
                 rejected_data_points: -7,
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_tried_again_and_nothing_else() {
+    fn only_transient_failures_are_retried() {
         let then = |status, after| refused(status, after, None, "", b"no").then;
         let in_a_minute = SystemTime::now() + Duration::from_secs(60);
         let date = httpdate::fmt_http_date(in_a_minute);

@@ -1,4 +1,4 @@
-//! Attributes of series: their hash, which does not depend on their order, and their form in a file.
+//! Attributes of series: an order-independent hash, and their representation in a file.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hash, Hasher as _, RandomState};
@@ -12,8 +12,7 @@ use super::ledger::nanoseconds;
 use crate::metrics::Point;
 
 /// Hashes attributes without copying them. The key is random, so that a collision cannot be
-/// provoked; among 100,000 series, one happens by chance in one of three thousand million
-/// processes.
+/// provoked; with 100,000 series, the probability of an accidental one is about 1 in 3 billion.
 #[derive(Default)]
 pub(super) struct Hasher(RandomState);
 
@@ -34,8 +33,7 @@ impl Hasher {
         sum(pairs)
     }
 
-    /// The start times of those `points` that have one after 1970, by hash, in nanoseconds since
-    /// then.
+    /// The start times of those `points` that have one, by hash, in nanoseconds since 1970.
     pub(super) fn starts(&self, points: &[Point]) -> HashMap<u64, u64> {
         let with_start = points.iter().filter_map(|point| {
             let start = nanoseconds(point.start?);
@@ -75,12 +73,12 @@ enum Scalar<'a> {
     Bits(u64),
 }
 
-/// The order of attributes means nothing.
+/// Addition makes the hash independent of the order of attributes.
 fn sum(pairs: impl Iterator<Item = u64>) -> u64 {
     pairs.fold(0, u64::wrapping_add)
 }
 
-/// Encoded attributes as JSON; `None` for types that JSON would not preserve.
+/// Encoded attributes as JSON; `None` for value types that JSON does not preserve.
 pub(super) fn json(encoded: &[u8]) -> Option<Map<String, Json>> {
     let list = KeyValueList::decode(encoded).ok()?;
     let pairs = list.values.into_iter().map(|pair| {

@@ -1,5 +1,5 @@
-//! The delivery of metrics: an exporter for the SDK that marks series that have ended, divides a
-//! push into messages, retries them, and reads the receiver's answers.
+//! The delivery of metrics: marks series that have ended, splits a push into messages, retries
+//! them, and interprets the receiver's answers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,27 +19,27 @@ use crate::export::collected::{Collected, Exporter, NotAccepted};
 use crate::metrics::Point;
 use crate::settings::{Otlp, Protocol, Temporality};
 
-/// Just below what an unmodified collector takes: 4 MiB over gRPC.
+/// Just below a collector's default limit for gRPC, 4 MiB.
 const GRPC_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
-/// 20 MiB over HTTP.
+/// Just below a collector's default limit for HTTP, 20 MiB.
 const HTTP_BYTES: usize = 20 * 1024 * 1024 - 64 * 1024;
 
 /// The latest points of a family.
 pub type PointsOf = Arc<dyn Fn(&str) -> Arc<Vec<Point>> + Send + Sync>;
 
-/// The configuration of a delivery, except that of the connection.
+/// The configuration of a delivery, without its connection settings.
 pub struct DeliveryConfig {
-    /// The temporality that is sent; the SDK collects cumulative values in any case.
+    /// The temporality to send. The SDK always collects cumulative values.
     pub temporality: Temporality,
-    /// Size of the largest message in bytes, encoded and uncompressed, if it is set.
+    /// The maximum size of a message in bytes, encoded and uncompressed, if set.
     pub max_message_bytes: Option<usize>,
-    /// Time from one push to the next.
+    /// The interval between pushes.
     pub interval: Duration,
-    /// The points that the instruments observe: they have the start times.
+    /// The points that the instruments observe, which have the start times.
     pub points: PointsOf,
     /// Families whose counts the checkpoint restores.
     pub counted: Vec<&'static str>,
-    /// The file that keeps how much of them was accepted.
+    /// The file that stores how much of these counts was accepted.
     pub file: Option<DeliveredFile>,
 }
 
@@ -53,7 +53,7 @@ pub struct PointCounts {
 }
 
 impl PointCounts {
-    /// Outcome and count.
+    /// The counts by outcome.
     pub fn by_outcome(&self) -> [(&'static str, u64); 4] {
         [
             ("accepted", &self.accepted),
@@ -69,9 +69,9 @@ impl PointCounts {
 pub struct Delivery {
     pub(super) transport: Transport,
     pub(super) limit: usize,
-    /// Of one message, including retries and waits.
+    /// The time limit for one message, including retries and waits.
     pub(super) timeout: Duration,
-    /// Time from one push to the next: no message is retried after that.
+    /// The interval between pushes: no message is retried once the next push is due.
     interval: Duration,
     pub(super) points: PointsOf,
     file: Option<DeliveredFile>,
@@ -79,33 +79,34 @@ pub struct Delivery {
     state: Mutex<State>,
 }
 
-/// What one push leaves for the next.
+/// What is kept from one push to the next.
 pub(super) struct State {
     pub(super) ledger: Ledger,
-    /// The scope of the agent's instruments, and so of the marks.
+    /// The scope of the agent's instruments, which marks have as well.
     pub(super) scope: ScopeMetrics,
-    /// The file is read at the first push: by then, the process before this one has ended.
+    /// Set until the first push, when the file is read: by then, the previous process has ended.
     pub(super) started: Option<(Temporality, Vec<&'static str>)>,
-    /// The receiver's last logged reason for rejected points, and when it was logged.
+    /// The last reason for rejected points that was logged, and when.
     pub(super) partial: Option<(String, Instant)>,
     pub(super) said_oversized: bool,
     pub(super) said_unwritable: bool,
-    /// Until when the receiver asked not to be sent anything.
+    /// The time until which the receiver asked for no more messages.
     pub(super) quiet_until: Option<Instant>,
 }
 
 impl Delivery {
-    /// A delivery by the settings; nothing is connected yet. Inside a tokio runtime.
+    /// A delivery according to the settings, not connected yet. Must be called within a tokio
+    /// runtime.
     ///
     /// # Errors
     ///
-    /// When the settings do not fit together.
+    /// If the settings contradict each other.
     pub fn new(otlp: &Otlp, config: DeliveryConfig) -> Result<Self, Error> {
         let default = match otlp.protocol {
             Protocol::HttpProtobuf => HTTP_BYTES,
             Protocol::Grpc => GRPC_BYTES,
         };
-        // Counts survive a restart only where there is a file for them.
+        // Without a file, counts do not survive a restart.
         let counted = match (&config.file, config.temporality) {
             (Some(_), Temporality::Delta) => config.counted,
             _ => Vec::new(),
@@ -131,27 +132,27 @@ impl Delivery {
         })
     }
 
-    /// Where its points are counted.
+    /// The counts of its data points.
     pub fn counts(&self) -> Arc<PointCounts> {
         Arc::clone(&self.counts)
     }
 
-    /// A push ends by itself within this time.
+    /// A push ends within this time.
     pub fn patience(&self) -> Duration {
         self.longest() + self.timeout + Duration::from_secs(5)
     }
 
-    /// After this time of a push, no other message is sent: the next push has newer values.
+    /// No further message is sent after this time: the next push has newer values.
     fn longest(&self) -> Duration {
         self.interval.max(self.timeout)
     }
 
-    /// Delivers what was collected at one time, in parts of one resource that have no metric
-    /// in common. Once `give_up` is notified, it ends, and what was accepted until then counts.
+    /// Delivers one collection, in parts that have the same resource and no metric in common. It
+    /// ends once `give_up` is notified; the messages accepted until then count.
     ///
     /// # Errors
     ///
-    /// When a message was not accepted: the first cause, with the setting to check.
+    /// If a message was not accepted: the first cause, with the setting to check.
     pub async fn deliver(
         &self,
         parts: &[&ResourceMetrics],
@@ -186,7 +187,7 @@ impl Delivery {
         result
     }
 
-    /// Writes what was accepted to the file, if it has changed.
+    /// Writes the accepted counts to the file, if they have changed.
     async fn save(&self, state: &mut State) {
         let Some(file) = self.file.clone().filter(|_| state.ledger.changed) else {
             return;
@@ -205,13 +206,13 @@ impl Delivery {
         if !std::mem::replace(&mut state.said_unwritable, true) {
             tracing::warn!(
                 error,
-                "STATE_DIR: the file of delivered counts cannot be written; after a restart, some counts would be pushed twice"
+                "STATE_DIR: cannot write the file of delivered counts; if the agent restarts now, some counts are pushed twice"
             );
         }
     }
 }
 
-/// When the SDK collected: the time of its points, which is not later than now.
+/// The time of the collection, taken from its points, but not later than now.
 fn collected_at(parts: &[&ResourceMetrics]) -> SystemTime {
     fn of<T>(data: &MetricData<T>) -> SystemTime {
         match data {
@@ -241,7 +242,7 @@ impl Exporter for Delivery {
         Ok(())
     }
 
-    /// Cumulative in any case: deltas are computed from what was accepted.
+    /// Always cumulative: deltas are computed from the values that were accepted.
     fn temporality(&self) -> opentelemetry_sdk::metrics::Temporality {
         opentelemetry_sdk::metrics::Temporality::Cumulative
     }

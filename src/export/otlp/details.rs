@@ -1,7 +1,7 @@
-//! Answers over gRPC whose details cannot be read.
+//! A workaround for gRPC answers with malformed details.
 //!
-//! tonic (0.14) panics where `grpc-status-details-bin` is not Base64, and so would end the agent
-//! by the word of a receiver. The answer without the details says enough.
+//! tonic (0.14) panics if `grpc-status-details-bin` is not valid Base64, so a receiver could end
+//! the agent. The header is removed in that case; the status and its message are enough.
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -16,16 +16,16 @@ use tower::util::MapResponse;
 
 const DETAILS: &str = "grpc-status-details-bin";
 
-/// As tonic reads it.
+/// The decoder that tonic uses.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A channel whose answers have no details that cannot be read.
+/// A channel that removes malformed details from answers.
 pub(super) type Readable = MapResponse<Channel, fn(Response<Body>) -> Response<Body>>;
 
-/// Reads the answers of `channel` so.
+/// Wraps `channel`.
 pub(super) fn readable(channel: Channel) -> Readable {
     MapResponse::new(channel, without_unreadable)
 }

@@ -1,8 +1,8 @@
-//! What has been sent of each series, and so what has to be sent next.
+//! What has been sent of each series, and therefore what has to be sent next.
 //!
-//! The SDK collects cumulative values. From one collection to the next, the ledger remembers which
-//! series the receiver may show, so that those that have ended can be marked, and, in delta
-//! temporality, how much of each value has not been accepted yet.
+//! The SDK collects cumulative values. The ledger remembers from one collection to the next which
+//! series the receiver may show, so that series that have ended can be marked. In delta
+//! temporality, it also remembers how much of each value has not been accepted yet.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -23,24 +23,24 @@ use crate::metrics::Point;
 use crate::settings::Temporality;
 
 /// A series that has ended is forgotten after this time even if its mark was not accepted: by then
-/// it has expired in the receiver (after five minutes in Prometheus and the collector).
+/// it has expired in the receiver, which takes five minutes in Prometheus and in the collector.
 const MARKS_FOR: Duration = Duration::from_secs(3_600);
 
 /// All series that the receiver may show.
 pub(super) struct Ledger {
     temporality: Temporality,
-    /// Families whose counts the checkpoint restores, if a file keeps how much was accepted.
+    /// The families whose counts the checkpoint restores, if a file stores how much was accepted.
     counted: Vec<&'static str>,
     hasher: Hasher,
     metrics: HashMap<String, Family>,
-    /// What an earlier process delivered; taken family by family.
+    /// What the previous process delivered; taken out family by family.
     baselines: Baselines,
-    /// The number of the collection under way.
+    /// The number of the current collection.
     number: u64,
     /// Its time and that of the previous one, in nanoseconds since 1970.
     time: u64,
     before: Option<u64>,
-    /// Whether what is to be saved has changed.
+    /// Whether the accepted counts have changed since they were saved.
     pub(super) changed: bool,
 }
 
@@ -64,16 +64,16 @@ impl Ledger {
         }
     }
 
-    /// Begins the next collection, of `time`.
+    /// Begins the next collection, made at `time`.
     pub(super) fn begin(&mut self, time: SystemTime) {
         self.before = (self.number > 0).then_some(self.time);
-        // Marks must be later than what they end, whatever the clock does.
+        // A mark must be later than the point that it ends, even if the clock is set back.
         self.time = nanoseconds(time).max(self.time + 1);
         self.number += 1;
     }
 
-    /// Turns a metric as collected into what is to be sent. `points` are those that the
-    /// instrument observed, where it did.
+    /// Turns a collected metric into the metric to send. `points` are those that the instrument
+    /// observed, if it is observable.
     pub(super) fn prepare(&mut self, metric: &mut Metric, points: &[Point]) {
         let delta = self.is_delta(metric);
         if let Some(temporality) = metric.data.as_mut().and_then(temporality_of)
@@ -123,24 +123,24 @@ impl Ledger {
                 series.begin(began, starts.get(&key).copied(), time);
                 series.seen = self.number;
                 series.gone = 0;
-                // Clocks are set back, too.
+                // The clock may have been set back.
                 *point.start() = series.since(began).min(time);
                 if family.delta && let Some(value) = point.value() {
-                    let goes_on = family.counted.then_some((metric.name.as_str(), is_first));
-                    self.owe(series, value, began, goes_on);
+                    let continues = family.counted.then_some((metric.name.as_str(), is_first));
+                    self.owe(series, value, began, continues);
                     series.show(point);
                 }
             });
         }
         if is_first && family.counted {
-            // The rest belonged to series that have ended.
+            // The remaining baselines belong to series that have ended.
             self.changed |= self.baselines.end(&metric.name);
         }
         family
     }
 
-    /// A series that was not in the previous collection starts at the time of that one: nothing
-    /// of it had been counted then.
+    /// A series that was not in the previous collection starts at the time of that collection, when
+    /// nothing of it had been counted.
     fn new_series(&self, attributes: &[KeyValue], is_gauge: bool) -> Series {
         let attributes = KeyValueList {
             values: attributes.to_vec(),
@@ -154,18 +154,18 @@ impl Ledger {
         }
     }
 
-    /// Adds what is new in `value`, which the SDK has counted since `began`, to what has not been
-    /// accepted. `counted` is the name of a family that continues after a restart, and whether this
-    /// is its first collection.
+    /// Adds the increase in `value`, which the SDK has counted since `began`, to the part that has
+    /// not been accepted. `continues` is set for a family that continues after a restart: its name,
+    /// and whether this is its first collection.
     fn owe(
         &mut self,
         series: &mut Series,
         value: Value,
         began: u64,
-        counted: Option<(&str, bool)>,
+        continues: Option<(&str, bool)>,
     ) {
         if let Some(progress) = &mut series.progress {
-            // The instrument may have been made anew, and have counted as much again.
+            // The instrument may have been re-created and have reached the same value again.
             let added = match progress.began == began {
                 true => value.since(&progress.last),
                 false => value.clone(),
@@ -178,13 +178,14 @@ impl Ledger {
             progress.last = value;
             return;
         }
-        let baseline = counted.and_then(|(name, is_first)| {
+        let baseline = continues.and_then(|(name, is_first)| {
             let attributes = super::attributes::json(&series.attributes)?;
             self.baselines.take(name, &attributes, is_first)
         });
         let (accepted, since) = match baseline {
             Some(Delivered::Until(accepted, time)) => (Value::Sum(accepted), time),
-            // How much was delivered is unknown: assume all that was counted before this process.
+            // How much was delivered is unknown: assume everything that was counted before this
+            // process started.
             Some(Delivered::Unknown) => {
                 self.changed = true;
                 (value.clone(), self.time.saturating_sub(1))
@@ -199,10 +200,11 @@ impl Ledger {
         }));
     }
 
-    /// The marks of the series that have ended; called after everything collected was prepared.
+    /// The marks of the series that have ended. To be called after every collected metric has been
+    /// prepared.
     ///
-    /// Each mark is in a metric of its own: the collector's Prometheus exporter reads a metric
-    /// up to its first mark (0.161).
+    /// Each mark is in a separate metric, because the collector's Prometheus exporter (0.161) reads
+    /// a metric only up to its first mark.
     pub(super) fn marks(&mut self) -> Vec<Metric> {
         let mut marks = Vec::new();
         for family in self.metrics.values_mut() {
@@ -240,7 +242,7 @@ impl Ledger {
         marks
     }
 
-    /// Notes that a message was accepted.
+    /// Takes note of an accepted message.
     pub(super) fn accepted(&mut self, request: &mut ExportMetricsServiceRequest) {
         for metric in message::metrics(request) {
             let Some(family) = self.metrics.get_mut(&metric.name) else {
@@ -250,7 +252,7 @@ impl Ledger {
                 continue;
             };
             with_points!(data, points => for point in points.iter() {
-                // In cumulative temporality, every point is sent again in any case.
+                // In cumulative temporality, every point is sent with every push.
                 if !family.delta && !point.is_gone() {
                     continue;
                 }
@@ -270,7 +272,7 @@ impl Ledger {
         }
     }
 
-    /// What was accepted of the families whose counts the checkpoint restores.
+    /// The accepted counts of the families that the checkpoint restores.
     pub(super) fn accepted_of_counted(&self) -> Baselines {
         let mut accepted = self.baselines.clone();
         let counted = self.metrics.iter().filter(|(_, family)| family.counted);
@@ -299,7 +301,8 @@ impl Ledger {
             Some(Data::Histogram(_) | Data::ExponentialHistogram(_)) => {
                 self.temporality != Temporality::Cumulative
             }
-            // All of the agent's sums are asynchronous: LowMemory leaves those cumulative.
+            // With LowMemory, asynchronous sums stay cumulative, and all of the agent's sums are
+            // asynchronous.
             Some(Data::Sum(sum)) => sum.is_monotonic && self.temporality == Temporality::Delta,
             _ => false,
         }

@@ -1,4 +1,5 @@
-//! Messages below a limit of size, encoded and uncompressed, as receivers limit it.
+//! Splits metrics into messages below a size limit. The limit applies to the encoded, uncompressed
+//! message, as in receivers.
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::metrics::v1::{Metric, ResourceMetrics, ScopeMetrics};
@@ -7,7 +8,7 @@ use prost::Message as _;
 
 use super::point::{DataPoint, with_points};
 
-/// The most that the tag and the length of one nested message take.
+/// The maximum size of the tag and the length of a nested message.
 const NESTING: usize = 6;
 
 /// Fills messages one after another.
@@ -20,12 +21,12 @@ pub(super) struct Packer {
     metrics: Vec<Metric>,
     /// An upper bound of the message's encoded size.
     size: usize,
-    /// Points so far that are larger than a message may be; they are not sent.
+    /// The number of points so far that exceed the limit on their own. They are not sent.
     pub(super) dropped: u64,
 }
 
 impl Packer {
-    /// For messages of at most `limit` bytes about `resource`.
+    /// A packer for messages of at most `limit` bytes about `resource`.
     pub(super) fn new(resource: Resource, schema_url: String, limit: usize) -> Self {
         Packer {
             limit,
@@ -38,14 +39,14 @@ impl Packer {
         }
     }
 
-    /// Metrics from now on are of this scope. The message before it ends.
+    /// Sets the scope of the metrics that follow. Returns the current message, if it has metrics.
     pub(super) fn scope(&mut self, scope: ScopeMetrics) -> Option<ExportMetricsServiceRequest> {
         let rest = self.rest();
         self.scope = scope;
         rest
     }
 
-    /// Adds a metric; returns the messages that are full.
+    /// Adds a metric. Returns the messages that are full.
     pub(super) fn add(&mut self, mut metric: Metric) -> Vec<ExportMetricsServiceRequest> {
         let mut full = Vec::new();
         let Some(mut data) = metric.data.take() else {
@@ -59,7 +60,7 @@ impl Packer {
         full
     }
 
-    /// The last message, which is not full.
+    /// The last message, if there is one.
     pub(super) fn rest(&mut self) -> Option<ExportMetricsServiceRequest> {
         self.size = 0;
         let metrics = std::mem::take(&mut self.metrics);
@@ -75,14 +76,14 @@ impl Packer {
         })
     }
 
-    /// Adds `points` of the metric `empty`, which has none itself.
+    /// Adds `points` to the current message, as a copy of the metric `empty`.
     fn fill<P: DataPoint>(
         &mut self,
         empty: &Metric,
         points: Vec<P>,
         full: &mut Vec<ExportMetricsServiceRequest>,
     ) {
-        // The metric itself, what it counts, and both again around them.
+        // One nesting each for the metric, its data, the scope and the resource.
         let header = empty.encoded_len() + 2 * NESTING;
         let base = self.empty_len();
         let mut open: Option<Vec<P>> = None;
@@ -116,13 +117,13 @@ impl Packer {
         self.metrics.push(metric);
     }
 
-    /// An upper bound of the size of a message without metrics.
+    /// An upper bound for the size of a message without metrics.
     fn empty_len(&self) -> usize {
         self.resource.encoded_len() + self.schema_url.len() + self.scope.encoded_len() + 4 * NESTING
     }
 }
 
-/// How many points a message has.
+/// The number of points in a message.
 pub(super) fn points(request: &mut ExportMetricsServiceRequest) -> u64 {
     metrics(request)
         .filter_map(|metric| metric.data.as_mut())
@@ -225,7 +226,7 @@ mod tests {
                 sizes.iter().all(|size| *size <= limit),
                 "{limit}: {sizes:?}"
             );
-            // Nor is a message sent that is much smaller than it may be.
+            // Messages are not much smaller than the limit either.
             let least = whole.encoded_len() / limit;
             assert!(messages.len() <= 2 * least + 1, "{limit}: {sizes:?}");
             assert_eq!(packer.dropped, 0);

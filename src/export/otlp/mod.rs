@@ -1,7 +1,6 @@
-//! OTLP, configured by the standard's settings.
+//! OTLP exporters, configured by the standard settings.
 //!
-//! Metrics have an exporter of their own ([`Delivery`]); traces and logs use
-//! `opentelemetry-otlp`.
+//! Metrics are exported by [`Delivery`]; traces and logs by `opentelemetry-otlp`.
 
 mod answer;
 mod attributes;
@@ -33,11 +32,11 @@ use crate::settings::{self, Otlp};
 pub use delivery::{Delivery, DeliveryConfig, PointCounts, PointsOf};
 pub use saved::DeliveredFile;
 
-/// The exporter of the agent's own spans. Inside a tokio runtime.
+/// The exporter for the agent's own spans. Must be called within a tokio runtime.
 ///
 /// # Errors
 ///
-/// When the settings do not fit together.
+/// If the settings contradict each other.
 pub fn traces(otlp: &Otlp) -> Result<SpanExporter, Error> {
     let builder = SpanExporter::builder();
     let built = match otlp.protocol {
@@ -47,11 +46,11 @@ pub fn traces(otlp: &Otlp) -> Result<SpanExporter, Error> {
     built.map_err(|error| Error::Otlp(error.to_string()))
 }
 
-/// The exporter of the agent's own logs. Inside a tokio runtime.
+/// The exporter for the agent's own logs. Must be called within a tokio runtime.
 ///
 /// # Errors
 ///
-/// When the settings do not fit together.
+/// If the settings contradict each other.
 pub fn logs(otlp: &Otlp) -> Result<LogExporter, Error> {
     let builder = LogExporter::builder();
     let built = match otlp.protocol {
@@ -115,11 +114,11 @@ fn grpc<B: WithExportConfig + WithTonicConfig>(builder: B, otlp: &Otlp) -> B {
     }
 }
 
-/// The headers (gRPC: metadata) from the settings.
+/// The headers (for gRPC, the metadata) from the settings.
 fn headers(otlp: &Otlp) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &otlp.headers {
-        // The settings have checked both.
+        // Names and values were validated with the settings.
         if let (Ok(name), Ok(mut value)) = (
             HeaderName::from_bytes(name.as_bytes()),
             HeaderValue::from_str(value.expose_secret()),
@@ -131,7 +130,7 @@ fn headers(otlp: &Otlp) -> HeaderMap {
     headers
 }
 
-/// TLS, if the endpoint is `https://`.
+/// The TLS configuration, if the endpoint is `https://`.
 fn grpc_tls(otlp: &Otlp) -> Option<ClientTlsConfig> {
     if otlp.endpoint.scheme() != "https" {
         return None;

@@ -1,4 +1,4 @@
-//! What the three sorts of data points have in common.
+//! A common interface for the three types of data points.
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
@@ -10,16 +10,16 @@ use opentelemetry_proto::tonic::metrics::v1::{
 
 use super::value::{self, Value};
 
-/// The flag *no recorded value*: the series has no value any more.
+/// The flag *no recorded value*: the series no longer has a value.
 /// <https://opentelemetry.io/docs/specs/otel/metrics/data-model/#no-recorded-value>
 pub(super) const GONE: u32 = DataPointFlags::NoRecordedValueMask as u32;
 
-/// A data point of one sort.
+/// A data point of one type.
 pub(super) trait DataPoint: prost::Message + Default {
-    /// The list of a metric's points, if they are of this sort.
+    /// The points of a metric, if they are of this type.
     fn list(data: &mut Data) -> Option<&mut Vec<Self>>;
     fn attributes(&self) -> &[KeyValue];
-    /// A point with nothing but attributes and a time.
+    /// A point with attributes and a time, but without a value.
     fn bare(attributes: Vec<KeyValue>, time: u64) -> Self;
     fn start(&mut self) -> &mut u64;
     fn time(&self) -> u64;
@@ -27,7 +27,7 @@ pub(super) trait DataPoint: prost::Message + Default {
     /// Whether it has the flag *no recorded value*.
     fn is_gone(&self) -> bool;
     fn value(&self) -> Option<Value>;
-    /// Sets the value; minimum and maximum, which only the cumulative one has, are removed.
+    /// Sets the value. Removes minimum and maximum, which are valid only for cumulative values.
     fn set(&mut self, value: &Value);
 }
 
@@ -154,7 +154,7 @@ impl DataPoint for ExponentialHistogramDataPoint {
     }
 }
 
-/// Calls one generic function with the points of `$data`, whichever sort they are.
+/// Calls a generic function with the points of `$data`, whatever their type.
 macro_rules! with_points {
     ($data:expr, $points:ident => $call:expr) => {{
         use opentelemetry_proto::tonic::metrics::v1::metric::Data;
@@ -175,7 +175,7 @@ macro_rules! with_points {
                 let $points = &mut histogram.data_points;
                 $call
             }
-            // The SDK makes none.
+            // The SDK does not produce summaries.
             Data::Summary(_) => Default::default(),
         }
     }};

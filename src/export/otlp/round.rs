@@ -1,4 +1,4 @@
-//! One push: its messages, their retries, and the receiver's answers.
+//! One push: its messages, their retries and the receiver's answers.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,27 +13,28 @@ use super::delivery::{Delivery, State};
 use super::message::{self, Packer};
 use crate::export::collected::NotAccepted;
 
-/// The wait before a message is sent again: it doubles, with jitter, up to five seconds.
+/// The wait before the first retry. It doubles with each retry, with jitter, up to five seconds.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Another complaint of the receiver is logged after this time: some name a series in each.
-const SAY_AGAIN: Duration = Duration::from_secs(600);
+/// A different reason from the receiver is logged after this time: some receivers name a different
+/// series each time.
+const LOG_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
-/// One push under way.
+/// A push in progress.
 pub(super) struct Round<'a> {
     pub(super) delivery: &'a Delivery,
     pub(super) state: &'a mut State,
     /// When the next push is due.
     pub(super) no_retry_after: Instant,
-    /// When this one ends, finished or not.
+    /// When this push ends, completed or not.
     pub(super) ends: Instant,
     pub(super) failure: Option<String>,
-    /// Whether every message so far was accepted, or refused for what it is.
+    /// Whether every message so far was accepted, or refused because of its content.
     pub(super) is_answered: bool,
-    /// Whether there was any message.
+    /// Whether any message was sent.
     pub(super) has_sent: bool,
-    /// Whether nothing more is sent.
+    /// Whether no further message is sent.
     pub(super) stopped: bool,
     pub(super) partial: Option<Accepted>,
 }
@@ -68,7 +69,7 @@ impl Round<'_> {
         self.note_oversized(packer.dropped);
         if packer.dropped > 0 && !self.has_sent {
             self.is_answered = false;
-            self.failure = Some("OTLP_MAX_MESSAGE_BYTES: no point fits into a message with the resource; is OTEL_RESOURCE_ATTRIBUTES too long?".to_owned());
+            self.failure = Some("OTLP_MAX_MESSAGE_BYTES: too small for the resource attributes and a data point; increase it, or shorten OTEL_RESOURCE_ATTRIBUTES".to_owned());
         }
     }
 
@@ -78,7 +79,7 @@ impl Round<'_> {
         }
     }
 
-    /// Sends one message until it is accepted or its time is over.
+    /// Sends one message, with retries, until it is accepted or its time limit is reached.
     async fn deliver(&mut self, mut request: ExportMetricsServiceRequest) {
         self.has_sent = true;
         let points = message::points(&mut request);
@@ -86,7 +87,7 @@ impl Round<'_> {
         if !self.stopped && Instant::now() >= self.ends {
             self.stopped = true;
             self.is_answered = false;
-            let late = "the receiver needs longer than SAMPLE_INTERVAL_SECONDS for all messages of a push; the remaining ones were not sent";
+            let late = "the receiver takes longer than SAMPLE_INTERVAL_SECONDS for the messages of a push; the remaining ones were not sent";
             self.failure.get_or_insert_with(|| late.to_owned());
         }
         let sent = match self.stopped {
@@ -156,7 +157,7 @@ impl Round<'_> {
             if again >= gives_up.min(self.no_retry_after) {
                 return Err(failure);
             }
-            tracing::debug!(error = failure.text, "a message is sent again");
+            tracing::debug!(error = failure.text, "a message is retried");
             tokio::time::sleep_until(again.into()).await;
             self.state.quiet_until = None;
         }
@@ -171,38 +172,38 @@ impl Round<'_> {
             tracing::warn!(
                 dropped,
                 limit = self.delivery.limit,
-                "OTLP_MAX_MESSAGE_BYTES: points that are larger than a message may be are dropped"
+                "OTLP_MAX_MESSAGE_BYTES: data points that exceed the limit on their own are dropped"
             );
         }
     }
 
-    /// Ends it before the receiver has answered.
+    /// Ends the push before the receiver has answered.
     pub(super) fn give_up(&mut self) {
-        let ends = "the agent ends before the receiver has answered";
+        let ends = "the agent stopped before the receiver answered";
         self.failure.get_or_insert_with(|| ends.to_owned());
         self.is_answered = false;
     }
 
-    /// The result. The receiver's reason for rejected points is logged when it changes, but not
-    /// repeatedly.
+    /// The result of the push. Logs the receiver's reason for rejecting points if it has changed.
     pub(super) fn end(self) -> Result<(), NotAccepted> {
         if let Some(partial) = &self.partial {
-            // The same reason may have other numbers each time.
+            // The numbers in a reason may differ each time.
             let words = partial.message.replace(|c: char| c.is_ascii_digit(), "");
-            let said = self.state.partial.as_ref();
-            let is_new = said.is_none_or(|(said, at)| *said != words && at.elapsed() > SAY_AGAIN);
+            let logged = self.state.partial.as_ref();
+            let is_new = logged
+                .is_none_or(|(logged, at)| *logged != words && at.elapsed() > LOG_AGAIN_AFTER);
             if is_new {
                 let Accepted { rejected, message } = partial;
                 tracing::warn!(
                     rejected,
                     message,
-                    "the OTLP receiver rejected points, or has a warning; prefect_agent_export_points_total counts rejected points"
+                    "the OTLP receiver rejected data points or returned a warning; prefect_agent_export_points_total counts rejected data points"
                 );
                 self.state.partial = Some((words, Instant::now()));
             }
         } else if self.failure.is_none() {
-            let said = self.state.partial.take();
-            self.state.partial = said.filter(|(_, at)| at.elapsed() <= SAY_AGAIN);
+            let logged = self.state.partial.take();
+            self.state.partial = logged.filter(|(_, at)| at.elapsed() <= LOG_AGAIN_AFTER);
         }
         let Some(reason) = self.failure else {
             return Ok(());
@@ -217,7 +218,7 @@ impl Round<'_> {
 fn quiet(until: Instant) -> Failure {
     let seconds = until.saturating_duration_since(Instant::now()).as_secs();
     Failure {
-        text: format!("the receiver asked not to be sent anything for another {seconds} s"),
+        text: format!("the receiver asked for no more messages for another {seconds} s"),
         then: Then::Stop,
     }
 }

@@ -1,5 +1,5 @@
-//! How much of the counts that a checkpoint restores was delivered, kept in `STATE_DIR` in delta
-//! temporality: without it, counts would be lost or delivered twice at a restart.
+//! In delta temporality, a file in `STATE_DIR` stores how much of the counts in the checkpoint was
+//! delivered. Without it, counts would be lost or delivered twice at a restart.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,18 +11,18 @@ use serde_json::{Map, Value as Json};
 
 use crate::checkpoint;
 
-/// The version of the file's format, which its name has as well.
+/// The version of the file's format, which is also part of its name.
 const VERSION: u32 = 1;
 
-/// A larger file is not ours: 100,000 series have some 30 MB.
+/// A larger file was not written by the agent: 100,000 series take about 30 MB.
 const LARGEST: u64 = 512 * 1024 * 1024;
 
 type Attributes = Map<String, Json>;
 
-/// What was delivered of a series before this process.
+/// What earlier processes delivered of a series.
 #[derive(Debug, PartialEq)]
 pub(super) enum Delivered {
-    /// This value, at this time (nanoseconds since 1970).
+    /// The total delivered, and the time of the last delivery in nanoseconds since 1970.
     Until(f64, u64),
     /// Unknown: the file does not have the family.
     Unknown,
@@ -35,7 +35,7 @@ pub(super) struct Baselines(HashMap<String, Family>);
 #[derive(Debug, Clone, Default)]
 struct Family {
     time: u64,
-    /// By the attributes, as JSON with sorted keys.
+    /// The total of each series, by its attributes as JSON with sorted keys.
     series: HashMap<String, f64>,
 }
 
@@ -54,7 +54,8 @@ struct SavedFamily {
 }
 
 impl Baselines {
-    /// What was delivered of a series that this process has not seen yet; `None` for nothing.
+    /// Takes out what was delivered of a series that this process has not seen yet; `None` if
+    /// nothing was.
     pub(super) fn take(
         &mut self,
         metric: &str,
@@ -70,7 +71,7 @@ impl Baselines {
         }
     }
 
-    /// Forgets the series of a family that were not taken; whether there were any.
+    /// Forgets the series of a family that were not taken out. Returns whether there were any.
     pub(super) fn end(&mut self, metric: &str) -> bool {
         let family = self.0.entry(metric.to_owned()).or_default();
         !std::mem::take(&mut family.series).is_empty()
@@ -89,11 +90,11 @@ impl Baselines {
 }
 
 fn key(attributes: &Attributes) -> String {
-    // A map of serde_json's is sorted by key.
+    // The maps of `serde_json` are sorted by key.
     Json::Object(attributes.clone()).to_string()
 }
 
-/// The file.
+/// The file of delivered counts.
 #[derive(Debug, Clone)]
 pub struct DeliveredFile {
     path: PathBuf,
@@ -101,7 +102,7 @@ pub struct DeliveredFile {
 }
 
 impl DeliveredFile {
-    /// The one beside the checkpoint of the API at `prefect_api_url`.
+    /// The file that belongs to the checkpoint for `prefect_api_url`.
     pub fn new(folder: &Path, prefect_api_url: &str) -> Self {
         DeliveredFile {
             path: checkpoint::path(folder, "delivered", VERSION, prefect_api_url),
@@ -109,7 +110,7 @@ impl DeliveredFile {
         }
     }
 
-    /// Its content. A file that cannot be used is renamed, with a warning.
+    /// Reads the file. If it cannot be used, it is renamed, with a warning.
     pub(super) fn read(&self) -> Baselines {
         match self.load() {
             Ok(baselines) => baselines,
@@ -118,7 +119,7 @@ impl DeliveredFile {
                 let path = self.path.display();
                 let kept = checkpoint::set_aside(&self.path);
                 let kept = kept.ok().map(|kept| kept.display().to_string());
-                tracing::warn!(%path, %error, kept, "STATE_DIR: the file of delivered counts cannot be read; deltas continue from the restored counts");
+                tracing::warn!(%path, %error, kept, "STATE_DIR: cannot read the file of delivered counts; deltas continue from the restored counts");
                 Baselines::default()
             }
         }
@@ -130,14 +131,14 @@ impl DeliveredFile {
         file.take(LARGEST + 1).read_to_end(&mut text)?;
         if text.len() as u64 > LARGEST {
             return Err(io::Error::other(format!(
-                "it has more than {LARGEST} bytes"
+                "the file is larger than {LARGEST} bytes"
             )));
         }
         let content: Content = serde_json::from_slice(&text)?;
         if content.version != VERSION || content.prefect_api_url != self.prefect_api_url {
             let (version, url) = (content.version, content.prefect_api_url);
             return Err(io::Error::other(format!(
-                "it is version {version}, for {url}"
+                "the file has version {version} and belongs to {url}"
             )));
         }
         let mut baselines = Baselines::default();
@@ -147,11 +148,11 @@ impl DeliveredFile {
         Ok(baselines)
     }
 
-    /// Replaces it.
+    /// Replaces the file.
     ///
     /// # Errors
     ///
-    /// When the disk is full or the folder cannot be written; the old file stays.
+    /// If the disk is full or the directory is not writable. The old file is kept.
     pub(super) fn write(&self, baselines: &Baselines) -> io::Result<()> {
         let families = baselines.0.iter().map(|(metric, family)| {
             let series = family.series.iter().filter_map(|(key, value)| {

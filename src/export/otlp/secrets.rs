@@ -1,18 +1,17 @@
-//! What is not to be said, even if a receiver says it.
+//! Masks secrets in a receiver's answers.
 
 use secrecy::ExposeSecret as _;
 
 use crate::settings::Otlp;
 
-/// Anything shorter would be found in other words.
+/// Shorter values would match parts of ordinary words.
 const SHORTEST: usize = 4;
 
-/// The values of the headers that the user sets. A receiver may repeat them in an answer, which
-/// is logged.
+/// The values of the configured headers. A receiver may repeat them in an answer, which is logged.
 pub(super) struct Secrets(Vec<String>);
 
 impl Secrets {
-    /// Those of the settings: whole, and without the scheme of an `authorization`.
+    /// The header values in the settings: complete, and without the scheme of `authorization`.
     pub(super) fn of(otlp: &Otlp) -> Self {
         let values = otlp.headers.iter().map(|(_, value)| value.expose_secret());
         let parts = values.flat_map(|value| [Some(value), value.split_whitespace().last()]);
@@ -20,7 +19,8 @@ impl Secrets {
         Secrets(parts.map(str::to_owned).collect())
     }
 
-    /// Writes asterisks over them: as many, so that an encoded text stays what it is.
+    /// Overwrites them with asterisks. The length stays the same, so that an encoded answer stays
+    /// valid.
     pub(super) fn hide(&self, text: &mut [u8]) {
         for secret in &self.0 {
             let secret = secret.as_bytes();
@@ -33,7 +33,7 @@ impl Secrets {
         }
     }
 
-    /// The same, of a text.
+    /// The same for a string.
     pub(super) fn hidden(&self, text: &str) -> String {
         let mut bytes = text.as_bytes().to_vec();
         self.hide(&mut bytes);
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_receiver_repeats_of_a_header_is_hidden() {
+    fn header_values_that_a_receiver_repeats_are_masked() {
         let secrets = ["Bearer s3cr3t", "s3cr3t"].map(str::to_owned);
         let secrets = Secrets(secrets.to_vec());
         let said = "authorization: Bearer s3cr3t, s3cr3ts3cr3t and Bearer s3cr";

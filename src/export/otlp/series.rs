@@ -1,4 +1,4 @@
-//! One series in the ledger, and the points that are made from it alone.
+//! One series in the ledger, and the points that are created from it without a collected value.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use super::value::Value;
 
 /// The series of one metric.
 pub(super) struct Family {
-    /// The metric without points.
+    /// The metric without its points.
     pub(super) empty: Metric,
     /// The bounds of its buckets.
     pub(super) bounds: Vec<f64>,
@@ -24,45 +24,46 @@ pub(super) struct Family {
 }
 
 pub(super) struct Series {
-    /// Encoded: read only when the series has ended.
+    /// The encoded attributes, which are needed only when the series has ended.
     pub(super) attributes: Box<[u8]>,
     /// The last collection that had it.
     pub(super) seen: u64,
-    /// When it ended; 0 if it has not.
+    /// When it ended, or 0.
     pub(super) gone: u64,
-    /// Its start time, if it is not the SDK's; else 0.
+    /// Its start time if that differs from the SDK's, or 0.
     pub(super) start: u64,
     pub(super) progress: Option<Box<Progress>>,
 }
 
-/// In delta temporality.
+/// The progress of a series in delta temporality.
 pub(super) struct Progress {
     /// The value of the last collection.
     pub(super) last: Value,
-    /// Since when the SDK has counted it: a later time is a reset.
+    /// The start time by the SDK. A later one is a reset.
     pub(super) began: u64,
-    /// The part of it that has not been accepted.
+    /// The part of the value that has not been accepted.
     pub(super) owed: Option<Value>,
     /// The start time of that part.
     pub(super) since: u64,
 }
 
 impl Series {
-    /// Takes in since when the series counts, at a point of `time`: since `began` by the SDK,
-    /// since `observed` by what its instrument observed. That is by another clock, which may be
-    /// ahead of the SDK's. The start stays then: a later one would be a reset.
+    /// Updates the start time, at a point with time `time`. `began` is the start time by the SDK,
+    /// `observed` the one of the observed point. The latter comes from the server's clock, which
+    /// may be ahead of the SDK's. In that case the start time is kept, because a later one would be
+    /// a reset.
     pub(super) fn begin(&mut self, began: u64, observed: Option<u64>, time: u64) {
         let is_new = self.seen == 0 || self.gone != 0 || self.start == 0;
         self.start = match observed {
             Some(start) if is_new => start.min(time),
             Some(start) => start.min(self.start),
-            // The instrument was made anew.
+            // The instrument was re-created.
             None if self.start < began => 0,
             None => self.start,
         };
     }
 
-    /// Since when it counts, if it has counted since `began` by the SDK.
+    /// The start time of the series, if `began` is the one by the SDK.
     pub(super) fn since(&self, began: u64) -> u64 {
         match self.start {
             0 => began,
@@ -82,9 +83,9 @@ impl Series {
         }
     }
 
-    /// The mark: a point with the flag *no recorded value*. It has the shape of the others, since
-    /// receivers end the sum, the count and each bucket that they find in it; its values mean
-    /// nothing.
+    /// The mark: a point with the flag *no recorded value*. It has the buckets of the other points,
+    /// because receivers end the sum, the count and each bucket that they find in it. Its values
+    /// have no meaning.
     pub(super) fn mark(&self, empty: &Metric, bounds: &[f64], time: u64) -> Option<Metric> {
         let attributes = KeyValueList::decode(&*self.attributes).ok()?.values;
         let mut metric = empty.clone();
@@ -99,8 +100,8 @@ impl Series {
         Some(metric)
     }
 
-    /// The last delta of a series that has ended, if some of it was not accepted. No mark follows: a
-    /// delta has no meaning beyond its own interval.
+    /// The last delta of a series that has ended, if a part of it was not accepted. No mark
+    /// follows, because a delta is valid only for its own interval.
     pub(super) fn last(&self, empty: &Metric, bounds: &[f64], time: u64) -> Option<Metric> {
         let owed = self.progress.as_ref()?.owed.as_ref();
         owed.filter(|owed| !owed.is_zero())?;
@@ -117,7 +118,7 @@ impl Series {
     }
 }
 
-/// Gives the histogram points of a metric their bounds.
+/// Sets the bucket bounds of the histogram points of a metric.
 fn shape(metric: &mut Metric, bounds: &[f64]) {
     match &mut metric.data {
         Some(Data::Histogram(histogram)) => {
@@ -136,7 +137,7 @@ fn shape(metric: &mut Metric, bounds: &[f64]) {
     }
 }
 
-/// A metric without its points, which it keeps.
+/// A copy of a metric without its points.
 pub(super) fn without_points(metric: &mut Metric) -> Metric {
     let Some(data) = metric.data.as_mut() else {
         return metric.clone();
@@ -152,7 +153,7 @@ pub(super) fn without_points(metric: &mut Metric) -> Metric {
     empty
 }
 
-/// The temporality of what has one.
+/// The temporality, if the type of the metric has one.
 pub(super) fn temporality_of(data: &mut Data) -> Option<&mut i32> {
     match data {
         Data::Sum(sum) => Some(&mut sum.aggregation_temporality),

@@ -1,4 +1,4 @@
-//! The transports: HTTP by `reqwest`, gRPC by the protocol's generated client.
+//! The transports: HTTP with `reqwest`, gRPC with the generated client.
 
 use std::error::Error as _;
 use std::io::Write as _;
@@ -24,7 +24,7 @@ use super::secrets::Secrets;
 use crate::export::Error;
 use crate::settings::{Compression, Otlp, Protocol};
 
-/// The largest answer that is read, as the specification recommends.
+/// The maximum size of an answer, as the specification recommends.
 /// <https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>
 const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
 
@@ -51,14 +51,15 @@ pub(super) struct Grpc {
     secrets: Secrets,
 }
 
-/// An encoded message, for the first attempt and for retries.
+/// A message that is ready to be sent, for the first attempt and for retries.
 pub(super) enum Prepared<'a> {
     Body(Bytes),
     Request(&'a ExportMetricsServiceRequest),
 }
 
 impl Transport {
-    /// A transport by the settings; it connects with the first message. Inside a tokio runtime.
+    /// A transport according to the settings. It connects with the first message. Must be called
+    /// within a tokio runtime.
     pub(super) fn new(otlp: &Otlp) -> Result<Self, Error> {
         let gzip = otlp.compression == Compression::Gzip;
         Ok(match otlp.protocol {
@@ -73,7 +74,7 @@ impl Transport {
                 if gzip {
                     headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
                 }
-                // The user's headers take precedence.
+                // Configured headers take precedence.
                 headers.extend(super::headers(otlp));
                 Transport::Http(Http {
                     client: super::http_client(otlp)?,
@@ -102,7 +103,7 @@ impl Transport {
         })
     }
 
-    /// Encodes and compresses a message once for all attempts, if the transport allows that.
+    /// Encodes and compresses a message once for all attempts, if the transport allows it.
     pub(super) async fn prepare<'a>(
         &self,
         request: &'a ExportMetricsServiceRequest,
@@ -114,7 +115,7 @@ impl Transport {
         if !http.gzip {
             return Ok(Prepared::Body(body.into()));
         }
-        // Megabytes take their time: not on the runtime's threads.
+        // Compressing megabytes would block the runtime's threads.
         let compressed = tokio::task::spawn_blocking(move || {
             let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
             encoder.write_all(&body)?;
@@ -127,7 +128,7 @@ impl Transport {
         }
     }
 
-    /// Sends a message once; no answer within `patience` is a failure.
+    /// Sends a message once. If no answer arrives within `patience`, that is a failure.
     pub(super) async fn send(
         &self,
         message: &Prepared<'_>,
@@ -141,9 +142,9 @@ impl Transport {
                 (Transport::Grpc(grpc), Prepared::Request(request)) => {
                     grpc.send((*request).clone(), patience).await
                 }
-                // Prepared by another transport.
+                // The message was prepared by another transport.
                 _ => Err(Failure {
-                    text: "a message of another protocol".to_owned(),
+                    text: "the message was prepared for another protocol".to_owned(),
                     then: Then::Stop,
                 }),
             }
@@ -157,7 +158,7 @@ fn too_late(patience: Duration) -> Failure {
     let milliseconds = patience.as_millis();
     Failure {
         text: format!(
-            "no answer within {milliseconds} ms; OTEL_EXPORTER_OTLP_TIMEOUT sets the time-out"
+            "no answer within {milliseconds} ms; OTEL_EXPORTER_OTLP_TIMEOUT sets the timeout"
         ),
         then: Then::Retry,
     }
@@ -165,7 +166,7 @@ fn too_late(patience: Duration) -> Failure {
 
 fn cannot_compress(error: &dyn std::fmt::Display) -> Failure {
     Failure {
-        text: format!("a message cannot be compressed: {error}"),
+        text: format!("cannot compress the message: {error}"),
         then: Then::Next,
     }
 }
@@ -203,7 +204,7 @@ impl Http {
     }
 }
 
-/// Reads an answer up to the limit; one that is cut off there cannot be decoded.
+/// Reads an answer up to the limit. A longer one is cut off, and fails to decode.
 async fn read(mut response: Response) -> Result<BytesMut, reqwest::Error> {
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await? {
@@ -227,7 +228,7 @@ impl Grpc {
         request.set_timeout(patience);
         let mut answer = match self.client.clone().export(request).await {
             Ok(response) => Ok(Accepted::from(response.into_inner())),
-            // tonic waits for as long as we do, and may be the first to notice.
+            // tonic has the same timeout, and may be the first to report it.
             Err(status) if is_timeout(&status) => Err(too_late(patience)),
             Err(status) => Err(answer::status(&status, self.port)),
         };
@@ -247,6 +248,6 @@ fn channel(otlp: &Otlp) -> Result<Channel, tonic::transport::Error> {
     if let Some(tls) = super::grpc_tls(otlp) {
         endpoint = endpoint.tls_config(tls)?;
     }
-    // A receiver that does not answer at all is noticed within one push.
+    // A receiver that cannot be connected to fails within one push.
     Ok(endpoint.connect_timeout(otlp.timeout).connect_lazy())
 }

@@ -1,8 +1,8 @@
-//! Values of cumulative points, and what was added from one to the next.
+//! Values of cumulative points, and the difference between two of them.
 
 use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
 
-/// What a cumulative point has counted.
+/// The value of a cumulative point.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     /// A sum.
@@ -31,7 +31,7 @@ pub(super) struct Exponential {
 }
 
 impl Value {
-    /// Nothing counted, of the same shape.
+    /// A zero of the same shape.
     pub(super) fn zero(&self) -> Value {
         match self {
             Value::Sum(_) => Value::Sum(0.0),
@@ -59,8 +59,8 @@ impl Value {
         }
     }
 
-    /// What was added since `earlier`. If any part is less than it was, that was a reset, and all of
-    /// it is new.
+    /// The increase since `earlier`. If any part has decreased, there was a reset, and the whole
+    /// value is new.
     /// <https://opentelemetry.io/docs/specs/otel/metrics/data-model/#resets-and-gaps>
     pub(super) fn since(&self, earlier: &Value) -> Value {
         self.minus(earlier).unwrap_or_else(|| self.clone())
@@ -79,7 +79,8 @@ impl Value {
         }
     }
 
-    /// The sum of both. Values of different shapes cannot be added: the later one is kept.
+    /// The sum of both values. If their shapes differ, they cannot be added, and the later one is
+    /// returned.
     pub(super) fn plus(self, later: Value) -> Value {
         match (self, later) {
             (Value::Sum(one), Value::Sum(other)) => Value::Sum(one + other),
@@ -118,7 +119,8 @@ impl Histogram {
 }
 
 impl Exponential {
-    /// The scale of a cumulative histogram only falls: one that is finer than before was reset.
+    /// The scale of a cumulative histogram only decreases: if it is finer than before, there was a
+    /// reset.
     fn minus(&self, earlier: &Exponential) -> Option<Exponential> {
         let steps = u32::try_from(earlier.scale.checked_sub(self.scale)?).ok()?;
         Some(Exponential {
@@ -151,7 +153,7 @@ impl Exponential {
     }
 }
 
-/// The same counts at a scale that is lower by `steps`: each merges pairs of buckets.
+/// The same counts at a scale that is lower by `steps`. Each step merges pairs of buckets.
 /// <https://opentelemetry.io/docs/specs/otel/metrics/data-model/#exponential-scale>
 fn coarser(buckets: &Buckets, steps: u32) -> Buckets {
     let steps = steps.min(i32::BITS - 1);
@@ -171,7 +173,7 @@ fn coarser(buckets: &Buckets, steps: u32) -> Buckets {
     }
 }
 
-/// The buckets that have counts, with their index.
+/// The buckets with a count, with their indexes.
 fn filled(buckets: &Buckets) -> impl DoubleEndedIterator<Item = (i32, u64)> {
     let counts = buckets.bucket_counts.iter().enumerate();
     counts
@@ -210,7 +212,7 @@ fn plus(one: &Buckets, other: &Buckets) -> Buckets {
     }
 }
 
-/// Without empty buckets at both ends.
+/// The same buckets without the empty ones at both ends.
 fn trimmed(buckets: &Buckets) -> Buckets {
     plus(buckets, &Buckets::default())
 }
@@ -244,33 +246,33 @@ mod tests {
     }
 
     #[test]
-    fn what_was_added_is_the_difference_and_all_of_it_after_a_reset() {
+    fn the_increase_is_the_difference_and_after_a_reset_the_whole_value() {
         assert_eq!(Value::Sum(5.0).since(&Value::Sum(3.0)), Value::Sum(2.0));
         assert_eq!(Value::Sum(2.0).since(&Value::Sum(3.0)), Value::Sum(2.0));
         let (then, now) = (histogram(&[1, 2, 0]), histogram(&[1, 4, 1]));
         assert_eq!(now.since(&then), histogram(&[0, 2, 1]));
-        // As many in all, but fewer in one bucket.
+        // The same total, but a lower count in one bucket.
         let reset = histogram(&[0, 5, 0]);
         assert_eq!(reset.since(&then), reset);
     }
 
     #[test]
     fn an_exponential_histogram_is_subtracted_at_the_coarser_scale() {
-        // Two scales lower, four buckets are one: 4..8 and 8..12.
+        // Two scales lower, four buckets become one: 4..8 and 8..12.
         let then = exponential(3, 5, &[1, 0, 0, 2, 1]);
         let now = exponential(1, 1, &[1, 5]);
         assert_eq!(now.since(&then), exponential(1, 2, &[2]));
-        // Negative indexes are rounded down as well.
+        // Negative indexes are also rounded down.
         let then = exponential(1, -3, &[1, 1]);
         let now = exponential(0, -2, &[2, 4]);
         assert_eq!(now.since(&then), exponential(0, -2, &[1, 3]));
-        // A finer one than before is a new one.
+        // A finer scale than before is a reset.
         let reset = exponential(5, 0, &[1]);
         assert_eq!(reset.since(&now), reset);
     }
 
     #[test]
-    fn what_was_not_accepted_adds_up() {
+    fn increases_that_were_not_accepted_add_up() {
         assert_eq!(Value::Sum(2.0).plus(Value::Sum(3.0)), Value::Sum(5.0));
         let (one, other) = (histogram(&[1, 2]), histogram(&[0, 3]));
         assert_eq!(one.plus(other), histogram(&[1, 5]));

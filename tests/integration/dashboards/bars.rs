@@ -1,4 +1,4 @@
-//! Bars by numbers: what a panel counts adds up to what happened.
+//! Bars: the counts of a panel add up to the number of events.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -21,7 +21,7 @@ fn counts(panel: Panel<'_>) -> bool {
     panel.has_bars() && panel.expressions().any(counter)
 }
 
-/// The series of a counter: one for each of some values of the label that bars are split by.
+/// The series of a counter: one for each of some values of the label that splits the bars.
 fn series(metric: &str, labels: &BTreeSet<String>) -> Vec<String> {
     let split = ["state_type", "outcome", "exporter"];
     let values: &[&str] = match labels {
@@ -48,8 +48,9 @@ fn series(metric: &str, labels: &BTreeSet<String>) -> Vec<String> {
     values.iter().map(of).collect()
 }
 
-/// Hours of scrapes of these counters: each event of a run or the agent at a random moment, some
-/// two hundred of each counter in half an hour. `scraped` has a moment as seconds before the end.
+/// Hours of scrapes of these counters, with events at random times, about two hundred per counter
+/// in half an hour. `scraped` returns whether there is a scrape at a time, in seconds before the
+/// end.
 fn history(metrics: &BTreeSet<String>, end: u64, scraped: fn(u64) -> bool) -> String {
     let known = catalogue();
     let mut random = fastrand::Rng::with_seed(186);
@@ -61,7 +62,7 @@ fn history(metrics: &BTreeSet<String>, end: u64, scraped: fn(u64) -> bool) -> St
         let all = series(metric, &labels);
         for series in &all {
             let mut value = 0;
-            // Not at the same seconds as the panel's steps.
+            // Not aligned with the steps of the panel.
             let mut time = end - SIX_HOURS - 3_600 + 7;
             while time <= end {
                 let likely = 200.0 / (HALF_AN_HOUR / SCRAPE) as f64 / all.len() as f64;
@@ -76,7 +77,7 @@ fn history(metrics: &BTreeSet<String>, end: u64, scraped: fn(u64) -> bool) -> St
     text + "# EOF\n"
 }
 
-/// By how much the counters of a query have grown.
+/// The true increase of the counters in a query.
 fn truth(prometheus: &Prometheus, selector: &Selector, from: u64, to: u64) -> f64 {
     let constant = selector
         .matchers
@@ -95,14 +96,17 @@ fn bars_add_up_to_what_happened() {
     add_up("bars_add_up_to_what_happened", |_| true);
 }
 
-/// Every hour, nothing arrives for ten minutes: each time, it begins at another second of a minute.
+/// Every hour, nothing arrives for ten minutes, each time starting at another second of a minute.
 #[test]
-fn bars_have_what_is_caught_up_after_an_outage() {
+fn bars_include_events_that_are_caught_up_after_an_outage() {
     let scraped = |before: u64| {
         let shifted = before + before / 3_600 * 11;
         !(600..1_200).contains(&(shifted % 3_600))
     };
-    add_up("bars_have_what_is_caught_up_after_an_outage", scraped);
+    add_up(
+        "bars_include_events_that_are_caught_up_after_an_outage",
+        scraped,
+    );
 }
 
 fn add_up(test: &str, scraped: fn(u64) -> bool) {
@@ -122,7 +126,7 @@ fn add_up(test: &str, scraped: fn(u64) -> bool) {
         .filter(|metric| metric.ends_with("_total"))
         .collect();
     assert!(metrics.len() > 3, "{metrics:?}");
-    // A whole minute: the last bar is full.
+    // A full minute, so that the last bar is complete.
     let end = now() as u64 / 60 * 60;
     let prometheus = with_history(&programs, &history(&metrics, end, scraped));
     let mut wrong = Vec::new();
@@ -153,7 +157,7 @@ fn add_up(test: &str, scraped: fn(u64) -> bool) {
                 if happened < 50.0 || (bars - happened).abs() > 0.5 {
                     wrong.push(format!(
                         "{}: {happened} in {} minutes, bars add up to {bars:.1}",
-                        panel.says(),
+                        panel.identity(),
                         range / 60
                     ));
                 }

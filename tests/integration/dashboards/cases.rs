@@ -1,5 +1,5 @@
-//! Cases that take several agents, or long to come about: the history of each is written, and has
-//! a job of its own.
+//! Cases that involve several agents or take a long time. Their history is written to Prometheus,
+//! each with its own job.
 
 use std::fmt::Write as _;
 
@@ -13,12 +13,12 @@ const SCRAPE: u64 = 15;
 const MINUTE: u64 = 60;
 const HOUR: u64 = 3_600;
 
-/// Samples by the names of their metrics, which the format wants to be together.
+/// Samples by metric name, since the format requires them to be grouped.
 #[derive(Default)]
 struct History(std::collections::BTreeMap<String, String>);
 
 impl History {
-    /// Samples of a gauge from one moment to another.
+    /// Adds samples of a gauge for a time span.
     fn add(&mut self, name: &str, labels: &str, span: (u64, u64), value: impl Fn(u64) -> u64) {
         let text = self.0.entry(name.to_owned()).or_default();
         for time in (span.0..=span.1).step_by(SCRAPE as usize) {
@@ -35,7 +35,7 @@ impl History {
     }
 }
 
-/// The dashboards as they are shown to whoever has chosen this job.
+/// The dashboards with this job selected.
 struct Case<'a> {
     dashboards: &'a [Dashboard],
     shown: &'a [Shown],
@@ -66,7 +66,7 @@ impl Case<'_> {
     }
 }
 
-/// Writes the history of each of `jobs`, and asks `check` what is wrong with what is shown of it.
+/// Writes the history of each of `jobs`. `check` returns what is wrong with the dashboards.
 fn cases(
     test: &str,
     jobs: &[&str],
@@ -115,8 +115,8 @@ const SECTIONS: [&str; 8] = [
 ];
 const PLACE: &str = r#"flow_name="one",deployment_name="one",work_pool_name="one","#;
 
-/// An hour of an agent that reads all sections but `unread`, of a workspace with a deployment, a
-/// pool of this type, and a queue.
+/// One hour of an agent that reads all sections except `unread`, in a workspace with a deployment,
+/// a pool of this type, and a queue.
 fn agent(history: &mut History, job: &str, end: u64, unread: &str, pool: &str) {
     let own = format!("instance=\"one\",job={job:?}");
     let span = (end - HOUR, end);
@@ -140,7 +140,7 @@ fn agent(history: &mut History, job: &str, end: u64, unread: &str, pool: &str) {
     add("prefect_info_work_queues", label, &needs, 1);
 }
 
-/// Tiles that are zero, and the sections without which that is not known.
+/// Tiles that are zero, and the sections that this depends on.
 const ZERO: [(&str, &str, &[&str]); 9] = [
     ("overview.json", "Late runs", UNFINISHED),
     ("overview.json", "Active runs", UNFINISHED),
@@ -171,7 +171,7 @@ const ZERO: [(&str, &str, &[&str]); 9] = [
 const UNFINISHED: &[&str] = &["active_runs", "scheduled_runs", "deployments", "flows"];
 
 #[test]
-fn what_only_one_section_tells_is_unknown_while_that_cannot_be_read() {
+fn a_value_that_depends_on_a_section_is_unknown_while_that_cannot_be_read() {
     let jobs = [&["all"], &SECTIONS[..]].concat();
     let write = |history: &mut History, job: &str, end| agent(history, job, end, job, "process");
     let check = |job: &str, case: Case<'_>| {
@@ -216,7 +216,7 @@ fn what_only_one_section_tells_is_unknown_while_that_cannot_be_read() {
         }
         wrong
     };
-    let test = "what_only_one_section_tells_is_unknown_while_that_cannot_be_read";
+    let test = "a_value_that_depends_on_a_section_is_unknown_while_that_cannot_be_read";
     cases(test, &jobs, write, check);
 }
 
@@ -243,7 +243,7 @@ fn no_worker_is_bad_only_where_a_pool_needs_one() {
     cases(test, &types, write, check);
 }
 
-/// Each case, and the tile's colour.
+/// The cases, and whether the tile is red.
 const AGENTS: [(&str, bool); 7] = [
     ("one-alive", true),
     ("one-young", true),
@@ -255,7 +255,7 @@ const AGENTS: [(&str, bool); 7] = [
 ];
 
 #[test]
-fn an_agent_that_died_shows_although_another_one_is_alive() {
+fn an_agent_that_stopped_is_shown_although_another_one_is_running() {
     let write = |history: &mut History, job: &str, end: u64| {
         let died = end - 20 * MINUTE;
         let hours = end - 3 * HOUR;
@@ -293,7 +293,7 @@ fn an_agent_that_died_shows_although_another_one_is_alive() {
             .map(|(file, tile)| format!("{file}: {:?} in {:?}", tile.text, tile.color))
             .collect()
     };
-    let test = "an_agent_that_died_shows_although_another_one_is_alive";
+    let test = "an_agent_that_stopped_is_shown_although_another_one_is_running";
     let jobs = AGENTS.map(|(job, _)| job);
     cases(test, &jobs, write, check);
 }

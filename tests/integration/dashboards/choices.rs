@@ -1,5 +1,4 @@
-//! What is shown of a workspace in which everything is known: the right rows and colours, and
-//! links that lead to what they name.
+//! Dashboards of a workspace in which everything is known: rows, colors and links are correct.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +17,7 @@ fn dashboard(file: &str) -> Dashboard {
         .unwrap()
 }
 
-/// The tiles of a dashboard by the titles of their panels: text and colour.
+/// The tiles of a dashboard by panel title: text and color.
 fn tiles(dashboard: &Dashboard, shown: &Shown) -> BTreeMap<String, (String, Option<String>)> {
     let panels = dashboard.panels().filter(|panel| panel.is_tile());
     let tile = panels.flat_map(|panel| {
@@ -61,7 +60,7 @@ fn a_deployment_without_failures_has_no_red_tile_and_one_without_success_no_gree
     for (title, tile) in hopeless.iter().filter(|(title, _)| of_success(title)) {
         expect(HOPELESS, title, tile, !is_green(tile.1.as_deref()));
     }
-    // Nothing has ever happened: that is neither.
+    // If nothing has ever happened, it is neither.
     for (title, tile) in fresh
         .iter()
         .filter(|(title, _)| of_success(title) || of_failure(title))
@@ -69,7 +68,7 @@ fn a_deployment_without_failures_has_no_red_tile_and_one_without_success_no_gree
         let color = tile.1.as_deref();
         expect(FRESH, title, tile, !is_green(color) && !is_red(color));
     }
-    // A run that is overdue does not start in minus twenty seconds.
+    // The start of an overdue run is not a negative time.
     for (title, tile) in steady.iter().chain(&hopeless).chain(&fresh) {
         expect(
             "any",
@@ -82,7 +81,7 @@ fn a_deployment_without_failures_has_no_red_tile_and_one_without_success_no_gree
 }
 
 #[test]
-fn tables_say_what_each_row_is_and_fit_in_a_window_of_1280_pixels() {
+fn tables_identify_each_row_and_fit_in_a_window_of_1280_pixels() {
     let Some(workspace) = Workspace::start("tables_say_what_each_row_is") else {
         return;
     };
@@ -90,33 +89,35 @@ fn tables_say_what_each_row_is_and_fit_in_a_window_of_1280_pixels() {
     for (dashboard, shown) in workspace.show_graphs("plain", "plain") {
         for panel in dashboard.panels().filter(|panel| panel.kind() == "table") {
             let table = shown.panel(panel);
-            let says = panel.says();
+            let identity = panel.identity();
             let names: Vec<&str> = table
                 .columns
                 .iter()
                 .map(|column| column.name.as_str())
                 .collect();
             if table.rows.is_empty() {
-                wrong.push(format!("{says}: no row"));
+                wrong.push(format!("{identity}: no row"));
                 continue;
             }
             if table.frames > 1 {
                 wrong.push(format!(
-                    "{says}: {} tables, of which one is shown",
+                    "{identity}: {} tables, of which one is shown",
                     table.frames
                 ));
             }
             let needs: f64 = table.columns.iter().map(|column| column.width).sum();
             if needs > panel.pixels() {
                 let has = panel.pixels();
-                wrong.push(format!("{says}: {needs:.0} pixels in {has:.0}: {names:?}"));
+                wrong.push(format!(
+                    "{identity}: {needs:.0} pixels in {has:.0}: {names:?}"
+                ));
             }
-            // No two rows have the same texts: each says which one it is.
+            // No two rows have the same texts, so that each can be identified.
             let rows: BTreeSet<Vec<&str>> = { table.rows.iter() }
                 .map(|row| row.iter().map(|cell| cell.text.as_str()).collect())
                 .collect();
             if rows.len() < table.rows.len() {
-                wrong.push(format!("{says}: rows that look the same: {names:?}"));
+                wrong.push(format!("{identity}: rows that look the same: {names:?}"));
             }
             let internal = |name: &&str| {
                 ["Time", "Value", "__name__"].contains(name)
@@ -124,12 +125,12 @@ fn tables_say_what_each_row_is_and_fit_in_a_window_of_1280_pixels() {
                     || name.contains('_')
             };
             if let Some(name) = names.iter().find(|name| internal(name)) {
-                wrong.push(format!("{says}: a column {name:?}: {names:?}"));
+                wrong.push(format!("{identity}: a column {name:?}: {names:?}"));
             }
-            // Each row has a number.
+            // Each row has a numeric value.
             let number = |row: &Vec<Cell>| row.iter().any(|cell| cell.raw.is_number());
             if !table.rows.iter().all(number) {
-                wrong.push(format!("{says}: rows without a value: {names:?}"));
+                wrong.push(format!("{identity}: rows without a value: {names:?}"));
             }
         }
     }
@@ -162,7 +163,7 @@ fn the_worst_are_not_left_out() {
     let last = "prefect_deployment_last_run_time_seconds";
     for name in [HOPELESS, FRESH] {
         match row(&overview, &shown[0], last, name) {
-            None => wrong.push(format!("{name}: no row says that it never succeeded")),
+            None => wrong.push(format!("{name}: no row shows that it never succeeded")),
             Some(row) => {
                 let well = row.iter().filter(|cell| is_green(cell.color.as_deref()));
                 let well = well.filter(|cell| !cell.text.is_empty() && cell.text != "0");
@@ -172,7 +173,7 @@ fn the_worst_are_not_left_out() {
     }
     let polled = "prefect_work_queue_last_polled_time_seconds";
     if row(&pools, &shown[1], polled, NEVER_POLLED).is_none() {
-        wrong.push("a queue that was never polled has no row that says so".to_owned());
+        wrong.push("a queue that was never polled has no row that shows it".to_owned());
     }
     none(wrong);
 }
@@ -225,7 +226,7 @@ fn a_state_has_its_own_colour_and_the_same_one_everywhere() {
                 let name = series.name.trim();
                 let empty = ["", "Value", "/", "null"].contains(&name) || name.starts_with('{');
                 if empty && panel.kind() != "heatmap" {
-                    wrong.push(format!("{}: a legend {:?}", panel.says(), series.name));
+                    wrong.push(format!("{}: a legend {:?}", panel.identity(), series.name));
                 }
                 let state = series
                     .labels
@@ -233,7 +234,7 @@ fn a_state_has_its_own_colour_and_the_same_one_everywhere() {
                     .or(series.labels.get("state_type"));
                 if let (Some(state), Some(color)) = (state, &series.color) {
                     let of_state = colors.entry(state.to_uppercase()).or_default();
-                    of_state.insert(color.clone(), panel.says());
+                    of_state.insert(color.clone(), panel.identity());
                 }
             }
         }
@@ -265,13 +266,13 @@ fn no_time_is_negative() {
                 number.is_some_and(|text| text.starts_with(|first: char| first.is_ascii_digit()))
             };
             let texts = shown.panel(panel).texts().filter(negative);
-            wrong.extend(texts.map(|text| format!("{}: {text}", panel.says())));
+            wrong.extend(texts.map(|text| format!("{}: {text}", panel.identity())));
         }
     }
     none(wrong);
 }
 
-/// What a link to a dashboard carries: its file and the values of the variables.
+/// The target of a link to a dashboard: its file and the values of the variables.
 fn target(href: &str) -> Option<(String, BTreeMap<String, Vec<String>>)> {
     let url = reqwest::Url::parse("http://grafana")
         .unwrap()
@@ -308,7 +309,7 @@ fn target(href: &str) -> Option<(String, BTreeMap<String, Vec<String>>)> {
     Some((file, variables))
 }
 
-/// What each panel of the dashboard shows: whether it is something.
+/// Whether each panel of the dashboard shows something.
 fn outline(dashboard: &Dashboard, shown: &Shown) -> BTreeMap<String, String> {
     let panels = dashboard.panels().map(|panel| {
         let shown = shown.try_panel(panel);
@@ -321,7 +322,7 @@ fn outline(dashboard: &Dashboard, shown: &Shown) -> BTreeMap<String, String> {
     panels.collect()
 }
 
-/// Variables that say where the numbers are from.
+/// Variables that identify the source of the data.
 const OF_ALL: [&str; 5] = ["datasource", "job", "instance", "workspace", "prefect_ui"];
 
 #[test]
@@ -330,16 +331,20 @@ fn any_name_drills_down() {
         return;
     };
     let mut wrong = Vec::new();
-    // From where to where, with which name.
+    // The source, the target and the name of the link.
     let mut ways: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
     for (dashboard, shown) in workspace.show_all("plain", "plain") {
         for panel in dashboard.panels() {
             for link in shown.panel(panel).all_links() {
                 let left = ["${__", "${prefect_ui", "${datasource"];
                 if left.iter().any(|left| link.href.contains(left)) {
-                    wrong.push(format!("{}: left in a link: {}", panel.says(), link.href));
+                    wrong.push(format!(
+                        "{}: left in a link: {}",
+                        panel.identity(),
+                        link.href
+                    ));
                 }
-                // Fails where it leads nowhere.
+                // Fails if the target does not exist.
                 _ = target(&link.href);
             }
             for row in &shown.panel(panel).rows {
@@ -348,7 +353,7 @@ fn any_name_drills_down() {
                     let Some((file, variables)) = target(&link.href) else {
                         continue;
                     };
-                    // Those of the row, not those of everything that is shown.
+                    // The values of the row, not those of the whole dashboard.
                     let of_row = |name: &&String| !OF_ALL.contains(&name.as_str());
                     for (name, values) in variables.iter().filter(|(name, _)| of_row(name)) {
                         let own = shown.variables.get(name).map(|variable| &variable.value);
@@ -361,7 +366,7 @@ fn any_name_drills_down() {
                             if !raw.contains(&value.as_str()) && !stays(value) {
                                 wrong.push(format!(
                                     "{}: the link carries {name}={value:?}, the row is {raw:?}",
-                                    panel.says()
+                                    panel.identity()
                                 ));
                             }
                         }
@@ -379,7 +384,7 @@ fn any_name_drills_down() {
     ] {
         let way = (way.0.to_owned(), way.1.to_owned());
         let names = ways.get(&way);
-        // Pools need a row of their own only where a table of the overview has them.
+        // Pools need their own row only if a table of the overview has them.
         if way.1 == "deployment.json" || names.is_some() {
             let missing: Vec<&&str> = { NAMES.iter() }
                 .filter(|name| !names.is_some_and(|names| names.contains(**name)))
@@ -393,7 +398,7 @@ fn any_name_drills_down() {
 }
 
 #[test]
-fn a_dashboard_shows_as_much_of_any_name_as_of_a_plain_one() {
+fn a_dashboard_works_with_any_legal_name() {
     let Some(workspace) = Workspace::start("a_dashboard_shows_as_much_of_any_name") else {
         return;
     };

@@ -1,4 +1,4 @@
-//! What was once wrong with the dashboards, as far as their files show it: a check for each.
+//! Checks of the dashboard files for earlier defects.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,18 +7,18 @@ use serde_json::Value;
 use super::json::{collect_links, dashboards, none, panels_that, unless};
 use super::shown::is_grey;
 
-/// The name of a colour, or its value, that says nothing about health.
+/// Whether a color, by name or value, is neutral.
 fn is_neutral(color: &Value) -> bool {
     color.as_str().is_some_and(|color| is_grey(Some(color)))
 }
 
-// 1. What is unknown is shown as unknown.
+// 1. Unknown values are shown as unknown.
 
 #[test]
-fn no_query_turns_what_is_unknown_into_zero() {
+fn no_query_turns_an_unknown_value_into_zero() {
     none(panels_that(|_, panel| {
         let made = |expression: &&str| expression.contains("vector(");
-        // An agent of which nothing is known is one that is silent: that is its tile's message.
+        // This tile reports agents that are silent, so missing data is a value for it.
         let made = panel.expressions().filter(made);
         made.filter(|_| panel.title() != "Agent")
             .map(str::to_owned)
@@ -27,7 +27,7 @@ fn no_query_turns_what_is_unknown_into_zero() {
 }
 
 #[test]
-fn what_a_tile_cannot_know_is_a_grey_question_mark() {
+fn an_unknown_value_of_a_tile_is_a_grey_question_mark() {
     none(panels_that(|_, panel| {
         if !panel.is_tile() {
             return Vec::new();
@@ -43,22 +43,16 @@ fn what_a_tile_cannot_know_is_a_grey_question_mark() {
         });
         let base = &defaults["thresholds"]["steps"][0];
         [
-            unless(
-                defaults["noValue"] == "?",
-                "says something else than ? if empty",
-            ),
+            unless(defaults["noValue"] == "?", "does not show ? if empty"),
             unless(unknown, "null and NaN are not a grey ?"),
-            unless(
-                is_neutral(&base["color"]),
-                "the base colour says that it is well or not",
-            ),
+            unless(is_neutral(&base["color"]), "the base color is not neutral"),
         ]
         .concat()
     }));
 }
 
 #[test]
-fn a_strip_tells_on_every_dashboard_whether_the_numbers_can_be_trusted() {
+fn every_dashboard_begins_with_tiles_about_trustworthiness() {
     let mut wrong = Vec::new();
     for dashboard in dashboards() {
         let top = dashboard.placed().map(|panel| panel.place("y")).min();
@@ -86,13 +80,13 @@ fn a_strip_tells_on_every_dashboard_whether_the_numbers_can_be_trusted() {
 // 3. Bars add up.
 
 #[test]
-fn bars_count_what_happened_in_their_own_interval() {
+fn bars_count_the_events_of_their_own_interval() {
     none(panels_that(|_, panel| {
         let counter = |text: &&str| text.contains("_total{") || text.contains("_bucket{");
         let counts = panel.has_bars() || panel.kind() == "heatmap";
         let mut wrong = Vec::new();
         for expression in panel.expressions().filter(counter) {
-            // Wider than the step, a window counts an event several times.
+            // If the window is wider than the step, events are counted several times.
             let wide = |part: &str| {
                 let window = part
                     .split_once(']')
@@ -111,7 +105,7 @@ fn bars_count_what_happened_in_their_own_interval() {
                 own,
                 &format!("not of its own interval: {expression}"),
             ));
-            // A window of one scrape has no increase.
+            // A window with one scrape has no increase.
             let least = panel.json["interval"] == "1m";
             wrong.extend(unless(least, "the least interval is not a minute"));
         }
@@ -122,8 +116,8 @@ fn bars_count_what_happened_in_their_own_interval() {
 // 5. Links.
 
 #[test]
-fn links_encode_the_names_that_they_carry() {
-    // The address of Prefect's own pages is an address, and not a part of one.
+fn links_encode_names() {
+    // The address of Prefect must not be encoded.
     let own = [
         "__url_time_range",
         "__all_variables",
@@ -154,7 +148,7 @@ fn links_encode_the_names_that_they_carry() {
 }
 
 #[test]
-fn links_lead_to_dashboards_and_variables_that_are_there() {
+fn links_lead_to_existing_dashboards_and_variables() {
     let all = dashboards();
     let mut wrong = Vec::new();
     let mut ways = BTreeSet::new();
@@ -196,7 +190,7 @@ fn links_lead_to_dashboards_and_variables_that_are_there() {
 }
 
 #[test]
-fn runs_deployments_pools_and_queues_lead_to_prefects_own_pages() {
+fn runs_deployments_pools_and_queues_link_to_prefect() {
     let mut wrong = Vec::new();
     for dashboard in dashboards()
         .iter()
@@ -220,7 +214,7 @@ fn runs_deployments_pools_and_queues_lead_to_prefects_own_pages() {
                     .any(|link| link.contains("${prefect_ui"));
                 wrong.extend(unless(
                     leads,
-                    &format!("{}: no link to Prefect", panel.says()),
+                    &format!("{}: no link to Prefect", panel.identity()),
                 ));
             }
         }
@@ -228,9 +222,9 @@ fn runs_deployments_pools_and_queues_lead_to_prefects_own_pages() {
     none(wrong);
 }
 
-// 7. Small things.
+// 7. Details.
 
-/// Words in the names of what is an age.
+/// Words in the names of ages.
 const AGES: [&str; 6] = [
     "Age",
     "Last success",
@@ -272,7 +266,8 @@ fn counts_are_written_out_ages_are_whole_seconds_and_ratios_end_at_100_percent()
 
 #[test]
 fn titles_fit_in_a_window_of_1280_pixels() {
-    // Grafana's title font, on the average, and what surrounds it: padding and the description's mark.
+    // The average character width of Grafana's title font, and the width of the padding and the
+    // description's icon.
     const LETTER: f64 = 7.2;
     const EDGES: f64 = 40.0;
     none(panels_that(|_, panel| {
@@ -299,7 +294,7 @@ fn legends_name_their_series() {
 }
 
 #[test]
-fn thresholds_do_not_count_over_a_range_of_any_length() {
+fn thresholds_do_not_apply_to_counts_over_the_time_range() {
     none(panels_that(|_, panel| {
         let counts = |text: &str| text.contains("[$__range]") && !text.contains(" / ");
         if !panel.is_tile() || !panel.expressions().any(counts) {

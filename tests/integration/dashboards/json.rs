@@ -1,4 +1,4 @@
-//! The dashboards as files.
+//! The dashboard files.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ pub(super) struct Dashboard {
     pub(super) json: Value,
 }
 
-/// All of them, by the names of their files.
+/// All dashboards, by file name.
 pub(super) fn dashboards() -> Vec<Dashboard> {
     let files = std::fs::read_dir(project("grafana/dashboards")).unwrap();
     let mut dashboards: Vec<_> = files
@@ -28,7 +28,7 @@ pub(super) fn dashboards() -> Vec<Dashboard> {
 }
 
 impl Dashboard {
-    /// Whether it is about Prefect and the agent, and not about another service.
+    /// Whether it is about Prefect and the agent, instead of another service.
     pub(super) fn of_prefect(&self) -> bool {
         self.file != "numbers.json"
     }
@@ -37,7 +37,7 @@ impl Dashboard {
         self.json["uid"].as_str().unwrap()
     }
 
-    /// Everything with a place on it: panels, rows, and the panels of closed rows.
+    /// Everything that has a position: panels, rows, and the panels of collapsed rows.
     pub(super) fn placed(&self) -> impl Iterator<Item = Panel<'_>> {
         let top = self.json["panels"].as_array().unwrap().iter();
         top.flat_map(|panel| {
@@ -66,7 +66,7 @@ impl Dashboard {
             .collect()
     }
 
-    /// The variables that are values of a label, with it.
+    /// The variables that are values of a label, with the label.
     pub(super) fn variables_of_labels(&self) -> Vec<(&str, &str)> {
         fn of_label(variable: &Value) -> Option<(&str, &str)> {
             let query = &variable["query"];
@@ -86,12 +86,12 @@ pub(super) struct Panel<'a> {
     pub(super) json: &'a Value,
 }
 
-/// How many columns a dashboard has.
+/// The number of columns of a dashboard.
 const COLUMNS: f64 = 24.0;
-/// Pixels between two of them.
+/// The gap between two panels in pixels.
 const GAP: f64 = 8.0;
 
-/// How many pixels the panels have together in a window of 1,280: the rest is the menu and the edges.
+/// The total width of the panels in a window of 1,280 pixels; the rest is the menu and the margins.
 pub(super) const WIDTH: f64 = 1190.0;
 
 impl<'a> Panel<'a> {
@@ -107,8 +107,8 @@ impl<'a> Panel<'a> {
         self.json["title"].as_str().unwrap()
     }
 
-    /// Which one it is, for messages.
-    pub(super) fn says(&self) -> String {
+    /// An identification for messages.
+    pub(super) fn identity(&self) -> String {
         format!("{}: {}", self.file, self.title())
     }
 
@@ -141,12 +141,12 @@ impl<'a> Panel<'a> {
         column * columns + GAP * (columns - 1.0)
     }
 
-    /// Whether it shows a single value or several, each on a tile.
+    /// Whether it shows one or more values as tiles.
     pub(super) fn is_tile(&self) -> bool {
         ["stat", "gauge", "bargauge"].contains(&self.kind())
     }
 
-    /// Whether it draws bars, a count for each interval.
+    /// Whether it draws bars, one count per interval.
     pub(super) fn has_bars(&self) -> bool {
         let bars = |value: &Value| value == "bars";
         let overridden = self.overrides().any(|rule| {
@@ -181,7 +181,7 @@ pub(super) fn collect_links<'a>(value: &'a Value, links: &mut Vec<&'a str>) {
     }
 }
 
-/// A check's result: fails with a line for each thing that is wrong.
+/// Fails if there are problems, with a line for each.
 pub(super) fn none(wrong: Vec<String>) {
     assert!(
         wrong.is_empty(),
@@ -191,19 +191,19 @@ pub(super) fn none(wrong: Vec<String>) {
     );
 }
 
-/// One line for each panel that `check` has something against.
+/// One line for each panel for which `check` returns a problem.
 pub(super) fn panels_that(check: impl Fn(&Dashboard, Panel<'_>) -> Vec<String>) -> Vec<String> {
     let mut wrong = Vec::new();
     for dashboard in dashboards() {
         for panel in dashboard.panels() {
             let found = check(&dashboard, panel).into_iter();
-            wrong.extend(found.map(|what| format!("{}: {what}", panel.says())));
+            wrong.extend(found.map(|what| format!("{}: {what}", panel.identity())));
         }
     }
     wrong
 }
 
-/// A line if `fine` is false.
+/// A problem if `fine` is false.
 pub(super) fn unless(fine: bool, what: &str) -> Vec<String> {
     match fine {
         true => Vec::new(),

@@ -1,5 +1,5 @@
-//! The whole stack on the demo's load: something in every panel, and every metric that a query
-//! names.
+//! The complete stack with the demo's load: every panel shows something, and every metric in a
+//! query exists.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,8 +16,8 @@ use crate::support::programs::{Prometheus, programs};
 use crate::support::small_stub;
 use crate::support::stack::{Collector, project, prometheus, run};
 
-/// Another Prometheus with the configuration in `folder`: the first one is its target by the job
-/// `prometheus`, and alerts fire after ten seconds.
+/// Another Prometheus with the configuration in `folder`. Its job `prometheus` scrapes the first
+/// one, and alerts fire after ten seconds.
 fn scraping_itself(programs: &Path, first: &Prometheus, folder: &Path) -> Prometheus {
     let change = |file: &str, change: &dyn Fn(&str) -> String| {
         let file = folder.join(file);
@@ -40,8 +40,8 @@ fn scraping_itself(programs: &Path, first: &Prometheus, folder: &Path) -> Promet
 }
 
 #[test]
-fn the_other_programs_metrics_that_queries_name_are_there() {
-    let test = "the_other_programs_metrics_that_queries_name_are_there";
+fn metrics_of_other_programs_in_queries_exist() {
+    let test = "metrics_of_other_programs_in_queries_exist";
     let Some(programs) = programs(test) else {
         return;
     };
@@ -60,7 +60,8 @@ fn the_other_programs_metrics_that_queries_name_are_there() {
     });
     wait_for("its own", || own.value("prometheus_tsdb_head_series"));
     let mut known = known_now(&own);
-    // Some appear with what they count, a refused point say: those are in the program.
+    // Some metrics appear only with the first event, such as a refused point. These are searched
+    // for in the binary.
     let in_program = |metric: &str| {
         let mut search = Command::new("grep");
         let search = search.args(["-qaF", metric]).arg(programs.join("otelcol"));
@@ -77,7 +78,7 @@ fn the_other_programs_metrics_that_queries_name_are_there() {
                 if other && !known.contains(&metric) {
                     match in_program(&metric) {
                         true => known.insert(metric),
-                        false => wrong.insert(format!("{}: {metric}", panel.says())),
+                        false => wrong.insert(format!("{}: {metric}", panel.identity())),
                     };
                 }
             }
@@ -86,9 +87,9 @@ fn the_other_programs_metrics_that_queries_name_are_there() {
     none(wrong.into_iter().collect());
 }
 
-/// Flow and deployment of the demo that a dashboard of one deployment is looked at for: one
-/// that completes, one that fails, one that is under way most of the time, and one whose runs are
-/// late. No panel is empty for all of them.
+/// The flows and deployments of the demo for which the deployment dashboard is checked: one that
+/// completes, one that fails, one that is active most of the time, and one whose runs are late. No
+/// panel is empty for all of them.
 const CHOICES: [(&str, &str); 4] = [
     ("etl", "hourly"),
     ("broken", "legacy"),
@@ -112,7 +113,12 @@ fn empty_panels(packages: &Path, prometheus: &Prometheus) -> BTreeSet<String> {
         let shown = show(packages, prometheus, &looks);
         let nothing =
             |panel: &Panel<'_>| !shown.iter().any(|one| one.panel(*panel).shows_something());
-        empty.extend(dashboard.panels().filter(nothing).map(|panel| panel.says()));
+        empty.extend(
+            dashboard
+                .panels()
+                .filter(nothing)
+                .map(|panel| panel.identity()),
+        );
     }
     empty
 }
@@ -142,11 +148,11 @@ fn every_panel_shows_something_on_the_demos_load() {
         ("DEPLOYMENT_TAG_LABELS", "team"),
     ];
     let agent = AgentProcess::start(&server.url, &settings);
-    // A scrape now and then, as probes do.
+    // An occasional request, like those of probes.
     agent.get("/readyz");
     let (prometheus, folder) = prometheus(&programs, &collector, None);
     let prometheus = scraping_itself(&programs, &prometheus, folder.path());
-    // Once more does no harm: in the stack, a worker that is restarted does so.
+    // Running it again is harmless: a worker that is restarted in the stack does the same.
     for _ in 0..2 {
         run(server.program("python").arg(project("demo/flows.py")));
     }
@@ -162,7 +168,7 @@ fn every_panel_shows_something_on_the_demos_load() {
     server.restart();
     let deadline = Instant::now() + Duration::from_secs(600);
     let mut empty = empty_panels(&packages, &prometheus);
-    // Each must show something at some moment; not all do at the same one.
+    // Each panel must show something at some time, but not all at the same time.
     while !empty.is_empty() {
         assert!(Instant::now() < deadline, "empty panels: {empty:#?}");
         std::thread::sleep(Duration::from_secs(2));
@@ -170,7 +176,7 @@ fn every_panel_shows_something_on_the_demos_load() {
         let now = empty_panels(&packages, &prometheus);
         empty.retain(|panel| now.contains(panel));
     }
-    // The rules of alerts.yml are evaluated, and none of them fails.
+    // The rules of alerts.yml are evaluated without failures.
     let rules = prometheus.get("/api/v1/rules", &[]).unwrap();
     let groups = rules["groups"].as_array().unwrap();
     let rules = groups

@@ -8,16 +8,18 @@ use super::json::Panel;
 use crate::support::programs::Prometheus;
 use crate::support::stack::project_text;
 
-/// A part of a query that names a metric.
+/// A selector in a query.
 #[derive(Debug, Clone)]
 pub(super) struct Selector {
     pub(super) metric: String,
-    /// Label, operator and value of each matcher; the value still has the dashboard's variables.
+    /// Label, operator and value of each matcher. The value still contains the dashboard's
+    /// variables.
     pub(super) matchers: Vec<(String, String, String)>,
 }
 
 impl Selector {
-    /// Whether it tells whether Prefect, or a section of it, is read, and not what the panel shows.
+    /// Whether it is a condition that Prefect, or a section, is being read, instead of the data of
+    /// the panel.
     pub(super) fn is_condition(&self) -> bool {
         let of_one_section = { self.matchers.iter() }.any(|(name, ..)| name == "section");
         self.metric == "prefect_up"
@@ -36,7 +38,7 @@ impl Selector {
 /// A query as a tree.
 pub(super) struct Query(Value);
 
-/// Grafana's own variables for durations, and such durations.
+/// Grafana's variables for durations, with example values.
 const DURATIONS: [(&str, &str); 6] = [
     ("${__rate_interval}", "61s"),
     ("$__rate_interval", "61s"),
@@ -56,7 +58,7 @@ impl Query {
         Query(tree.unwrap_or_else(|error| panic!("{expression}: {error}")))
     }
 
-    /// Those of a panel.
+    /// The queries of a panel.
     pub(super) fn of(prometheus: &Prometheus, panel: Panel<'_>) -> Vec<Self> {
         let expressions = panel.expressions();
         expressions
@@ -73,7 +75,7 @@ impl Query {
         selectors(self.nodes())
     }
 
-    /// Those with a range.
+    /// The selectors with a range.
     pub(super) fn over_time(&self) -> Vec<Selector> {
         let nodes = self.nodes().into_iter();
         selectors(
@@ -83,7 +85,7 @@ impl Query {
         )
     }
 
-    /// The metrics that no `and` restricts to objects that a metric of the agent has, too.
+    /// The metrics that are not restricted by an `and` with a metric of the agent.
     pub(super) fn not_joined(&self) -> Vec<String> {
         fn restricted(node: &Value, found: &mut BTreeSet<String>) {
             let of_agent = |selector: &Selector| selector.metric.starts_with("prefect_");
@@ -106,7 +108,7 @@ impl Query {
         let nodes = self.nodes();
         let by = { nodes.iter() }
             .filter(|node| node["type"] == "aggregation" && node["without"] == false)
-            // All of it together is not a row.
+            // An aggregation over everything does not have rows.
             .filter(|node| node["grouping"].as_array().is_some_and(|by| !by.is_empty()))
             .map(|node| labels(&node["grouping"]));
         let on = { nodes.iter() }
@@ -147,7 +149,7 @@ fn selectors(nodes: Vec<&Value>) -> Vec<Selector> {
     nodes.into_iter().filter_map(of).collect()
 }
 
-/// The metrics of docs/metrics.md by their names in Prometheus, with their labels.
+/// The metrics in docs/metrics.md by Prometheus name, with their labels.
 pub(super) fn catalogue() -> BTreeMap<String, BTreeSet<String>> {
     let text = project_text("docs/metrics.md");
     let mut metrics = BTreeMap::new();
@@ -170,7 +172,7 @@ pub(super) fn catalogue() -> BTreeMap<String, BTreeSet<String>> {
     metrics
 }
 
-/// The names of the metrics that have a value now.
+/// The names of the metrics that currently have a value.
 pub(super) fn known_now(prometheus: &Prometheus) -> BTreeSet<String> {
     let answer = prometheus.query("count by (__name__) ({__name__=~\".+\"})");
     { answer.unwrap().into_iter() }

@@ -1,4 +1,4 @@
-//! What Grafana would show, by its own code: `tests/grafana/show.cjs`.
+//! What Grafana would show, computed with Grafana's own code (`tests/grafana/show.cjs`).
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use super::json::{Panel, WIDTH};
 use crate::support::programs::{Prometheus, left_out};
 use crate::support::stack::project;
 
-/// The folder of Grafana's packages. `None` where they are not there, which is then said.
+/// The directory of Grafana's packages. `None` if they are not installed, which is reported.
 pub(super) fn packages(test: &str) -> Option<PathBuf> {
     static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
@@ -32,20 +32,20 @@ pub(super) fn packages(test: &str) -> Option<PathBuf> {
     folder.clone()
 }
 
-/// A look at a dashboard.
+/// A view of a dashboard.
 #[derive(Clone)]
 pub(super) struct Look {
     pub(super) file: String,
-    /// Variables that are not as the dashboard has them.
+    /// Variables whose values differ from the dashboard's defaults.
     pub(super) variables: BTreeMap<String, Value>,
-    /// The range, in seconds back from `to`.
+    /// The time range, in seconds before `to`.
     pub(super) range: u64,
-    /// The end of the range as Unix time; now, where there is none.
+    /// The end of the range as Unix time; `None` is now.
     pub(super) to: Option<u64>,
 }
 
 impl Look {
-    /// One at the last half hour.
+    /// A view of the last half hour.
     pub(super) fn at(file: &str) -> Self {
         Look {
             file: file.to_owned(),
@@ -61,7 +61,7 @@ impl Look {
     }
 }
 
-/// A dashboard as it is shown.
+/// A dashboard as shown.
 #[derive(Debug, Deserialize)]
 pub(super) struct Shown {
     pub(super) variables: BTreeMap<String, Variable>,
@@ -126,7 +126,7 @@ pub(super) struct Series {
     pub(super) name: String,
     pub(super) color: Option<String>,
     pub(super) labels: BTreeMap<String, String>,
-    /// Infinite ones are texts.
+    /// Infinite values are strings.
     pub(super) values: Vec<Value>,
     pub(super) texts: Vec<String>,
     #[serde(default)]
@@ -134,26 +134,26 @@ pub(super) struct Series {
 }
 
 impl Shown {
-    /// A panel; its query must not fail.
+    /// Returns a panel, whose query must not have failed.
     pub(super) fn panel(&self, panel: Panel<'_>) -> &ShownPanel {
         let shown = &self.panels[&panel.id().to_string()];
         if let Some(error) = &shown.error {
-            panic!("{}: {error}", panel.says());
+            panic!("{}: {error}", panel.identity());
         }
         shown
     }
 
-    /// The same where it may.
+    /// Returns a panel, whose query may have failed.
     pub(super) fn try_panel(&self, panel: Panel<'_>) -> &ShownPanel {
         &self.panels[&panel.id().to_string()]
     }
 }
 
-/// The texts that stand for no value.
+/// The texts for a missing value.
 const NOTHING: [&str; 4] = ["?", "No data", "-", ""];
 
 impl ShownPanel {
-    /// Whether there is anything to see but that there is nothing.
+    /// Whether it shows anything other than missing values.
     pub(super) fn shows_something(&self) -> bool {
         { self.tiles.iter() }.any(|tile| !tile.is_nothing()) || !self.rows.is_empty() || {
             self.series.iter()
@@ -184,7 +184,7 @@ impl Tile {
     }
 }
 
-/// Whether a colour says nothing: a grey, or none at all.
+/// Whether a color is neutral: grey, or none.
 pub(super) fn is_grey(color: Option<&str>) -> bool {
     let Some(color) = color else {
         return true;
@@ -209,26 +209,26 @@ fn channels(color: &str) -> Option<[u8; 3]> {
     Some([parts.next()??, parts.next()??, parts.next()??])
 }
 
-/// Whether a colour is a red, as what is wrong has it.
+/// Whether a color is red.
 pub(super) fn is_red(color: Option<&str>) -> bool {
     let parts = color.and_then(channels);
     parts.is_some_and(|[red, green, blue]| red > 120 && red / 2 > green && red / 3 * 2 > blue)
 }
 
-/// Whether a colour is a green, as what is well has it.
+/// Whether a color is green.
 pub(super) fn is_green(color: Option<&str>) -> bool {
     let parts = color.and_then(channels);
     parts
         .is_some_and(|[red, green, blue]| green > 80 && green / 4 * 3 > red && green / 4 * 3 > blue)
 }
 
-/// The time as Unix time.
+/// The current time as Unix time.
 pub(super) fn now() -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.as_ref().map_or(0.0, Duration::as_secs_f64)
 }
 
-/// What Grafana would show of each.
+/// Evaluates each view as Grafana would.
 pub(super) fn show(
     packages: &std::path::Path,
     prometheus: &Prometheus,
@@ -242,7 +242,7 @@ pub(super) fn show(
             "from": to - look.range as f64,
             "to": to,
             "variables": look.variables,
-            // As grafana/provisioning has it.
+            // As in grafana/provisioning.
             "scrapeInterval": "15s",
             "width": WIDTH,
         })

@@ -1,5 +1,5 @@
-//! Good times and bad ones: what is known is shown, what is unknown is a grey "?", and what is
-//! known to be zero is 0.
+//! The dashboards in several situations: known values are shown, unknown values are a grey "?", and
+//! known zeros are 0.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -14,8 +14,8 @@ use crate::support::programs::{Prometheus, programs};
 use crate::support::small_stub;
 use crate::support::stack::{Collector, prometheus};
 
-/// Whether a panel asks for what nobody knows now: none of its metrics has a value. What happened
-/// over the chosen range is known nevertheless.
+/// Whether the current values of a panel are unknown, because none of its metrics has one. Counts
+/// over the time range are known nevertheless.
 fn is_unknown(prometheus: &Prometheus, panel: Panel<'_>, known: &BTreeSet<String>) -> bool {
     let over_range = panel.expressions().any(|query| query.contains("$__range"));
     let queries = Query::of(prometheus, panel);
@@ -26,24 +26,24 @@ fn is_unknown(prometheus: &Prometheus, panel: Panel<'_>, known: &BTreeSet<String
     !over_range && !metrics.is_empty() && metrics.is_disjoint(known)
 }
 
-/// What a panel claims though nothing is known.
+/// The values that a panel shows although they are unknown.
 fn claims(panel: Panel<'_>, shown: &ShownPanel) -> Vec<String> {
     let colored = panel.json["options"]["colorMode"] != "none";
     let claims = { shown.tiles.iter() }
         .filter(|tile| tile.text != "?" || (colored && !is_grey(tile.color.as_deref())))
-        .map(|tile| format!("{}: {:?} in {:?}", panel.says(), tile.text, tile.color));
+        .map(|tile| format!("{}: {:?} in {:?}", panel.identity(), tile.text, tile.color));
     let rows = { shown.rows.iter() }
         .map(|row| {
             row.iter()
                 .map(|cell| cell.text.as_str())
                 .collect::<Vec<_>>()
         })
-        .map(|row| format!("{}: a row {row:?}", panel.says()));
+        .map(|row| format!("{}: a row {row:?}", panel.identity()));
     claims.chain(rows.take(1)).collect()
 }
 
-/// What the dashboards claim though it is unknown. `least` of their panels must be unknown, so that
-/// the check has something to check.
+/// The values that the dashboards show although they are unknown. At least `least` panels must be
+/// unknown, so that the check is not empty.
 fn false_claims(prometheus: &Prometheus, all: &[(Dashboard, Shown)], least: usize) -> Vec<String> {
     let known = known_now(prometheus);
     let mut unknown = 0;
@@ -53,7 +53,7 @@ fn false_claims(prometheus: &Prometheus, all: &[(Dashboard, Shown)], least: usiz
             .panels()
             .filter(|panel| panel.is_tile() || panel.kind() == "table")
         {
-            // Their messages are that nothing is known.
+            // Their message is that nothing is known.
             if ["Agent", "Prefect"].contains(&panel.title())
                 || !is_unknown(prometheus, panel, &known)
             {
@@ -78,7 +78,7 @@ fn tile<'a>(
     Some((tile.text.as_str(), tile.color.as_deref()))
 }
 
-/// Columns of what is the case now.
+/// Columns with the current state.
 const OF_NOW: [&str; 5] = [
     "Late",
     "Last success",
@@ -88,8 +88,8 @@ const OF_NOW: [&str; 5] = [
 ];
 
 #[test]
-fn with_prefect_down_what_is_unknown_is_grey() {
-    let Some(workspace) = Workspace::start("with_prefect_down_what_is_unknown_is_grey") else {
+fn with_prefect_down_unknown_values_are_grey() {
+    let Some(workspace) = Workspace::start("with_prefect_down_unknown_values_are_grey") else {
         return;
     };
     let down = axum::http::StatusCode::SERVICE_UNAVAILABLE;
@@ -101,7 +101,7 @@ fn with_prefect_down_what_is_unknown_is_grey() {
     let all = workspace.show_all("plain", "plain");
     let mut wrong = false_claims(&workspace.prometheus, &all, 6);
     for (dashboard, shown) in &all {
-        // A row stays, for what was counted; what is not known now is unknown in it too.
+        // The row remains because of its counts; its current values are unknown.
         for panel in dashboard.panels().filter(|panel| panel.kind() == "table") {
             let table = shown.panel(panel);
             for (index, column) in table.columns.iter().enumerate() {
@@ -112,7 +112,7 @@ fn with_prefect_down_what_is_unknown_is_grey() {
                 {
                     wrong.push(format!(
                         "{}: {} is {:?}",
-                        panel.says(),
+                        panel.identity(),
                         column.name,
                         cell.text
                     ));
@@ -129,7 +129,7 @@ fn with_prefect_down_what_is_unknown_is_grey() {
 
 #[test]
 #[ignore = "takes minutes"]
-fn with_one_list_that_is_refused_what_it_would_tell_is_grey() {
+fn with_one_list_refused_the_values_that_depend_on_it_are_grey() {
     let Some(workspace) = Workspace::start("with_one_list_that_is_refused") else {
         return;
     };
@@ -154,7 +154,7 @@ fn with_one_list_that_is_refused_what_it_would_tell_is_grey() {
 }
 
 #[test]
-fn with_a_dead_agent_that_was_scraped_nothing_is_claimed() {
+fn with_a_stopped_agent_that_was_scraped_nothing_is_claimed() {
     let Some(mut workspace) = Workspace::start("with_a_dead_agent_that_was_scraped") else {
         return;
     };
@@ -181,14 +181,14 @@ fn with_a_dead_agent_that_was_scraped_nothing_is_claimed() {
     none(wrong);
 }
 
-/// How long a dead agent may go unnoticed, and what it takes to look.
+/// The time within which a stopped agent must be noticed, including the time of the check.
 const A_MINUTE: Duration = Duration::from_secs(60);
 const A_LOOK: Duration = Duration::from_secs(10);
 
 #[test]
 #[ignore = "takes minutes"]
-fn a_dead_agent_that_pushed_shows_within_a_minute() {
-    let test = "a_dead_agent_that_pushed_shows_within_a_minute";
+fn a_stopped_agent_that_pushed_is_shown_within_a_minute() {
+    let test = "a_stopped_agent_that_pushed_is_shown_within_a_minute";
     let (Some(programs), Some(packages)) = (programs(test), packages(test)) else {
         return;
     };
@@ -221,8 +221,8 @@ fn a_dead_agent_that_pushed_shows_within_a_minute() {
             }
         };
         let agent = tile(dashboard, shown, "Agent");
-        let says = || format!("{}: Agent is {agent:?}", dashboard.file);
-        (!agent.is_some_and(|(_, color)| fits(color))).then(says)
+        let identity = || format!("{}: Agent is {agent:?}", dashboard.file);
+        (!agent.is_some_and(|(_, color)| fits(color))).then(identity)
     };
     wait_for("the data", || prometheus.value("prefect_info_deployment"));
     none(look().iter().filter_map(|one| health(one, true)).collect());
@@ -238,7 +238,7 @@ fn a_dead_agent_that_pushed_shows_within_a_minute() {
             "{unnoticed:#?}"
         );
     }
-    // The collector forgets what it had of it: then nothing is claimed any more.
+    // After the collector has forgotten its series, nothing is claimed anymore.
     wait_for("the end of the series", || {
         prometheus.value("absent(prefect_up)")
     });
@@ -248,7 +248,7 @@ fn a_dead_agent_that_pushed_shows_within_a_minute() {
     none(wrong);
 }
 
-/// Gauges that are known to be zero where they have no series and Prefect is read.
+/// Gauges that are known to be zero if they have no series and Prefect is being read.
 const ZERO: [&str; 3] = [
     "prefect_flow_runs_late",
     "prefect_flow_runs_active",
@@ -256,7 +256,7 @@ const ZERO: [&str; 3] = [
 ];
 
 #[test]
-fn on_an_empty_workspace_what_is_zero_is_0_and_what_is_unknown_is_grey() {
+fn on_an_empty_workspace_zeros_are_0_and_unknown_values_are_grey() {
     let test = "on_an_empty_workspace_what_is_zero_is_0";
     let (Some(programs), Some(packages)) = (programs(test), packages(test)) else {
         return;
@@ -286,14 +286,14 @@ fn on_an_empty_workspace_what_is_zero_is_0_and_what_is_unknown_is_grey() {
     let mut zeros = 0;
     for (dashboard, shown) in &all {
         for panel in dashboard.panels() {
-            let says = panel.says();
+            let identity = panel.identity();
             let on_it = shown.panel(panel);
             let unnamed = on_it
                 .series
                 .iter()
                 .any(|series| ["Value", "/", ""].contains(&series.name.as_str()));
             if unnamed && panel.kind() != "heatmap" {
-                wrong.push(format!("{says}: a series without a name"));
+                wrong.push(format!("{identity}: a series without a name"));
             }
             let queries = Query::of(&prometheus, panel);
             let metrics = queries.iter().flat_map(Query::selectors);
@@ -308,15 +308,15 @@ fn on_an_empty_workspace_what_is_zero_is_0_and_what_is_unknown_is_grey() {
             let (text, color) = (tile.text.as_str(), tile.color.as_deref());
             // No pool needs a worker.
             if panel.title() == "Workers online" && !(text == "?" && is_grey(color)) {
-                wrong.push(format!("{says}: {text:?} in {color:?}"));
+                wrong.push(format!("{identity}: {text:?} in {color:?}"));
             }
             if is_zero && count && dashboard.file != "deployment.json" {
                 zeros += 1;
                 if text != "0" {
-                    wrong.push(format!("{says}: {text:?}, and it is zero"));
+                    wrong.push(format!("{identity}: {text:?}, and it is zero"));
                 }
             } else if tile.is_nothing() && !(text == "?" && is_grey(color)) {
-                wrong.push(format!("{says}: unknown, and {text:?} in {color:?}"));
+                wrong.push(format!("{identity}: unknown, and {text:?} in {color:?}"));
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Defect 6: what is chosen at the top is followed, and it is said whose each object is. Queries are
-//! parsed by the real Prometheus.
+//! Every panel follows the variables, and identifies the agent and workspace of each object.
+//! Queries are parsed by the real Prometheus.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use super::json::{Panel, dashboards, none, panels_that};
 use super::queries::{Query, Selector, catalogue};
 use crate::support::programs::{Prometheus, programs};
 
-/// Labels that name what runs: who asks for any of them is asked for a choice of the others, by a
-/// join where the metric itself does not have the label.
+/// Labels that identify objects. A query that uses one of them has to follow the variables for the
+/// others too, with a join if the metric does not have the label.
 const NAMED: [&str; 4] = [
     "flow_name",
     "deployment_name",
@@ -17,8 +17,8 @@ const NAMED: [&str; 4] = [
 ];
 
 #[test]
-fn every_panel_follows_what_is_chosen_at_the_top() {
-    let Some(programs) = programs("every_panel_follows_what_is_chosen_at_the_top") else {
+fn every_panel_follows_the_variables() {
+    let Some(programs) = programs("every_panel_follows_the_variables") else {
         return;
     };
     let prometheus = Prometheus::scraping(&programs, &[]);
@@ -51,7 +51,7 @@ fn every_panel_follows_what_is_chosen_at_the_top() {
     }));
 }
 
-/// The labels that say whose an object is: two workspaces can have the same names.
+/// The labels that distinguish objects with the same name in different workspaces.
 const WHOSE: [(&str, &str); 3] = [
     ("job", "job"),
     ("instance", "instance"),
@@ -75,7 +75,7 @@ fn every_query_selects_job_instance_and_workspace() {
             .flat_map(Query::selectors)
         {
             for (label, variable) in WHOSE {
-                // Those of the process belong to no workspace.
+                // Metrics of the process do not belong to a workspace.
                 let has = label != "prefect_workspace" || selector.metric.starts_with("prefect_");
                 let known = catalogue.contains_key(&selector.metric);
                 if known && has && !selector.uses(label, variable) {
@@ -90,10 +90,11 @@ fn every_query_selects_job_instance_and_workspace() {
     }));
 }
 
-/// Every instrumented service has metrics of its process and of HTTP.
+/// Every instrumented service has metrics about its process and HTTP.
 #[test]
-fn metrics_that_other_services_have_are_those_of_agents() {
-    let Some(programs) = programs("metrics_that_other_services_have_are_those_of_agents") else {
+fn metrics_that_other_services_also_have_are_restricted_to_agents() {
+    let Some(programs) = programs("metrics_that_other_services_also_have_are_restricted_to_agents")
+    else {
         return;
     };
     let prometheus = Prometheus::scraping(&programs, &[]);
@@ -192,7 +193,7 @@ fn every_metric_that_a_query_names_exists() {
 }
 
 #[test]
-fn a_deployments_own_page_has_its_late_runs() {
+fn the_deployment_dashboard_shows_late_runs() {
     let all = dashboards();
     let deployment = all
         .iter()
@@ -207,8 +208,8 @@ fn a_deployments_own_page_has_its_late_runs() {
 }
 
 #[test]
-fn no_label_of_one_users_deployments_is_taken_for_granted() {
-    let Some(programs) = programs("no_label_of_one_users_deployments_is_taken_for_granted") else {
+fn queries_do_not_depend_on_labels_of_specific_deployments() {
+    let Some(programs) = programs("queries_do_not_depend_on_labels_of_specific_deployments") else {
         return;
     };
     let prometheus = Prometheus::scraping(&programs, &[]);
@@ -225,7 +226,7 @@ fn no_label_of_one_users_deployments_is_taken_for_granted() {
             > 0;
         let text = panel.json["transformations"].to_string();
         let used = queries.iter().flat_map(Query::groupings).flatten();
-        // Those that a query makes itself are in it as texts.
+        // Labels that a query creates itself are string literals in it.
         let made = |label: &str| {
             panel
                 .expressions()

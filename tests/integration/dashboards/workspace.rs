@@ -1,5 +1,5 @@
-//! A workspace with everything that the dashboards are about, on a stub of Prefect, with the real
-//! agent and the real Prometheus.
+//! A workspace with every kind of object, on a stub of Prefect, with the real agent and the real
+//! Prometheus.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -11,8 +11,8 @@ use crate::support::process::{AgentProcess, wait_for};
 use crate::support::programs::{Prometheus, programs};
 use crate::support::stub::{Contents, Stub, recorded};
 
-/// Names that are legal in Prefect: of a flow, its deployment, its pool, its queue and its worker
-/// each. The first one is plain.
+/// Names that are legal in Prefect, each used for a flow, its deployment, pool, queue and worker.
+/// The first one is plain.
 pub(super) const NAMES: [&str; 15] = [
     "plain",
     "a&b",
@@ -31,7 +31,7 @@ pub(super) const NAMES: [&str; 15] = [
     "(x|y).*",
 ];
 
-/// A flow whose deployments each are one case.
+/// A flow with one deployment per case.
 pub(super) const CASES: &str = "cases";
 /// It completes, and its next run is overdue.
 pub(super) const STEADY: &str = "steady";
@@ -43,7 +43,7 @@ pub(super) const FRESH: &str = "fresh";
 pub(super) const ASLEEP: &str = "asleep";
 const OF_CASES: [&str; 4] = [STEADY, HOPELESS, FRESH, ASLEEP];
 
-/// A queue that nobody has ever polled, of the pool of the same name.
+/// A queue that was never polled, in the pool with the same name.
 pub(super) const NEVER_POLLED: &str = "never-polled";
 
 /// The kinds of ids in support/fleet.rs.
@@ -116,7 +116,7 @@ fn inventory(contents: &mut Contents) {
     pool(contents, NAMES.len(), NEVER_POLLED, false);
 }
 
-/// A run of this deployment and its flow and queue.
+/// Assigns a run to this deployment and its flow and queue.
 fn of(mut run: Value, number: usize) -> Value {
     let twin = number.min(NAMES.len());
     run["id"] = json!(uuid::Uuid::new_v4().to_string());
@@ -129,7 +129,7 @@ fn of(mut run: Value, number: usize) -> Value {
     run
 }
 
-/// What happens after the agent has started, so that it counts it.
+/// Events after the start of the agent, so that they are counted.
 fn events(contents: &mut Contents) {
     let runs = &mut contents.flow_runs;
     for number in 0..NAMES.len() {
@@ -156,7 +156,7 @@ fn events(contents: &mut Contents) {
     }
 }
 
-/// The workspace, watched.
+/// The workspace, with an agent and Prometheus.
 pub(super) struct Workspace {
     packages: std::path::PathBuf,
     pub(super) prometheus: Prometheus,
@@ -166,7 +166,8 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    /// Everything above, once Prometheus has all of it. `None` where the programs are not there.
+    /// Starts everything, and waits until Prometheus has all series. `None` if the programs are not
+    /// installed.
     pub(super) fn start(test: &str) -> Option<Self> {
         let (programs, packages) = (programs(test)?, packages(test)?);
         let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -216,13 +217,13 @@ impl Workspace {
         show(&self.packages, &self.prometheus, looks)
     }
 
-    /// Every dashboard of Prefect as it is opened, that of a deployment with this one.
+    /// Shows every Prefect dashboard with its defaults, and the deployment dashboard with this
+    /// deployment.
     pub(super) fn show_all(&self, flow: &str, deployment: &str) -> Vec<(Dashboard, Shown)> {
         self.show_all_until(None, flow, deployment)
     }
 
-    /// The same with graphs: in two minutes, a step of each is after the beginning, and so is the
-    /// one before it.
+    /// The same with graphs, after two minutes, so that each has two steps since the beginning.
     pub(super) fn show_graphs(&self, flow: &str, deployment: &str) -> Vec<(Dashboard, Shown)> {
         self.show_all_until(Some(now() as u64 + 120), flow, deployment)
     }
@@ -247,7 +248,7 @@ impl Workspace {
     }
 }
 
-/// A look with a deployment chosen, where it is a dashboard of one.
+/// A view with this deployment selected, if it is the deployment dashboard.
 pub(super) fn of_deployment(file: &str, flow: &str, deployment: &str) -> Look {
     let look = Look::at(file);
     match file {

@@ -1,4 +1,4 @@
-//! Collections of the SDK, made to measure, and a delivery that exports them.
+//! Custom collections of the SDK, and a delivery that exports them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -17,7 +17,7 @@ use prefect_otel_agent::metrics::Point;
 use prefect_otel_agent::settings::Settings;
 use tokio::sync::Notify;
 
-/// What instruments show: each series has one attribute, `key`.
+/// The values of instruments; each series has one attribute, `key`.
 #[derive(Clone, Default)]
 pub(crate) struct Collection {
     gauges: Vec<(String, f64)>,
@@ -27,7 +27,7 @@ pub(crate) struct Collection {
     process: Process,
 }
 
-/// What collections of one process have in common: its instruments, and so their start time.
+/// The instruments of a process, which its collections share, and with them the start time.
 #[derive(Clone, Default)]
 pub(crate) struct Process(Arc<OnceLock<Instruments>>);
 
@@ -35,10 +35,10 @@ struct Instruments {
     _provider: SdkMeterProvider,
     reader: Reader,
     histogram: Histogram<f64>,
-    /// What is observed now.
+    /// The values that are observed now.
     gauges: Slot,
     counters: Slot,
-    /// So many values have been recorded of each series.
+    /// The number of values recorded for each series.
     recorded: Mutex<HashMap<String, usize>>,
 }
 
@@ -55,25 +55,25 @@ impl Collection {
         self
     }
 
-    /// All values that were recorded of a series since the process began.
+    /// All values recorded for a series since the start of the process.
     pub(crate) fn histogram(mut self, key: &str, values: &[f64]) -> Self {
         self.histograms.push((key.to_owned(), values.to_vec()));
         self
     }
 
-    /// Histograms are exponential ones.
+    /// Makes histograms exponential.
     pub(crate) fn exponential(mut self) -> Self {
         self.exponential = true;
         self
     }
 
-    /// It is one of this process; otherwise it is one of its own.
+    /// Assigns the collection to this process; otherwise, it has its own.
     pub(crate) fn of(mut self, process: &Process) -> Self {
         self.process = process.clone();
         self
     }
 
-    /// What the SDK makes of it: `test.gauge`, `test.counter`, `test.histogram`.
+    /// The SDK's collection, with `test.gauge`, `test.counter` and `test.histogram`.
     pub(crate) fn collect(&self) -> ResourceMetrics {
         let new = || Instruments::new(self.exponential);
         let instruments = self.process.0.get_or_init(new);
@@ -154,8 +154,7 @@ fn observe(slot: &Slot, observer: &dyn AsyncInstrument<f64>) {
     }
 }
 
-/// A delivery by settings. The counter is one whose counts survive a restart, where
-/// `STATE_DIR` is set.
+/// A delivery according to settings. With `STATE_DIR`, the counts of the counter survive a restart.
 pub(crate) fn delivery(endpoint: &str, more: &[(&str, &str)], points: Vec<Point>) -> Delivery {
     let mut all = vec![
         ("OTEL_METRICS_EXPORTER", "otlp"),
@@ -185,7 +184,7 @@ fn delivery_by(settings: &Settings, points: Vec<Point>) -> Delivery {
     Delivery::new(settings.otel.otlp_metrics.as_ref().unwrap(), config).unwrap()
 }
 
-/// Exports a collection; the error's text, if there is one.
+/// Exports a collection. Returns the text of the error, if there is one.
 pub(crate) async fn export(delivery: &Delivery, collection: &Collection) -> Result<(), String> {
     export_until(delivery, collection, &Notify::new()).await
 }
@@ -201,7 +200,7 @@ pub(crate) async fn export_until(
     delivered.map_err(|error| error.reason)
 }
 
-/// Points so far by outcome.
+/// The number of points so far with this outcome.
 pub(crate) fn outcome(delivery: &Delivery, outcome: &str) -> u64 {
     let counts = delivery.counts().by_outcome();
     let found = counts.iter().find(|(name, _)| *name == outcome);

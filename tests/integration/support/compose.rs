@@ -1,4 +1,4 @@
-//! The compose files and the Dockerfile, read for the rules that they keep.
+//! Reads the compose files and the Dockerfile.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -8,17 +8,17 @@ use serde_json::{Map, Value};
 use super::programs::programs;
 use super::stack::{project, project_text};
 
-/// The stack with an agent that pushes, and with one that is scraped.
+/// The files of the stack with an agent that pushes, and with one that is scraped.
 pub(crate) const PUSH: &[&str] = &["compose.yml"];
 pub(crate) const PULL: &[&str] = &["compose.yml", "compose.pull.yml"];
 
-/// The files as the Compose specification's own program understands them. `None` if it is not
-/// installed, which is reported.
+/// The files as parsed by the reference implementation of the Compose specification. `None` if it
+/// is not installed, which is reported.
 pub(crate) fn compose(test: &str, files: &[&str]) -> Option<Value> {
     read(test, files, &[])
 }
 
-/// The same with its variables as they are written.
+/// The same, with variables that are not interpolated.
 pub(crate) fn with_variables(test: &str, files: &[&str]) -> Option<Value> {
     read(test, files, &["--no-interpolation"])
 }
@@ -63,8 +63,7 @@ pub(crate) fn environment(service: &Value) -> BTreeMap<String, String> {
     }
 }
 
-/// The instructions of the Dockerfile by stage, in their order: the stage's name, what it starts
-/// from, and the lines.
+/// The stages of the Dockerfile in order: name, base image, and lines.
 pub(crate) fn stages() -> Vec<(String, String, Vec<String>)> {
     let text = project_text("Dockerfile");
     let lines: Vec<&str> = text

@@ -1,11 +1,11 @@
-//! Objects in any number, made from recorded ones.
+//! Any number of objects, derived from recorded ones.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::stub::{Contents, recorded};
 
-/// An id, made from a number.
+/// An id derived from a number.
 pub(crate) fn id(kind: u32, number: usize) -> String {
     format!("{kind:08x}-0000-4000-8000-{number:012x}")
 }
@@ -39,7 +39,8 @@ pub(crate) fn run(number: usize, state: &str) -> Value {
     run
 }
 
-/// The same, ended, or, if it has not ended, started or expected, so many seconds ago.
+/// The same, at a time in the past: of its end, or of its actual or expected start if it has not
+/// ended.
 pub(crate) fn run_at(number: usize, state: &str, seconds_ago: i64) -> Value {
     let mut run = run(number, state);
     at(&mut run, seconds_ago);
@@ -71,7 +72,7 @@ pub(crate) fn ended(deployment: usize, state: &str) -> Value {
     run
 }
 
-/// One more deployment of flow 0.
+/// Adds a deployment of flow 0.
 pub(crate) fn deploy(contents: &mut Contents, number: usize) {
     let mut deployment = object("deployment", DEPLOYMENT, number);
     deployment["name"] = json!(format!("deployment-{number}"));
@@ -79,7 +80,7 @@ pub(crate) fn deploy(contents: &mut Contents, number: usize) {
     contents.deployments.push(deployment);
 }
 
-/// One deployment of one flow, in one queue of one pool.
+/// One deployment of one flow, in one queue of one work pool.
 pub(crate) fn small(contents: &mut Contents) {
     inventory(contents, 1, 1, 1, 1);
 }
@@ -119,7 +120,7 @@ pub(crate) fn large(contents: &mut Contents) {
     }
 }
 
-/// Beside them, runs that are due or late: with those expected within the hour 3,000.
+/// Adds runs that are due or late: 3,000 with those expected within the hour.
 pub(crate) fn due(contents: &mut Contents) {
     for number in 100_000..102_300 {
         let mut run = run_at(number, "SCHEDULED", number as i64 % 3_600);

@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Shared helpers of the tests.
 
 pub(crate) mod collected;
 pub(crate) mod compose;
@@ -21,7 +21,7 @@ use prefect_otel_agent::core::saved::SavedState;
 use prefect_otel_agent::settings::{Settings, Sources};
 use serde_json::json;
 
-/// Settings for tests: loopback, a free port, no exporter but `/metrics`, and `more`.
+/// Settings for tests: loopback, a free port, only `/metrics` as exporter, and `more`.
 pub(crate) fn settings(api_url: &str, more: &[(&str, &str)]) -> Settings {
     let base = [
         ("PREFECT_API_URL", api_url),
@@ -41,14 +41,14 @@ pub(crate) fn settings(api_url: &str, more: &[(&str, &str)]) -> Settings {
     .unwrap()
 }
 
-/// A stub with one deployment of one flow, in one queue of one pool.
+/// A stub with one deployment of one flow, in one queue of one work pool.
 pub(crate) async fn small_stub() -> stub::Stub {
     let stub = stub::Stub::start().await;
     fleet::small(&mut stub.contents());
     stub
 }
 
-/// What a core remembers that has counted since `start` and read up to `cursor`.
+/// The saved state of a core that has counted since `start` and read up to `cursor`.
 pub(crate) fn memory(start: Timestamp, cursor: Option<Timestamp>) -> SavedState {
     let position = json!({
         "start": start,
@@ -67,12 +67,12 @@ pub(crate) fn memory(start: Timestamp, cursor: Option<Timestamp>) -> SavedState 
     serde_json::from_value(memory).unwrap()
 }
 
-/// An agent whose cycles the test steps.
+/// An agent whose cycles are run by the test.
 pub(crate) async fn agent(api_url: &str, more: &[(&str, &str)]) -> Agent {
     Agent::new(&settings(api_url, more)).await.unwrap().0
 }
 
-/// Waits until so many cycles of a process are over.
+/// Waits until a process has completed `cycles` cycles.
 pub(crate) fn pass(stub: &stub::Stub, cycles: usize) {
     stub.take_requests();
     let begun = || {
@@ -82,17 +82,17 @@ pub(crate) fn pass(stub: &stub::Stub, cycles: usize) {
             .filter(|request| request.path == "/admin/version")
             .count()
     };
-    // The first one may have been under way; the last one counts once the next one begins.
+    // The first one may have already begun; the last one is complete when the next one begins.
     process::wait_for("cycles", || (begun() > cycles + 1).then_some(()));
 }
 
-/// One cycle, and the page after it.
+/// Runs one cycle, and returns the page after it.
 pub(crate) async fn cycle(agent: &mut Agent) -> page::Page {
     agent.cycle().await;
     current(agent)
 }
 
-/// The page as it is.
+/// The current page.
 pub(crate) fn current(agent: &Agent) -> page::Page {
     let text = agent.page().unwrap().scrape();
     page::Page::parse(std::str::from_utf8(&text).unwrap())

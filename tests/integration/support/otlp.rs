@@ -1,4 +1,4 @@
-//! An OTLP receiver over HTTP and gRPC, made from the protocol's own definitions.
+//! An OTLP receiver over HTTP and gRPC, built from the protocol's definitions.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read as _;
@@ -26,14 +26,14 @@ use tonic::codec::CompressionEncoding;
 use super::page::{Labels, Page};
 use super::tls::TlsListener;
 
-/// One push: its headers or metadata, and what it brought.
+/// One push: its headers or metadata, and its content.
 #[derive(Debug, Clone)]
 pub(crate) struct Received {
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) metrics: ExportMetricsServiceRequest,
 }
 
-/// What has been received.
+/// The receiver, with the pushes so far.
 #[derive(Clone, Default)]
 pub(crate) struct Receiver {
     pub(crate) pushes: Arc<Mutex<Vec<Received>>>,
@@ -42,9 +42,9 @@ pub(crate) struct Receiver {
     answers: Arc<Mutex<VecDeque<Answer>>>,
 }
 
-/// What the receiver answers to a push of metrics, instead of taking it.
+/// The answer of the receiver to a push of metrics, instead of accepting it.
 pub(crate) enum Answer {
-    /// Taken, but for so many points.
+    /// Accepted, except this many points.
     Partial(i64, &'static str),
     /// Over HTTP.
     Http(Response),
@@ -95,7 +95,7 @@ impl Receiver {
                     let headers = [("content-type", "application/x-protobuf")];
                     (headers, response.encode_to_vec()).into_response()
                 })
-                // The collector's own limit.
+                // The collector's default limit.
                 .layer(DefaultBodyLimit::max(20 * 1024 * 1024)),
             )
             .route(
@@ -167,12 +167,12 @@ impl Receiver {
         });
     }
 
-    /// Answers so to the next pushes.
+    /// Sets the answers to the next pushes.
     pub(crate) fn answer(&self, answers: impl IntoIterator<Item = Answer>) {
         self.answers.lock().unwrap().extend(answers);
     }
 
-    /// Answers in its own words again.
+    /// Accepts pushes again.
     pub(crate) fn answer_well(&self) {
         self.answers.lock().unwrap().clear();
     }
@@ -182,7 +182,7 @@ impl Receiver {
         self.answers.lock().unwrap().is_empty()
     }
 
-    /// What was pushed since this was asked last.
+    /// The pushes since the last call.
     pub(crate) fn take_pushes(&self) -> Vec<Received> {
         std::mem::take(&mut *self.pushes.lock().unwrap())
     }
@@ -235,7 +235,7 @@ fn partial(rejected: i64, why: &str) -> ExportMetricsServiceResponse {
     }
 }
 
-/// The series of a push by the standard's translation to Prometheus, written down here anew:
+/// The series of a push, with the standard translation to Prometheus, implemented independently:
 /// <https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/>
 pub(crate) fn translated(push: &Received) -> Page {
     let mut page = Page::default();
@@ -286,7 +286,7 @@ pub(crate) fn translated(push: &Received) -> Page {
                 }
                 other => panic!("{other:?}"),
             };
-            // A mark says that its series has ended.
+            // A mark means that its series has ended.
             for point in points.iter().filter(|point| point.flags & 1 == 0) {
                 let value = match point.value.unwrap() {
                     number_data_point::Value::AsDouble(value) => value,

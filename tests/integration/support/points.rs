@@ -1,4 +1,4 @@
-//! Single points as a receiver gets them.
+//! Single data points, as a receiver gets them.
 
 use std::net::SocketAddr;
 
@@ -25,12 +25,12 @@ pub(crate) fn over_grpc() -> (Receiver, String) {
     (Receiver::grpc(address), format!("http://{address}"))
 }
 
-/// One data point as it was received.
+/// A data point as received.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Got {
     pub(crate) metric: String,
     pub(crate) key: String,
-    /// The value, or a histogram's count; `None` where the point says that it has none.
+    /// The value, or the count of a histogram; `None` for a mark.
     pub(crate) value: Option<f64>,
     pub(crate) start: u64,
     pub(crate) time: u64,
@@ -41,7 +41,7 @@ pub(crate) fn got(receiver: &Receiver) -> Vec<Got> {
     got_of(receiver, "test.")
 }
 
-/// The same, of the metrics whose names begin so.
+/// The same, for metrics whose names begin with `start`.
 pub(crate) fn got_of(receiver: &Receiver, start: &str) -> Vec<Got> {
     let mut points = Vec::new();
     let pushes = receiver.take_pushes();
@@ -95,7 +95,7 @@ pub(crate) fn got_of(receiver: &Receiver, start: &str) -> Vec<Got> {
     points
 }
 
-/// Metric, key and value of each.
+/// Metric, key and value of each point.
 pub(crate) fn values(receiver: &Receiver) -> Vec<(String, String, Option<f64>)> {
     let points = got(receiver).into_iter();
     points
@@ -111,7 +111,7 @@ pub(crate) fn is(
     (format!("test.{metric}"), key.to_owned(), value.into())
 }
 
-/// A gauge that stays, and one series of each sort by the name `key`.
+/// A gauge that remains, and one series of each type with the name `key`.
 pub(crate) fn all_three(key: &str) -> Collection {
     let collection = Collection::default().gauge("stays", 1.0).gauge(key, 1.0);
     collection.counter(key, 5.0).histogram(key, &[0.5, 3.0])

@@ -1,4 +1,4 @@
-//! A PostgreSQL cluster for one test: in a temporary folder, on a free loopback port.
+//! A PostgreSQL cluster for one test, in a temporary directory and on a free loopback port.
 
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::os::unix::process::CommandExt as _;
@@ -12,7 +12,7 @@ use super::programs::left_out;
 /// Users to run as instead of root, which PostgreSQL refuses.
 const USERS: [&str; 2] = ["postgres", "nobody"];
 
-/// A running cluster. It ends, and its data is removed, when this is dropped.
+/// A running cluster. It is stopped, and its data is removed, when this is dropped.
 pub(crate) struct Postgres {
     process: Process,
     port: u16,
@@ -92,7 +92,7 @@ impl Drop for Postgres {
     }
 }
 
-/// The folder of `initdb` and `postgres`: on the path, or the newest that Debian has.
+/// The directory of `initdb` and `postgres`: on the path, or the newest one of Debian.
 fn programs() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let debian = std::fs::read_dir("/usr/lib/postgresql");
@@ -112,7 +112,7 @@ fn programs() -> Option<PathBuf> {
         })
 }
 
-/// The user and group to run as; `None` is the present ones. `own` was created by this process.
+/// The user and group to run as; `None` for the current ones. `own` was created by this process.
 fn user(own: &Path) -> Option<(u32, u32)> {
     if own.metadata().unwrap().uid() != 0 {
         return None;

@@ -1,5 +1,5 @@
-//! A real Prefect server, set up by the test itself: pinned requirements in a virtual
-//! environment that is kept between runs, a database of its own, a free port.
+//! A real Prefect server for a test: with pinned requirements in a virtual environment that is kept
+//! between runs, its own database, and a free port.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -22,11 +22,11 @@ pub(crate) enum Version {
     Newest,
 }
 
-/// The exit status of `demo/venv` if the installed Python does not suit the version.
+/// The exit status of `demo/venv` if the installed Python does not support the version.
 const UNSUITABLE_PYTHON: i32 = 3;
 
 impl Version {
-    /// Its number.
+    /// The version number.
     pub(crate) fn number(self) -> &'static str {
         match self {
             Version::Current => "3.8.8",
@@ -35,8 +35,8 @@ impl Version {
         }
     }
 
-    /// The environment with this Prefect in it, made by the demo's script. `None` if the
-    /// installed Python does not suit.
+    /// The virtual environment with this Prefect, created by the demo's script. `None` if the
+    /// installed Python does not support it.
     pub(crate) fn venv(self) -> Option<PathBuf> {
         static VENVS: [OnceLock<Option<PathBuf>>; 3] = [const { OnceLock::new() }; 3];
         VENVS[self as usize].get_or_init(|| self.install()).clone()
@@ -53,16 +53,13 @@ impl Version {
         if self != Version::Current && output.status.code() == Some(UNSUITABLE_PYTHON) {
             return None;
         }
-        assert!(
-            output.status.success(),
-            "demo/venv failed; its message says what it needs"
-        );
+        assert!(output.status.success(), "demo/venv failed; see its message");
         let path = String::from_utf8(output.stdout).unwrap();
         Some(PathBuf::from(path.trim()))
     }
 }
 
-/// A port that nobody listens on.
+/// A free port.
 pub(crate) fn free_port() -> u16 {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     free.local_addr().unwrap().port()
@@ -95,12 +92,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts one with these settings, and waits until it answers.
+    /// Starts a server with these settings, and waits until it answers.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
         Server::start_in(Version::Current.venv().unwrap(), settings)
     }
 
-    /// The same, of another version. `None` if the installed Python does not suit, which is
+    /// The same for another version. `None` if the installed Python does not support it, which is
     /// reported.
     pub(crate) fn start_version(
         test: &str,
@@ -138,7 +135,7 @@ impl Server {
             postgres: of("PREFECT_API_DATABASE_CONNECTION_URL")
                 .map(|url| url.replace("postgresql+asyncpg:", "postgresql:")),
             url: format!("http://127.0.0.1:{port}/api"),
-            // SQLite can keep a writer waiting for a long time.
+            // With SQLite, a writer may have to wait for a long time.
             http: reqwest::blocking::Client::builder()
                 .timeout(Duration::from_secs(120))
                 .build()
@@ -165,7 +162,7 @@ impl Server {
         });
     }
 
-    /// Ends the server and starts it again, on the same port and database.
+    /// Restarts the server, with the same port and database.
     pub(crate) fn restart(&mut self) {
         self.process.signal("-TERM");
         self.process.wait(PATIENCE);
@@ -189,14 +186,14 @@ with sqlite3.connect(sys.argv[1], timeout=30) as connection:
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// A script for the Python that the server runs in.
+    /// A script for the server's Python environment.
     fn python(&self, script: &str) -> Command {
         let mut command = Command::new(self.venv.join("bin/python"));
         command.args(["-c", script]);
         command
     }
 
-    /// A command of Prefect's own Python environment, with this server as its API.
+    /// A command in the server's Python environment, with this server as its API.
     pub(crate) fn program(&self, name: &str) -> Command {
         let mut command = Command::new(self.venv.join("bin").join(name));
         command
@@ -211,13 +208,13 @@ with sqlite3.connect(sys.argv[1], timeout=30) as connection:
         self.call("POST", path, Some(body))
     }
 
-    /// A call, tried again while SQLite is busy.
+    /// A call, which is retried while SQLite is busy.
     pub(crate) fn call(&self, method: &str, path: &str, body: Option<Value>) -> Value {
         self.try_call(method, path, body)
             .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
-    /// The same; an answer that is lost on the way is an error.
+    /// The same; a lost answer is an error.
     pub(crate) fn try_call(
         &self,
         method: &str,
@@ -252,12 +249,12 @@ with sqlite3.connect(sys.argv[1], timeout=30) as connection:
         Err("busy for ten seconds".to_owned())
     }
 
-    /// Creates something, and gives its id.
+    /// Creates an object, and returns its id.
     pub(crate) fn create(&self, path: &str, body: Value) -> String {
         self.post(path, body)["id"].as_str().unwrap().to_owned()
     }
 
-    /// Puts a run into a state, whatever the rules of orchestration say.
+    /// Sets the state of a run, regardless of orchestration rules.
     pub(crate) fn set_state(&self, run: &str, state: Value) {
         let answer = self.post(
             &format!("/flow_runs/{run}/set_state"),
@@ -266,7 +263,7 @@ with sqlite3.connect(sys.argv[1], timeout=30) as connection:
         assert_eq!(answer["status"], "ACCEPT", "{answer}");
     }
 
-    /// Moves a run into the past, in the server's own database: its API has no call for that.
+    /// Moves a run into the past, in the server's database, since the API does not support that.
     pub(crate) fn set_back(&self, run: &str, by: Duration) {
         const SQLITE: &str = r#"
 import sqlite3, sys, uuid

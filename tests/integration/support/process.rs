@@ -1,4 +1,4 @@
-//! Programs that a test starts, and ends by their ids.
+//! Processes that a test starts, and stops by their ids.
 
 use std::ffi::OsStr;
 use std::io::Write as _;
@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// A program in a process group of its own, its stderr kept.
+/// A process in its own process group, with its stderr.
 pub(crate) struct Process {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
@@ -42,7 +42,7 @@ impl Process {
         self.log.lock().unwrap().clone()
     }
 
-    /// How many lines have `text`.
+    /// The number of lines with `text`.
     pub(crate) fn lines_with(&self, text: &str) -> usize {
         self.log().iter().filter(|line| line.contains(text)).count()
     }
@@ -63,7 +63,7 @@ impl Process {
             .unwrap();
     }
 
-    /// Waits for the end.
+    /// Waits until it exits.
     pub(crate) fn wait(&mut self, patience: Duration) -> ExitStatus {
         wait_within("the end of the program", patience, || {
             self.child.try_wait().unwrap()
@@ -85,28 +85,28 @@ impl Drop for Process {
     }
 }
 
-/// What must happen may take this long on a busy machine: only a failure waits for it.
+/// How long an expected event may take on a busy machine. Only a failure takes this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
-/// GET, as patient.
+/// GET, with this timeout.
 pub(crate) fn fetch(url: &str) -> reqwest::Result<reqwest::blocking::Response> {
     let client = reqwest::blocking::Client::builder().timeout(PATIENCE);
     client.build()?.get(url).send()
 }
 
-/// The page of `/metrics` of the agent there.
+/// The page of the agent at this address.
 pub(crate) fn page_at(address: SocketAddr) -> super::page::Page {
     let answer = fetch(&format!("http://{address}/metrics")).unwrap();
     assert_eq!(answer.status(), 200);
     super::page::Page::parse(&answer.text().unwrap())
 }
 
-/// Asks until there is an answer.
+/// Polls `ask` until it returns a value.
 pub(crate) fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
     wait_within(what, PATIENCE, ask)
 }
 
-/// Asks until there is an answer, which must come in time.
+/// Polls `ask` until it returns a value, which must happen in time.
 pub(crate) fn wait_within<T>(
     what: &str,
     patience: Duration,
@@ -122,7 +122,7 @@ pub(crate) fn wait_within<T>(
     }
 }
 
-/// Another program of the workspace, by its path beside the agent's: `numbers`,
+/// Another program of the workspace, by its path relative to the agent's: `numbers`,
 /// `examples/step1_bare`.
 pub(crate) fn built(name: &str) -> std::path::PathBuf {
     let agent = std::path::Path::new(env!("CARGO_BIN_EXE_prefect-otel-agent"));
@@ -134,14 +134,14 @@ pub(crate) fn built(name: &str) -> std::path::PathBuf {
     path
 }
 
-/// The agent's binary, with an environment of `settings` alone.
+/// The agent's binary, with only `settings` as its environment.
 pub(crate) fn agent_command(settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_prefect-otel-agent"));
     command.env_clear().envs(settings.iter().copied());
     command
 }
 
-/// The same on a host of this name, where the system lets anyone make one.
+/// The same on a host with this name, if the system supports user namespaces.
 fn on_host(command: Command, host: &str) -> Command {
     let in_namespace = |program: &[&OsStr]| {
         let mut unshare = Command::new("unshare");
@@ -152,7 +152,7 @@ fn on_host(command: Command, host: &str) -> Command {
     };
     let mut probe = in_namespace(&[OsStr::new("true")]);
     if !probe.status().is_ok_and(|status| status.success()) {
-        // CI may run in a container that forbids it; unit tests cover what the name changes.
+        // CI may run in a container that forbids it; unit tests cover the effect of the name.
         let what =
             "LEFT OUT: another host name needs user namespaces; the process runs on this host";
         _ = writeln!(std::io::stderr(), "{what}");
@@ -173,12 +173,12 @@ pub(crate) struct AgentProcess {
 }
 
 impl AgentProcess {
-    /// Starts it on a free port; `/metrics` and nothing else unless `settings` say so.
+    /// Starts it on a free port, with `/metrics` only unless `settings` enable more.
     pub(crate) fn start(api_url: &str, settings: &[(&str, &str)]) -> Self {
         AgentProcess::start_as(api_url, settings, |command| command)
     }
 
-    /// Starts it so on a host of this name.
+    /// The same on a host with this name.
     pub(crate) fn start_on(host: &str, api_url: &str, settings: &[(&str, &str)]) -> Self {
         AgentProcess::start_as(api_url, settings, |command| on_host(command, host))
     }
@@ -218,7 +218,7 @@ impl AgentProcess {
         page_at(self.address)
     }
 
-    /// Waits until the page shows what `look` looks for.
+    /// Waits until `look` finds something on the page.
     pub(crate) fn wait_for_page<T>(
         &self,
         what: &str,

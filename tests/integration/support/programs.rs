@@ -11,11 +11,11 @@ use super::page::Labels;
 use super::prefect::free_port;
 use super::process::{Process, wait_for};
 
-/// In CI, a test that leaves something out is one that fails.
+/// In CI, a test that is skipped fails.
 const REQUIRED: &str = "PREFECT_OTEL_AGENT_REQUIRE_PROGRAMS";
 
-/// The folder of the programs. `None` where they are not there, which is then said, whatever
-/// the test runner does with a test's output.
+/// The directory of the programs. `None` if they are not installed, which is reported even if the
+/// test runner captures output.
 pub(crate) fn programs(test: &str) -> Option<PathBuf> {
     static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
@@ -39,7 +39,7 @@ pub(crate) fn programs(test: &str) -> Option<PathBuf> {
     folder.clone()
 }
 
-/// Reports a test that is left out because something that it needs is missing. Fails in CI.
+/// Reports a test that is skipped because something that it needs is missing. Fails in CI.
 pub(crate) fn left_out(test: &str, needs: &str) {
     assert!(std::env::var_os(REQUIRED).is_none(), "{test} needs {needs}");
     _ = writeln!(std::io::stderr(), "LEFT OUT: {test} needs {needs}");
@@ -58,7 +58,7 @@ impl Prometheus {
         Prometheus::start_with(programs, config, flags, &[])
     }
 
-    /// The same, with these variables.
+    /// The same, with these environment variables.
     pub(crate) fn start_with(
         programs: &Path,
         config: &Path,
@@ -69,7 +69,7 @@ impl Prometheus {
         Prometheus::start_on(programs, config, data, flags, variables)
     }
 
-    /// The same, with what it has stored already.
+    /// The same, with existing data.
     pub(crate) fn start_on(
         programs: &Path,
         config: &Path,
@@ -97,13 +97,13 @@ impl Prometheus {
         prometheus
     }
 
-    /// Ends it: what it has stored.
+    /// Stops it, and returns its data.
     pub(crate) fn stop(self) -> tempfile::TempDir {
         drop(self.process);
         self.data
     }
 
-    /// Starts one that scrapes `targets`, by job, every second.
+    /// Starts one that scrapes `targets`, given by job, every second.
     pub(crate) fn scraping(programs: &Path, targets: &[(&str, String)]) -> Self {
         let mut config = String::from("global: {scrape_interval: 1s}\nscrape_configs:\n");
         for (job, target) in targets {
@@ -115,7 +115,7 @@ impl Prometheus {
         Prometheus::start(programs, file.path(), &[])
     }
 
-    /// Any of its GET endpoints: the `data` of the answer.
+    /// The `data` in the answer of a GET endpoint.
     pub(crate) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, String> {
         let http = reqwest::blocking::Client::new();
         let mut url = reqwest::Url::parse(&format!("{}{path}", self.url)).unwrap();
@@ -127,7 +127,7 @@ impl Prometheus {
         }
     }
 
-    /// What an instant query gives: labels and value.
+    /// The result of an instant query: labels and values.
     pub(crate) fn query(&self, expression: &str) -> Result<Vec<(Labels, f64)>, String> {
         let data = self.get("/api/v1/query", &[("query", expression)])?;
         let number = |value: &Value| value[1].as_str().unwrap().parse().unwrap();
@@ -143,7 +143,7 @@ impl Prometheus {
             .collect())
     }
 
-    /// The value of the only series that a query gives.
+    /// The value of the only series in the result of a query.
     pub(crate) fn value(&self, expression: &str) -> Option<f64> {
         let series = self.query(expression).unwrap();
         assert!(series.len() < 2, "{expression}: {series:?}");

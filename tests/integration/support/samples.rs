@@ -1,5 +1,5 @@
-//! The samples of counters as they arrived, and their increase three times: by Prometheus' rule
-//! written down here, by the running Prometheus, and by promtool.
+//! The samples of counters, and their increase computed in three ways: by Prometheus' rule,
+//! implemented here, by the running Prometheus, and by promtool.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub(crate) struct Samples {
 }
 
 impl Samples {
-    /// All that Prometheus has of `selector`, of the last hour.
+    /// All samples of `selector` in Prometheus within the last hour.
     pub(crate) fn of(prometheus: &Prometheus, selector: &str) -> Self {
         let query = format!("{selector}[1h]");
         let data = prometheus
@@ -38,8 +38,8 @@ impl Samples {
         }
     }
 
-    /// The increase of all series: what each sample adds to the one before; one that is lower
-    /// is a reset, and adds all of it.
+    /// The increase of all series: the sum of the differences between samples; a sample that is
+    /// lower than the previous one is a reset, and is added completely.
     pub(crate) fn increase(&self) -> f64 {
         let added = |pair: &[(i64, f64)]| match pair[1].1 < pair[0].1 {
             true => pair[1].1,
@@ -51,9 +51,9 @@ impl Samples {
             .sum()
     }
 
-    /// The same by the running Prometheus. At the time of the last sample there is nothing to
-    /// extrapolate: before the first one the counters were zero, and after the last one there
-    /// is nothing.
+    /// The same, computed by the running Prometheus at the time of the last sample. Nothing is
+    /// extrapolated then: counters were zero before the first sample, and nothing follows the last
+    /// one.
     pub(crate) fn increase_by(&self, prometheus: &Prometheus, selector: &str) -> f64 {
         let query = format!("sum(increase({selector}[1h]))");
         let time = self.times().last().copied().unwrap();
@@ -69,7 +69,7 @@ impl Samples {
         samples.map(|(time, _)| *time).collect()
     }
 
-    /// Lets promtool replay the samples, one a second, and require this increase.
+    /// Replays the samples with promtool, one per second, and requires this increase.
     pub(crate) fn check_by_promtool(&self, programs: &Path, expected: f64) {
         let times = self.times();
         let series = self.series.iter().map(|(labels, samples)| {

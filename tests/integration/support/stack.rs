@@ -1,5 +1,5 @@
-//! The project's own collector and Prometheus configuration in the real programs. Only
-//! addresses are others than in compose.yml: free ports of this machine.
+//! The project's configurations of the collector and Prometheus, with the real programs. Only
+//! addresses differ from compose.yml: they are free local ports.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,17 +9,17 @@ use super::prefect::free_port;
 use super::process::{PATIENCE, Process};
 use super::programs::Prometheus;
 
-/// A file of the project.
+/// The path of a file of the project.
 pub(crate) fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The text of one.
+/// The text of a file of the project.
 pub(crate) fn project_text(path: &str) -> String {
     std::fs::read_to_string(project(path)).unwrap()
 }
 
-/// Runs a program to its end; its output, where it fails.
+/// Runs a program until it exits; if it fails, panics with its output.
 pub(crate) fn run(command: &mut Command) {
     let output = command.output().unwrap();
     let text = [output.stdout, output.stderr].concat();
@@ -31,15 +31,15 @@ pub(crate) fn run(command: &mut Command) {
 pub(crate) struct Collector {
     process: Process,
     command: Command,
-    /// Where OTLP is received over HTTP.
+    /// The address for OTLP over HTTP.
     pub(crate) otlp: String,
-    /// The same over gRPC.
+    /// The address for OTLP over gRPC.
     pub(crate) otlp_grpc: String,
-    /// Where Prometheus scrapes it.
+    /// The address that Prometheus scrapes.
     pub(crate) metrics: String,
-    /// Where it shows its own metrics.
+    /// The address of its own metrics.
     pub(crate) own_metrics: String,
-    /// What a health check of it asks.
+    /// The address for health checks.
     pub(crate) health: String,
 }
 
@@ -48,7 +48,7 @@ impl Collector {
         Collector::start_with(programs, "otel-collector.yaml", &[])
     }
 
-    /// One with another of the project's configurations.
+    /// Starts one with another configuration of the project.
     pub(crate) fn start_with(programs: &Path, config: &str, settings: &[(&str, &str)]) -> Self {
         let address = |port: u16| format!("127.0.0.1:{port}");
         let (otlp, metrics) = (address(free_port()), address(free_port()));
@@ -98,7 +98,7 @@ impl Collector {
     }
 }
 
-/// A Prometheus that has stored these samples, in the format of OpenMetrics, and scrapes nothing.
+/// A Prometheus with these samples, in the OpenMetrics format, and without scrape targets.
 pub(crate) fn with_history(programs: &Path, samples: &str) -> Prometheus {
     let folder = tempfile::tempdir().unwrap();
     let (file, config) = (folder.path().join("history"), folder.path().join("config"));
@@ -112,7 +112,7 @@ pub(crate) fn with_history(programs: &Path, samples: &str) -> Prometheus {
     Prometheus::start_on(programs, &config, data, &[], &[])
 }
 
-/// A Prometheus with the project's configuration, which scrapes `collector` and, as in the stack
+/// A Prometheus with the project's configuration, which scrapes `collector` and, like the stack
 /// with the pull file, the agent at `pulled`.
 pub(crate) fn prometheus(
     programs: &Path,
@@ -124,8 +124,8 @@ pub(crate) fn prometheus(
     (prometheus, folder)
 }
 
-/// A folder with the project's configuration of Prometheus, with these addresses of a collector's
-/// pages and of an agent that is scraped.
+/// A directory with the project's Prometheus configuration, with the addresses of a collector and
+/// of an agent that is scraped.
 pub(crate) fn configured(
     metrics: &str,
     own_metrics: &str,
@@ -139,14 +139,14 @@ pub(crate) fn configured(
     for (file, name) in [
         ("prometheus.yml", "prometheus.yml"),
         ("alerts.yml", "alerts.yml"),
-        // Where compose.yml and compose.pull.yml mount it.
+        // The path at which compose.yml and compose.pull.yml mount it.
         (scrape, "scrape.yml"),
     ] {
         let text = project_text(file)
             .replace("otel-collector:8889", metrics)
             .replace("otel-collector:8888", own_metrics)
             .replace("agent:8000", pulled.unwrap_or_default())
-            // A test has not the time for four intervals of fifteen seconds.
+            // Four intervals of fifteen seconds would take too long in a test.
             .replace("scrape_interval: 15s", "scrape_interval: 2s")
             .replace("scrape_timeout: 10s", "scrape_timeout: 2s")
             .replace("evaluation_interval: 15s", "evaluation_interval: 2s");

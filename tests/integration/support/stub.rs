@@ -1,6 +1,6 @@
-//! A stand-in for a Prefect server, for faults and scale. It plays objects and errors that
-//! were recorded from a real one (`tests/fixtures/record`), and answers the filters that the
-//! agent sends as the real one does.
+//! A stub of a Prefect server, for faults and large fleets. It serves objects and errors that were
+//! recorded from a real server (`tests/fixtures/record`), and supports the filters that the agent
+//! sends.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -32,7 +32,8 @@ pub(crate) fn recorded_error(name: &str) -> Response {
     (status, axum::Json(error["body"].clone())).into_response()
 }
 
-/// The recorded answer to a page that is too large, of a server that allows `largest` objects.
+/// The recorded answer to a request for too large a page, from a server that allows `largest`
+/// objects.
 fn limit_error(largest: u64) -> Response {
     let mut error = recorded("error_limit");
     let detail = error["body"]["detail"].as_str().unwrap();
@@ -41,16 +42,16 @@ fn limit_error(largest: u64) -> Response {
     (status, axum::Json(error["body"].take())).into_response()
 }
 
-/// A request as it came.
+/// A request as received.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Value,
-    /// Objects in the answer, where it was a list.
+    /// The number of objects in the answer, if it was a list.
     pub(crate) listed: Option<usize>,
-    /// Bytes of the answer, where it was not a fault.
+    /// The size of the answer in bytes, if it was not a fault.
     pub(crate) bytes: usize,
 }
 
@@ -58,7 +59,7 @@ type Fault = Box<dyn FnMut(&Request) -> Option<Response> + Send>;
 type Change = Box<dyn FnMut(&mut Vec<Value>) + Send>;
 type Clock = Box<dyn FnMut(&Request) -> SignedDuration + Send>;
 
-/// What the server has and what was asked of it.
+/// The content of the server, and the requests so far.
 #[derive(Default)]
 pub(crate) struct Contents {
     pub(crate) deployments: Vec<Value>,
@@ -68,18 +69,18 @@ pub(crate) struct Contents {
     pub(crate) flow_runs: Vec<Value>,
     pub(crate) task_runs: Vec<Value>,
     pub(crate) workers: Vec<Value>,
-    /// Former states of a run by its id, the oldest first.
+    /// Earlier states of runs by run id, the oldest first.
     pub(crate) states: std::collections::HashMap<String, Vec<Value>>,
     pub(crate) requests: Vec<Request>,
-    /// Answers in place of the server, where it wants to.
+    /// A fault, which can replace answers.
     pub(crate) fault: Option<Fault>,
     /// How far the server's clock is behind.
     pub(crate) clock_behind: SignedDuration,
-    /// How far the clock of whoever answers a request is ahead of the server's.
+    /// How far the clock of the answering server is ahead, per request.
     pub(crate) clock: Option<Clock>,
     /// How long each answer takes.
     pub(crate) delay: std::time::Duration,
-    /// The most objects per page, where it is not 200.
+    /// The maximum number of objects per page, if it is not 200.
     pub(crate) page_limit: Option<u64>,
     /// Runs after each answered page of flow runs.
     pub(crate) after_page: Option<Change>,
@@ -99,7 +100,7 @@ impl Contents {
     }
 }
 
-/// The server. It ends with the test's runtime.
+/// The server. It stops with the test's runtime.
 #[derive(Clone)]
 pub(crate) struct Stub {
     contents: Arc<Mutex<Contents>>,
@@ -117,7 +118,7 @@ impl Stub {
         Stub::at(url, listener)
     }
 
-    /// Over any listener, TLS say.
+    /// Starts it on any listener, such as TLS.
     pub(crate) fn at<L: axum::serve::Listener<Addr: std::fmt::Debug>>(
         url: String,
         listener: L,
@@ -135,12 +136,12 @@ impl Stub {
         self.contents.lock().unwrap()
     }
 
-    /// Answers in place of the server from now on, where `fault` gives something.
+    /// From now on, answers with the result of `fault`, if there is one.
     pub(crate) fn fault(&self, fault: impl FnMut(&Request) -> Option<Response> + Send + 'static) {
         self.contents().fault = Some(Box::new(fault));
     }
 
-    /// Answers again.
+    /// Removes the fault.
     pub(crate) fn heal(&self) {
         self.contents().fault = None;
     }
@@ -196,7 +197,7 @@ async fn answer(
     }
     let ahead = contents.clock.as_mut().map(|clock| clock(&request));
     contents.requests.push(request);
-    // A fault may have a date of its own.
+    // A fault may set its own date.
     if !answer.headers().contains_key(DATE) {
         let behind = contents.clock_behind - ahead.unwrap_or_default();
         let date = http_date(Timestamp::now() - behind).parse().unwrap();
@@ -205,7 +206,7 @@ async fn answer(
     answer
 }
 
-/// A time as `Date` has it.
+/// A time in the format of `Date`.
 pub(crate) fn http_date(time: Timestamp) -> String {
     httpdate::fmt_http_date(time.into())
 }
@@ -284,14 +285,14 @@ fn sort(items: &mut [&Value], order: Option<&str>) {
     }
 }
 
-/// The time of an object; one that cannot be read comes after all others.
+/// The time of an object; invalid times come after all others.
 fn time(value: &Value) -> Option<Timestamp> {
     value
         .as_str()
         .map(|text| text.parse().unwrap_or(Timestamp::MAX))
 }
 
-/// The time that a filter names.
+/// The time in a filter.
 fn bound(value: &Value) -> Option<Timestamp> {
     value.as_str().map(|text| text.parse().unwrap())
 }
@@ -299,8 +300,8 @@ fn bound(value: &Value) -> Option<Timestamp> {
 /// A condition of a filter.
 type Condition<'a> = Box<dyn Fn(&Value) -> bool + 'a>;
 
-/// The conditions of `filter`, by the server's rules, the cheapest first. A condition that the
-/// stub does not know fails the test.
+/// The conditions of `filter`, by the server's rules, the cheapest first. An unknown condition
+/// fails the test.
 fn conditions(filter: &Value) -> Vec<Condition<'_>> {
     let Some(filter) = filter.as_object() else {
         return Vec::new();
@@ -371,7 +372,7 @@ fn started_or_expected(item: &Value) -> &Value {
     }
 }
 
-/// An answer with a body that nobody expects.
+/// An answer with an unexpected body.
 pub(crate) fn garbage(status: StatusCode, body: impl Into<Body>) -> Response {
     (status, body.into()).into_response()
 }

@@ -1,4 +1,4 @@
-//! TLS: certificates made on the spot, and a listener that speaks it.
+//! TLS: generated certificates, and a listener.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto};
 
-/// A certificate authority, a server's certificate and a client's, in a folder.
+/// A certificate authority, a server certificate and a client certificate, in a directory.
 pub(crate) struct Certificates {
     folder: tempfile::TempDir,
     /// PEM of the authority's certificate.
@@ -45,7 +45,7 @@ impl Certificates {
         }
     }
 
-    /// Where `ca`, `cert` and `key` (the client's) stand.
+    /// The path of `ca`, or of the client's `cert` or `key`.
     pub(crate) fn path(&self, name: &str) -> String {
         self.folder.path().join(name).to_str().unwrap().to_owned()
     }
@@ -58,8 +58,8 @@ pub(crate) struct TlsListener {
 }
 
 impl TlsListener {
-    /// With a server's certificate; of clients, where an authority is given, it wants one of
-    /// that authority.
+    /// A listener with a server certificate. If an authority is given, clients must have a
+    /// certificate from it.
     pub(crate) fn new(
         listener: tokio::net::TcpListener,
         certificate: &str,

@@ -28,7 +28,7 @@ fn gauge(series: &[&[(&str, &str)]]) -> Metric {
     }
 }
 
-/// The marks of a collection at `seconds` that has these series.
+/// The marks after a collection at `seconds` with these series.
 fn collect(ledger: &mut Ledger, seconds: u64, series: &[&[(&str, &str)]]) -> Vec<Metric> {
     ledger.begin(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
     if !series.is_empty() {
@@ -54,17 +54,17 @@ fn cumulative() -> Ledger {
 }
 
 #[test]
-fn marks_that_nobody_accepts_are_given_up_after_an_hour() {
+fn marks_that_are_not_accepted_are_given_up_after_an_hour() {
     let mut ledger = cumulative();
     assert!(collect(&mut ledger, 1_000, &[&[("a", "1")]]).is_empty());
     assert_eq!(collect(&mut ledger, 1_030, &[]).len(), 1);
     assert_eq!(collect(&mut ledger, 1_030 + 3_600, &[]).len(), 1);
     assert!(collect(&mut ledger, 1_031 + 3_600, &[]).is_empty());
-    assert!(ledger.metrics.is_empty(), "nothing is kept");
+    assert!(ledger.metrics.is_empty(), "nothing is remembered");
 }
 
 #[test]
-fn an_accepted_mark_leaves_nothing_behind_and_one_that_was_overtaken_no_harm() {
+fn an_accepted_mark_ends_the_series_unless_it_has_returned() {
     let mut ledger = cumulative();
     collect(&mut ledger, 1_000, &[&[("a", "1")], &[("a", "2")]]);
     let marks = collect(&mut ledger, 1_030, &[&[("a", "2")]]);
@@ -78,12 +78,12 @@ fn an_accepted_mark_leaves_nothing_behind_and_one_that_was_overtaken_no_harm() {
     assert_eq!(
         collect(&mut ledger, 1_120, &[]).len(),
         1,
-        "it is there again"
+        "the series has returned"
     );
 }
 
 #[test]
-fn the_order_of_attributes_does_not_make_another_series() {
+fn the_order_of_attributes_does_not_matter() {
     let mut ledger = cumulative();
     collect(&mut ledger, 1_000, &[&[("a", "1"), ("b", "2")]]);
     assert!(collect(&mut ledger, 1_030, &[&[("b", "2"), ("a", "1")]]).is_empty());
