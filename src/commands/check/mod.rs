@@ -1,22 +1,23 @@
 //! Tries everything that a running agent needs, and says what to do about what fails.
 
+mod areas;
 mod machine;
 mod prefect;
 mod receivers;
 mod report;
 
-use std::future::Future;
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
+use crate::metrics::Options;
 use crate::settings::{self, Settings};
 use report::{Line, Report};
 
 /// No single request or answer is waited for longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Nor a whole step, with everything that it asks.
-const STEP: Duration = Duration::from_secs(15);
+/// Nor one with everything around it: waits that a server asks for, a token.
+const STEP: Duration = Duration::from_secs(10);
 
 /// How the report is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +57,12 @@ pub async fn run(
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colored = stdout.is_terminal() && !plain;
     let mut report = Report::new(stdout.lock(), format, colored);
-    let settings = match settings {
-        Ok(settings) => settings,
+    let usable = settings.and_then(|settings| {
+        let options = Options::new(&settings)?;
+        Ok((settings, options))
+    });
+    let (settings, options) = match usable {
+        Ok(usable) => usable,
         Err(error) => {
             report.add(Line::fail("settings", error.to_string()))?;
             for what in ["Prefect", "exporters", "port", "STATE_DIR"] {
@@ -71,7 +76,7 @@ pub async fn run(
     let exporters = settings.otel.metrics;
     let detail = format!("a cycle every {interval} s; exporters: {exporters}");
     report.add(Line::ok("settings", detail))?;
-    prefect::check(&settings, &mut report).await?;
+    prefect::check(&settings, &options, &mut report).await?;
     receivers::check(&settings, &mut report).await?;
     report.add(machine::port(settings.metrics_address).await)?;
     report.add(machine::state_dir(&settings))?;
@@ -79,10 +84,4 @@ pub async fn run(
         true => Verdict::Good,
         false => Verdict::Bad,
     })
-}
-
-/// The result of `step`, if it does not take too long.
-async fn bounded<T>(step: impl Future<Output = T>) -> Result<T, String> {
-    let result = tokio::time::timeout(STEP, step).await;
-    result.map_err(|_| format!("not done within {} s", STEP.as_secs()))
 }
