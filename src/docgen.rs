@@ -36,6 +36,27 @@ pub enum Field {
     Text(String),
 }
 
+/// Lines of cells as aligned columns. Each line has as many cells.
+pub fn columns(lines: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = lines.iter().filter_map(|line| line.get(column));
+        cells
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..lines.first().map_or(0, Vec::len)).map(width).collect();
+    let mut text = String::new();
+    for line in lines {
+        let mut row = String::new();
+        for (cell, width) in line.iter().zip(&widths) {
+            _ = write!(row, "{cell:width$}  ");
+        }
+        _ = writeln!(text, "{}", row.trim_end());
+    }
+    text
+}
+
 /// A reference.
 pub struct Reference {
     /// The page's title.
@@ -75,20 +96,7 @@ impl Reference {
         ];
         let rows = self.rows.iter();
         lines.extend(rows.map(|row| row.iter().map(|(_, field)| plain(field)).collect()));
-        let width = |column: usize| {
-            let cells = lines.iter().map(|line| line[column].chars().count());
-            cells.max().unwrap_or_default()
-        };
-        let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
-        let mut text = String::new();
-        for line in &lines {
-            let mut row = String::new();
-            for (cell, width) in line.iter().zip(&widths) {
-                _ = write!(row, "{cell:width$}  ");
-            }
-            _ = writeln!(text, "{}", row.trim_end());
-        }
-        text
+        columns(&lines)
     }
 
     fn markdown(&self) -> String {

@@ -17,18 +17,18 @@
 //! - [`cycles`]: read, count, write the checkpoint, report; [`publisher`]: publishes the reports at
 //!   its own pace;
 //! - [`agent`]: wires the modules, starts and stops;
-//! - [`cli`]: arguments; [`health`]: queries a running agent; [`docgen`]: the generated references;
+//! - [`cli`]: arguments; [`commands`]: every command but `run`; [`docgen`]: the generated references;
 //! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and memory;
 //!   [`shutdown`]: its shutdown.
 
 pub mod agent;
 pub mod checkpoint;
 pub mod cli;
+pub mod commands;
 pub mod core;
 pub mod cycles;
 pub mod docgen;
 pub mod export;
-pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod prefect;
@@ -38,3 +38,4 @@ pub mod sampler;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
+mod tls;

@@ -87,6 +87,8 @@ fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + 
     let targets = Targets::new()
         .with_default(log.level.min(LevelFilter::WARN))
         .with_target("opentelemetry", sdk)
+        // It reports each handshake that fails, at ERROR; the request's own error says why.
+        .with_target("rustls_platform_verifier", sdk)
         .with_target(OWN, log.level);
     match log.format {
         LogFormat::Text => fmt::layer()

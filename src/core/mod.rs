@@ -11,8 +11,8 @@
 //! - `runs`, `terminal`, `counted`: terminal states, each counted once;
 //! - [`counters`], [`tally`], [`tags`]: what is counted; [`events`]: what happened;
 //! - `cursor`, `keyed`, `listing`: how lists are paged through;
-//! - [`clock`]: the server's time; [`snapshot`], [`state`]: the data that the catalogue reads;
-//!   [`saved`]: the content of a checkpoint.
+//! - [`clock`]: the server's time; [`version`]: what its version supports; [`snapshot`],
+//!   [`state`]: the data that the catalogue reads; [`saved`]: the content of a checkpoint.
 
 pub mod clock;
 mod comparison;
@@ -37,6 +37,7 @@ pub mod tally;
 mod task_runs;
 mod terminal;
 mod unfinished;
+pub mod version;
 mod windows;
 
 use std::collections::{HashMap, HashSet};
@@ -556,7 +557,7 @@ impl Core {
         match result {
             Ok(crate::prefect::Answer::Version(version)) => {
                 self.version = Some(Arc::clone(&version));
-                match cycle::unsupported(&version) {
+                match version::unsupported(&version) {
                     None => self.sections.read(Section::Server, uptime),
                     Some(error) => self.give_up(error, uptime),
                 }

@@ -213,7 +213,7 @@ impl Delivery {
 }
 
 /// The time of the collection, taken from its points, but not later than now.
-fn collected_at(parts: &[&ResourceMetrics]) -> SystemTime {
+pub(super) fn collected_at(parts: &[&ResourceMetrics]) -> SystemTime {
     fn of<T>(data: &MetricData<T>) -> SystemTime {
         match data {
             MetricData::Gauge(gauge) => gauge.time(),

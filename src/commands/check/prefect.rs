@@ -1,0 +1,296 @@
+//! Whether Prefect can be read, and all of it.
+
+use std::future::Future;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use jiff::{SignedDuration, Timestamp};
+
+use super::areas::{Area, Tried, areas, name};
+use super::report::{Line, Report};
+use super::{PATIENCE, STEP};
+use crate::core::sections::Section;
+use crate::core::version;
+use crate::metrics::Options;
+use crate::prefect::request::{FlowRunFilter, Order};
+use crate::prefect::{Answer, Client, Error, Reply, Request, RequestObserver, RequestRecord};
+use crate::settings::{Credentials, Prefect, Settings};
+
+/// `Date` has whole seconds, and an answer takes its time.
+const SAME_TIME: SignedDuration = SignedDuration::from_secs(3);
+
+/// The checks of this file, in their order.
+const CHECKS: [&str; 5] = ["Prefect", "version", "permissions", "clock", "page size"];
+
+/// Measures nothing.
+struct Unobserved;
+
+impl RequestObserver for Unobserved {
+    fn on_request(&self, _: &RequestRecord<'_>) {}
+}
+
+/// What the first answer tells.
+struct First {
+    version: Option<Arc<str>>,
+    dated: Option<Dated>,
+    took: Duration,
+}
+
+/// A date of the server, when it was asked for, and how long that took.
+type Dated = (Timestamp, Timestamp, Duration);
+
+pub(super) async fn check<W: Write>(
+    settings: &Settings,
+    options: &Options,
+    report: &mut Report<W>,
+) -> io::Result<()> {
+    let url = settings.prefect.api_url.as_str();
+    let short = Prefect {
+        max_retries: 0,
+        request_timeout: settings.prefect.request_timeout.min(PATIENCE),
+        ..settings.prefect.clone()
+    };
+    let client = match Client::new(&short, Arc::new(Unobserved)) {
+        Ok(client) => client,
+        Err(error) => return stop(report, failed("Prefect", &error)),
+    };
+    let first = match first(&client).await {
+        Ok(first) => first,
+        Err(error) => {
+            let line = failed("Prefect", &error);
+            return stop(report, line.hint_if(better_hint(&short, &error).await));
+        }
+    };
+    if let Some(error) = first.version.as_deref().and_then(version::unsupported) {
+        report.add(first.line(url))?;
+        return stop(report, failed("version", &error));
+    }
+    let results = match read(&client, areas(settings, options)).await {
+        Ok(results) => results,
+        Err(line) => return stop(report, line),
+    };
+    report.add(first.line(url))?;
+    report.add(version_line(first.version.as_deref()))?;
+    permissions(&results, report)?;
+    report.add(clock(first.dated, &results))?;
+    report.add(page_size(&client, settings.prefect.pagination_limit).await)
+}
+
+/// The result of a request, if it does not take too long: the client waits for a server that
+/// asks to be left alone.
+pub(super) async fn bounded<T>(
+    request: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let result = tokio::time::timeout(STEP, request).await;
+    result.unwrap_or(Err(Error::Deadline(STEP)))
+}
+
+/// Adds a line that fails, and skips the checks after it.
+fn stop<W: Write>(report: &mut Report<W>, line: Line) -> io::Result<()> {
+    let failed = line.check;
+    let after = CHECKS.iter().skip_while(|name| **name != failed);
+    let since = format!("{failed} fails");
+    report.add(line)?;
+    for name in after.skip(1) {
+        report.add(Line::skipped(name, &since))?;
+    }
+    Ok(())
+}
+
+/// Asks for the version, which needs no database.
+async fn first(client: &Client) -> Result<First, Error> {
+    let (began, sent) = (Instant::now(), Timestamp::now());
+    let answer = bounded(client.execute(&Request::Version)).await;
+    let took = began.elapsed();
+    match answer {
+        Ok(Reply { answer, date }) => Ok(First {
+            version: match answer {
+                Answer::Version(version) => Some(version),
+                _ => None,
+            },
+            dated: date.map(|date| (date, sent, took)),
+            took,
+        }),
+        // Prefect Cloud does not tell it, and a key may lack the permission: the lists decide.
+        Err(Error::Status {
+            status: 403..=405, ..
+        }) => Ok(First {
+            version: None,
+            dated: None,
+            took,
+        }),
+        Err(error) => Err(error),
+    }
+}
+
+/// What to do about an error that the settings tell more about.
+async fn better_hint(settings: &Prefect, error: &Error) -> Option<String> {
+    if let Error::Status { status: 401, .. } = error {
+        let hint = match &settings.credentials {
+            Credentials::None => {
+                "set PREFECT_API_KEY (Prefect Cloud), or PREFECT_API_AUTH_STRING to the server's user:password"
+            }
+            Credentials::Bearer(_) => {
+                "PREFECT_API_KEY is refused: create a new key; a server of your own uses PREFECT_API_AUTH_STRING instead"
+            }
+            Credentials::Basic { .. } => {
+                "PREFECT_API_AUTH_STRING is refused: set it to the PREFECT_SERVER_API_AUTH_STRING of the server"
+            }
+        };
+        return Some(hint.to_owned());
+    }
+    if !error.is_not_prefect() || settings.api_url.path().contains("/api") {
+        return None;
+    }
+    // The commonest mistake, if it is one: the address of the user interface.
+    let mut api_url = settings.api_url.clone();
+    api_url.set_path(&format!("{}/api", api_url.path().trim_end_matches('/')));
+    let there = Prefect {
+        api_url: api_url.clone(),
+        ..settings.clone()
+    };
+    let client = Client::new(&there, Arc::new(Unobserved)).ok()?;
+    let answer = first(&client).await.ok()?;
+    answer.version?;
+    Some(format!(
+        "the API is at {api_url}: set PREFECT_API_URL to that"
+    ))
+}
+
+impl First {
+    fn line(&self, url: &str) -> Line {
+        let name = match &self.version {
+            Some(version) => format!("Prefect {version}"),
+            None => "an API without a version, such as Prefect Cloud,".to_owned(),
+        };
+        let milliseconds = self.took.as_millis();
+        let detail = format!("{name} at {url} answers in {milliseconds} ms");
+        Line::ok("Prefect", detail)
+    }
+}
+
+/// Asks for something of each part of the API.
+async fn read(client: &Client, areas: Vec<Area>) -> Result<Vec<Tried>, Line> {
+    let asked = areas.iter().map(|area| area.try_it(client));
+    let results = join_all(asked).await;
+    match not_prefect(&results) {
+        Some(error) => Err(failed("Prefect", error)),
+        None => Ok(results),
+    }
+}
+
+fn failed(what: &'static str, error: &Error) -> Line {
+    Line::fail(what, error.problem()).hint_if(error.hint())
+}
+
+/// Why none of the lists that every server has can be read.
+fn not_prefect(results: &[Tried]) -> Option<&Error> {
+    let lists = results.iter().filter(|tried| tried.section.matters());
+    let errors: Option<Vec<_>> = lists.map(|tried| tried.answer.as_ref().err()).collect();
+    let errors = errors?;
+    let wrong = |error: &&&Error| error.is_not_prefect() || error.concerns_whole_server();
+    errors.iter().find(wrong).copied()
+}
+
+fn version_line(version: Option<&str>) -> Line {
+    let Some(version) = version else {
+        let detail = "not reported; Prefect Cloud is always recent enough";
+        return Line::ok("version", detail);
+    };
+    let missing = version::missing(version);
+    match missing.is_empty() {
+        true => Line::ok(
+            "version",
+            format!("{version} has everything that the agent reads"),
+        ),
+        false => Line::warn("version", format!("{version} lacks {}", missing.join("; ")))
+            .hint("the other metrics are complete"),
+    }
+}
+
+fn permissions<W: Write>(results: &[Tried], report: &mut Report<W>) -> io::Result<()> {
+    let mut readable = Vec::new();
+    for tried in results {
+        let name = name(tried.section);
+        match &tried.answer {
+            Ok(_) => readable.push(name),
+            // An older server; the agent leaves out what it would tell.
+            Err(error) if error.is_not_found() && !tried.section.matters() => {
+                let detail = format!("{}: this server does not have them", name);
+                report.add(Line::warn("permissions", detail).hint(error.problem()))?;
+            }
+            // Before 3.6.22 without this filter: the agent does without it.
+            Err(error) if error.is_refused() && tried.section == Section::TaskRuns => {
+                readable.push(name);
+            }
+            Err(error @ Error::Status { status: 403, .. }) => {
+                let detail = format!("{name}: {}", error.problem());
+                let hint = format!(
+                    "the key needs the permission to view {name}; in Prefect Cloud, the workspace role Viewer has it"
+                );
+                report.add(Line::fail("permissions", detail).hint(hint))?;
+            }
+            Err(error) => {
+                let detail = format!("{name}: {}", error.problem());
+                report.add(Line::fail("permissions", detail).hint_if(error.hint()))?;
+            }
+        }
+    }
+    readable.dedup();
+    if !readable.is_empty() {
+        let detail = format!("can read {}", readable.join(", "));
+        report.add(Line::ok("permissions", detail))?;
+    }
+    Ok(())
+}
+
+/// Compares the server's clock with this machine's, by an answer that has a date.
+fn clock(dated: Option<Dated>, results: &[Tried]) -> Line {
+    let mut others = results.iter().filter_map(|tried| {
+        let date = tried.answer.as_ref().ok()?.date?;
+        Some((date, tried.sent, tried.took))
+    });
+    let Some((date, sent, took)) = dated.or_else(|| others.next()) else {
+        return Line::ok(
+            "clock",
+            "the server does not report its time; this machine's is used",
+        );
+    };
+    let ahead = date.duration_since(sent) - SignedDuration::try_from(took / 2).unwrap_or_default();
+    if ahead.abs() <= SAME_TIME + SignedDuration::try_from(took).unwrap_or_default() {
+        return Line::ok("clock", "the server's clock agrees with this machine's");
+    }
+    let (seconds, side) = (
+        ahead.abs().as_secs(),
+        if ahead.is_positive() {
+            "ahead of"
+        } else {
+            "behind"
+        },
+    );
+    let detail = format!("the server's clock is {seconds} s {side} this machine's");
+    Line::warn("clock", detail).hint("the agent follows the server's clock, but points have the time of this machine: synchronize both clocks (NTP)")
+}
+
+async fn page_size(client: &Client, wanted: usize) -> Line {
+    // No run has none of these ids: an empty page, whatever its limit.
+    let request = Request::FlowRuns {
+        filter: FlowRunFilter::of_ids([]),
+        order: Order::Id,
+        limit: wanted,
+    };
+    match bounded(client.execute(&request)).await {
+        Ok(_) => Line::ok("page size", format!("{wanted} objects per page")),
+        Err(error) => match error.page_limit() {
+            Some(limit) => {
+                let detail = format!(
+                    "the server allows {limit} objects per page, less than PAGINATION_LIMIT ({wanted}); the agent uses {limit}"
+                );
+                Line::ok("page size", detail)
+            }
+            None => failed("page size", &error),
+        },
+    }
+}
