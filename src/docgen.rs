@@ -22,6 +22,36 @@ impl Format {
     ];
 }
 
+/// The width that a table has to fit into: `COLUMNS`, or the terminal's. Where stdout is a file or a
+/// pipe, each row stays one line.
+fn width() -> Option<u16> {
+    let columns = std::env::var("COLUMNS").ok();
+    let columns = columns.and_then(|columns| columns.parse().ok());
+    let terminal = || {
+        let (width, _) = terminal_size::terminal_size_of(std::io::stdout())?;
+        Some(width.0)
+    };
+    columns.or_else(terminal).filter(|width| *width > 0)
+}
+
+/// Lines of cells as aligned columns, within the terminal's width. Each line has as many cells.
+pub fn columns(lines: &[Vec<String>]) -> String {
+    let mut table = comfy_table::Table::new();
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .add_rows(lines);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    if let Some(width) = width() {
+        table
+            .set_content_arrangement(comfy_table::ContentArrangement::Dynamic)
+            .set_width(width);
+    }
+    let lines = table.lines().map(|line| format!("{}\n", line.trim_end()));
+    lines.collect()
+}
+
 /// One thing that is declared, field by field.
 pub type Row = Vec<(&'static str, Field)>;
 
@@ -67,28 +97,11 @@ impl Reference {
             Field::Name(name) => name.clone().unwrap_or_default(),
             Field::Text(text) => text.clone(),
         };
-        let mut lines: Vec<Vec<String>> = vec![
-            self.columns()
-                .iter()
-                .map(|name| name.to_uppercase())
-                .collect(),
-        ];
+        let header = self.columns().into_iter().map(str::to_uppercase).collect();
         let rows = self.rows.iter();
-        lines.extend(rows.map(|row| row.iter().map(|(_, field)| plain(field)).collect()));
-        let width = |column: usize| {
-            let cells = lines.iter().map(|line| line[column].chars().count());
-            cells.max().unwrap_or_default()
-        };
-        let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
-        let mut text = String::new();
-        for line in &lines {
-            let mut row = String::new();
-            for (cell, width) in line.iter().zip(&widths) {
-                _ = write!(row, "{cell:width$}  ");
-            }
-            _ = writeln!(text, "{}", row.trim_end());
-        }
-        text
+        let rows = rows.map(|row| row.iter().map(|(_, field)| plain(field)).collect());
+        let lines: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
+        columns(&lines)
     }
 
     fn markdown(&self) -> String {
