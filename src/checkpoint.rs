@@ -128,6 +128,29 @@ impl Checkpoint {
         Ok(Some(content.saved))
     }
 
+    /// Whether another process uses it. Leaves no lock behind.
+    pub fn is_in_use(&self) -> bool {
+        let lock = File::open(self.path.with_extension("lock"));
+        lock.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// The APIs whose checkpoints are in `folder`.
+    pub fn apis(folder: &Path) -> Vec<String> {
+        let files = fs::read_dir(folder).into_iter().flatten().flatten();
+        let end = format!("-v{VERSION}.json");
+        let own = files.map(|file| file.path()).filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("checkpoint-") && name.ends_with(&end)
+        });
+        let heads = own.filter_map(|path| {
+            let file = io::BufReader::new(File::open(path).ok()?);
+            serde_json::from_reader::<_, Head>(file.take(LARGEST)).ok()
+        });
+        let mut apis: Vec<_> = heads.map(|head| head.prefect_api_url).collect();
+        apis.sort();
+        apis
+    }
+
     /// Renames a file that cannot be used, so that it can be examined.
     ///
     /// # Errors

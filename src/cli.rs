@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap_complete::Shell;
 
+use crate::commands::health::Probe;
+use crate::commands::{check, config, once};
 use crate::docgen::{Format, Reference};
-use crate::health::Probe;
 use crate::metrics;
 use crate::settings::table::SETTINGS;
 use crate::settings::{self, Sources};
@@ -18,11 +20,27 @@ pub const VERSION: &str = concat!(
     ")"
 );
 
-/// A subcommand: its name, what it is for, what it prints.
-type Subcommand = (&'static str, &'static str, fn() -> Reference);
+/// The subcommands that take the settings. Without a subcommand, the agent runs.
+const RUN: &str = "run";
+const CHECK: &str = "check";
+const ONCE: &str = "once";
+const HEALTH: &str = "health";
+const CONFIG: &str = "config";
 
-/// Subcommands that print what the program declares.
-const REFERENCES: [Subcommand; 2] = [
+/// The subcommands that print what a shell and `man` need.
+const COMPLETIONS: &str = "completions";
+const MAN: &str = "man";
+
+/// A flag of `health`.
+const READY: &str = "ready";
+const FORMAT: &str = "format";
+const FILE: &str = "config";
+const SHELL: &str = "shell";
+
+/// A subcommand that prints what the program declares: its name, what it is for, what it prints.
+type ReferenceCommand = (&'static str, &'static str, fn() -> Reference);
+
+const REFERENCES: [ReferenceCommand; 2] = [
     (
         "metrics",
         "Prints every metric that the agent exports",
@@ -35,52 +53,46 @@ const REFERENCES: [Subcommand; 2] = [
     ),
 ];
 
-/// The command, its flags made from the settings.
+/// What the program is asked to do.
+pub enum Invocation {
+    /// To print this.
+    Print(String),
+    /// To do this with the settings from these sources.
+    Do(Task, Sources),
+}
+
+/// What is done with the settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Runs the agent.
+    Run,
+    /// Tries everything that the agent needs.
+    Check(check::Format),
+    /// Prints the settings in use.
+    Config(Format),
+    /// Prints what one cycle reads.
+    Once(once::Format),
+    /// Asks a running agent for its health.
+    Health(Probe),
+}
+
+/// The command line.
 pub fn command() -> Command {
-    let config = Arg::new("config")
-        .long("config")
-        .value_name("FILE")
-        .value_parser(clap::value_parser!(PathBuf))
-        .help("TOML or YAML file of settings, named as below with underscores: max_retries = 5");
-    let flags = SETTINGS.iter().filter_map(|setting| {
-        let flag = setting.flag()?;
-        let mut help = setting.help.to_owned();
-        if let Some(default) = setting.default {
-            help = format!("{help} [default: {default}]");
-        }
-        let flag = Arg::new(setting.name)
-            .long(flag)
-            .value_name("VALUE")
-            .help(help);
-        Some(
-            flag.action(ArgAction::Set)
-                .hide_short_help(setting.name.starts_with("OTEL_")),
-        )
-    });
-    Command::new(env!("CARGO_PKG_NAME"))
-        .args_conflicts_with_subcommands(true)
+    with_settings(Command::new(env!("CARGO_PKG_NAME")))
         .version(VERSION)
         .about("Samples the API of Prefect 3 into OpenTelemetry metrics: OTLP push, Prometheus pull bridge")
-        .after_help(
-            "Every flag is also an environment variable: --max-retries is MAX_RETRIES.\n\
-             Secrets have no flag: PREFECT_API_KEY, PREFECT_API_AUTH_STRING and OTEL_EXPORTER_OTLP_HEADERS\n\
-             are read from the environment, from --config, or from files that PREFECT_API_KEY_FILE\n\
-             and so on name.\n\
-             Order: defaults < --config < environment < flags. --help shows the OTEL_* settings too.",
-        )
-        .arg(config)
-        .args(flags)
-        .subcommands(REFERENCES.map(|(name, about, _)| {
-            let format = Arg::new("format")
-                .long("format")
-                .value_name("FORMAT")
-                .value_parser(Format::ALL.map(|(name, _)| name))
-                .default_value(Format::ALL[0].0)
-                .help("How it is written");
-            Command::new(name).about(about).arg(format)
-        }))
-        .subcommand(
-            Command::new(HEALTH)
+        .subcommands([
+            with_settings(Command::new(RUN)).about("Runs the agent; so does no subcommand at all"),
+            with_settings(Command::new(CHECK))
+                .about("Tries everything that the agent needs, and says what to do: exit code 0 or 1")
+                .arg(format(&check::Format::ALL.map(|(name, _)| name))),
+            with_settings(Command::new(CONFIG))
+                .about("Prints the value of each setting and where it comes from; secrets are masked")
+                .arg(format(&config::FORMATS.map(|(name, _)| name))),
+            with_settings(Command::new(ONCE))
+                .about("Prints the metrics of one cycle, without running the agent")
+                .arg(format(&once::Format::ALL.map(|(name, _)| name))),
+            with_settings(Command::new(HEALTH))
                 .about("Asks the agent on this machine whether it runs: exit code 0 or 1")
                 .arg(
                     Arg::new(READY)
@@ -88,54 +100,129 @@ pub fn command() -> Command {
                         .action(ArgAction::SetTrue)
                         .help("Asks whether it has read Prefect recently (/readyz, not /healthz)"),
                 ),
+        ])
+        .subcommands(REFERENCES.map(|(name, about, _)| {
+            let formats = Format::ALL.map(|(name, _)| name);
+            Command::new(name).about(about).arg(format(&formats))
+        }))
+        .subcommand(
+            Command::new(COMPLETIONS)
+                .about("Prints the completion script of a shell")
+                .arg(
+                    Arg::new(SHELL)
+                        .required(true)
+                        .value_parser(clap::value_parser!(Shell)),
+                ),
         )
+        .subcommand(Command::new(MAN).about("Prints the manual page"))
 }
 
-/// The subcommand that asks a running agent, for containers without a shell.
-const HEALTH: &str = "health";
-const READY: &str = "ready";
+/// Adds the flags that are made from the settings. Every subcommand that takes settings has them,
+/// so that they can be written before or after its name.
+fn with_settings(command: Command) -> Command {
+    let file = Arg::new(FILE)
+        .long(FILE)
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("TOML or YAML file of settings, named as below with underscores: max_retries = 5");
+    let flags = SETTINGS.iter().filter_map(|setting| {
+        let mut help = setting.help.to_owned();
+        if let Some(default) = setting.default {
+            help = format!("{help} [default: {default}]");
+        }
+        let flag = Arg::new(setting.name)
+            .long(setting.flag()?)
+            .value_name("VALUE")
+            .help_heading(setting.group.title())
+            .help(help);
+        Some(flag.hide_short_help(setting.name.starts_with("OTEL_")))
+    });
+    command.arg(file).args(flags).after_help(
+        "Every flag is also an environment variable: --max-retries is MAX_RETRIES. Secrets have no \
+         flag: they are read from the environment, from --config, or from a file that a variable \
+         like PREFECT_API_KEY_FILE names.\n\n\
+         Order of precedence: flags, environment, --config, the active Prefect profile (if nothing \
+         else sets PREFECT_API_URL), defaults.",
+    )
+}
 
-/// What is asked of the program.
-pub enum Invocation {
-    /// To run, with settings from these sources.
-    Run(Sources),
-    /// To print this.
-    Print(String),
-    /// To ask this of the agent that runs with these settings.
-    Health(Probe, Sources),
+fn format(names: &[&'static str]) -> Arg {
+    Arg::new(FORMAT)
+        .long(FORMAT)
+        .value_name("FORMAT")
+        .value_parser(names.to_vec())
+        .default_value(names[0])
+        .help("Output format")
 }
 
 /// What arguments and environment ask for. Ends the process for `--help`, `--version` and
-/// arguments that are none.
+/// arguments that cannot be used.
 pub fn invocation() -> Invocation {
     let matches = command().get_matches();
-    if let Some((name, arguments)) = matches.subcommand() {
-        if name == HEALTH {
-            let probe = match arguments.get_flag(READY) {
-                true => Probe::Ready,
-                false => Probe::Live,
-            };
-            return Invocation::Health(probe, Sources::from_process());
-        }
-        let wanted = arguments.get_one::<String>("format");
-        let format = Format::ALL
-            .into_iter()
-            .find(|(name, _)| wanted.is_some_and(|wanted| wanted == name))
-            .map_or(Format::Table, |(_, format)| format);
-        let reference = REFERENCES.into_iter().find(|(known, ..)| *known == name);
-        let text = reference.map(|(_, _, reference)| reference().render(format));
-        return Invocation::Print(text.unwrap_or_default());
-    }
-    let flags = SETTINGS
-        .iter()
-        .filter(|setting| setting.flag().is_some())
-        .filter_map(|setting| {
-            let value = matches.get_one::<String>(setting.name)?;
-            Some((setting.name.to_owned(), value.clone()))
-        });
-    Invocation::Run(Sources {
-        file: matches.get_one::<PathBuf>("config").cloned(),
+    let Some((name, arguments)) = matches.subcommand() else {
+        return Invocation::Do(Task::Run, sources(&[&matches]));
+    };
+    let task = match name {
+        RUN => Task::Run,
+        CHECK => Task::Check(named(&check::Format::ALL, arguments)),
+        CONFIG => Task::Config(named(&config::FORMATS, arguments)),
+        ONCE => Task::Once(named(&once::Format::ALL, arguments)),
+        HEALTH if arguments.get_flag(READY) => Task::Health(Probe::Ready),
+        HEALTH => Task::Health(Probe::Live),
+        COMPLETIONS => return Invocation::Print(completions(arguments)),
+        MAN => return Invocation::Print(manual()),
+        reference => return Invocation::Print(printed(reference, arguments)),
+    };
+    Invocation::Do(task, sources(&[arguments, &matches]))
+}
+
+/// The settings of the process: its environment, and the flags. The first of `matches` that has a
+/// flag counts.
+fn sources(matches: &[&ArgMatches]) -> Sources {
+    let value = |name: &str| matches.iter().find_map(|all| all.get_one::<String>(name));
+    let flags = SETTINGS.iter().filter(|setting| setting.flag().is_some());
+    let flags = flags.filter_map(|setting| {
+        let value = value(setting.name)?;
+        Some((setting.name.to_owned(), value.clone()))
+    });
+    let mut files = matches.iter().map(|all| all.get_one::<PathBuf>(FILE));
+    Sources {
+        file: files.find_map(|file| file.cloned()),
         flags: flags.collect(),
         ..Sources::from_process()
-    })
+    }
+}
+
+/// The completion script of a shell.
+fn completions(arguments: &ArgMatches) -> String {
+    let mut script = Vec::new();
+    if let Some(shell) = arguments.get_one::<Shell>(SHELL) {
+        clap_complete::generate(*shell, &mut command(), env!("CARGO_PKG_NAME"), &mut script);
+    }
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+/// The manual page, for `man`.
+fn manual() -> String {
+    let mut page = Vec::new();
+    // Writing to memory does not fail.
+    _ = clap_mangen::Man::new(command()).render(&mut page);
+    String::from_utf8_lossy(&page).into_owned()
+}
+
+/// The reference of this name.
+fn printed(name: &str, arguments: &ArgMatches) -> String {
+    let format = named(&Format::ALL, arguments);
+    let reference = REFERENCES.into_iter().find(|(known, ..)| *known == name);
+    let text = reference.map(|(_, _, reference)| reference().render(format));
+    text.unwrap_or_default()
+}
+
+/// The format that is asked for; the first of `all` is the default.
+fn named<T: Copy, const N: usize>(all: &[(&str, T); N], arguments: &ArgMatches) -> T {
+    let wanted = arguments.get_one::<String>(FORMAT);
+    let format = all
+        .iter()
+        .find(|(name, _)| wanted.is_some_and(|wanted| wanted == name));
+    format.unwrap_or(&all[0]).1
 }

@@ -14,18 +14,19 @@
 //! - [`http`]: `/metrics`, `/healthz`, `/readyz`;
 //! - [`cycles`]: sample, count, keep, report; [`publisher`]: publishes the reports, at its own pace;
 //! - [`agent`]: wires them, starts and stops;
-//! - [`cli`]: arguments; [`health`]: asks a running agent; [`docgen`]: the generated reference;
+//! - [`cli`]: arguments; [`commands`]: what they ask for, except running the agent; [`docgen`]: the
+//!   generated reference;
 //! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and
 //!   memory; [`shutdown`]: its end.
 
 pub mod agent;
 pub mod checkpoint;
 pub mod cli;
+pub mod commands;
 pub mod core;
 pub mod cycles;
 pub mod docgen;
 pub mod export;
-pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod prefect;
@@ -35,3 +36,4 @@ pub mod sampler;
 pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
+mod tls;

@@ -5,10 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use prefect_otel_agent::agent::{self, Agent};
-use prefect_otel_agent::cli::Invocation;
+use prefect_otel_agent::cli::{Invocation, Task};
+use prefect_otel_agent::commands::check::{self, Verdict};
+use prefect_otel_agent::commands::{config, health, once};
 use prefect_otel_agent::settings::Settings;
 use prefect_otel_agent::shutdown::Shutdown;
-use prefect_otel_agent::{cli, health, telemetry};
+use prefect_otel_agent::{cli, telemetry};
 
 /// The process could not start or go on.
 const FAILURE: u8 = 1;
@@ -16,32 +18,50 @@ const FAILURE: u8 = 1;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let (sources, probe) = match cli::invocation() {
-        Invocation::Run(sources) => (sources, None),
-        Invocation::Health(probe, sources) => (sources, Some(probe)),
+    let (task, sources) = match cli::invocation() {
+        Invocation::Do(task, sources) => (task, sources),
         // A reader that has seen enough closes the pipe: that is no failure.
         Invocation::Print(text) => {
             _ = std::io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;
         }
     };
-    let settings = match Settings::load(&sources) {
-        Ok(settings) => settings,
-        Err(error) => return fail(USAGE, &error),
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build();
-    match (runtime, probe) {
-        (Ok(runtime), Some(probe)) => {
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(FAILURE, &error),
+    };
+    match (task, Settings::load(&sources)) {
+        (Task::Check(format), settings) => match runtime.block_on(check::run(settings, format)) {
+            Ok(Verdict::Good) => ExitCode::SUCCESS,
+            Ok(Verdict::Bad) => ExitCode::from(FAILURE),
+            Ok(Verdict::Unusable) => ExitCode::from(USAGE),
+            Err(error) => fail(FAILURE, &error),
+        },
+        (Task::Config(format), settings) => match config::run(&sources, settings, format) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(USAGE, &error),
+        },
+        (_, Err(error)) => fail(USAGE, &error),
+        (Task::Run, Ok(settings)) => runtime.block_on(run(settings)),
+        (Task::Once(format), Ok(settings)) => {
+            match runtime.block_on(once::run(settings, format)) {
+                Ok(true) => ExitCode::SUCCESS,
+                // The log says why.
+                Ok(false) => ExitCode::from(FAILURE),
+                Err(error @ once::Error::Settings(_)) => fail(USAGE, &error),
+                Err(error) => fail(FAILURE, &error),
+            }
+        }
+        (Task::Health(probe), Ok(settings)) => {
             match runtime.block_on(health::ask(settings.metrics_address, probe)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(FAILURE, &error),
             }
         }
-        (Ok(runtime), None) => runtime.block_on(run(settings)),
-        (Err(error), _) => fail(FAILURE, &error),
     }
 }
 
@@ -57,11 +77,18 @@ async fn run(settings: Settings) -> ExitCode {
         (_, Err(error @ agent::Error::Settings(_))) => return fail(USAGE, &error),
         (_, Err(error)) => return fail(FAILURE, &error),
     };
+    if let Some(profile) = &settings.prefect.profile {
+        tracing::info!(
+            profile = profile.name,
+            file = %profile.path.display(),
+            "PREFECT_API_URL is not set: using the active Prefect profile"
+        );
+    }
     tracing::info!(
         version = cli::VERSION,
         prefect_api_url = %settings.prefect.api_url,
         listening_on = %agent.address(),
-        exporters = ?settings.otel.metrics,
+        exporters = %settings.otel.metrics,
         "started"
     );
     agent.run(listener, shutdown).await;

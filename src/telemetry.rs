@@ -52,6 +52,9 @@ pub fn start(settings: &Settings) -> Result<Telemetry, Error> {
         .with(traces)
         .with(pushed_logs)
         .init();
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
     Ok(Telemetry {
         tracer_provider,
         logger_provider,
@@ -92,11 +95,11 @@ fn logger_provider(settings: &Settings) -> Result<Option<SdkLoggerProvider>, Err
     Ok(Some(provider.build()))
 }
 
-/// Whether colours may be written there: to a terminal, unless `NO_COLOR` is set.
+/// Whether colors may be written to `stream`: to a terminal, unless `NO_COLOR` is set.
 /// <https://no-color.org>
-pub fn has_colours(stream: &impl IsTerminal) -> bool {
-    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    !no_colour && stream.is_terminal()
+pub fn has_color(stream: &impl IsTerminal) -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !no_color && stream.is_terminal()
 }
 
 fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + Send + Sync> {
@@ -109,11 +112,13 @@ fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + 
     let targets = Targets::new()
         .with_default(log.level.min(LevelFilter::WARN))
         .with_target("opentelemetry", sdk)
+        // It reports each handshake that fails, at ERROR; the request's own error says why.
+        .with_target("rustls_platform_verifier", sdk)
         .with_target(OWN, log.level);
     match log.format {
         LogFormat::Text => fmt::layer()
             .with_writer(std::io::stderr)
-            .with_ansi(has_colours(&std::io::stderr()))
+            .with_ansi(has_color(&std::io::stderr()))
             .with_filter(targets)
             .boxed(),
         LogFormat::Json => fmt::layer()

@@ -126,7 +126,7 @@ impl<T: Object> Listing<T> {
         self.stage = match std::mem::replace(&mut self.stage, Stage::Done) {
             Stage::First if full && first_page_only => {
                 tracing::warn!(
-                    list = ?T::RESOURCE,
+                    list = T::RESOURCE.filter_path(),
                     limit = page.limit,
                     "the list has more than one page; set PAGINATION_ENABLED=True to read all of it"
                 );

@@ -11,7 +11,7 @@
 //! - `runs`, `terminal`, `counted`: terminal states, each counted once;
 //! - [`counters`], [`tally`], [`tags`]: what is counted; [`events`]: what happened;
 //! - `cursor`, `keyed`, `listing`: how lists are read page by page;
-//! - [`clock`]: the server's time; [`snapshot`], [`state`]: what the catalogue reads;
+//! - [`clock`]: the server's time; [`version`]: what its version has; [`snapshot`], [`state`]: what the catalogue reads;
 //!   [`saved`]: what a checkpoint holds.
 
 pub mod clock;
@@ -37,6 +37,7 @@ pub mod tally;
 mod task_runs;
 mod terminal;
 mod unfinished;
+pub mod version;
 mod windows;
 
 use std::collections::{HashMap, HashSet};
@@ -554,7 +555,7 @@ impl Core {
         match result {
             Ok(crate::prefect::Answer::Version(version)) => {
                 self.version = Some(Arc::clone(&version));
-                match cycle::unsupported(&version) {
+                match version::unsupported(&version) {
                     None => self.sections.read(Section::Server, uptime),
                     Some(error) => self.give_up(error, uptime),
                 }

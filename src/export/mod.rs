@@ -18,13 +18,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry_sdk::metrics::{MeterProviderBuilder, SdkMeterProvider};
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::{MeterProviderBuilder, SdkMeterProvider, Temporality};
 
 use crate::metrics::{Family, Options, Reading, Source};
 use crate::settings::Settings;
-use collected::Exporter as _;
 pub use collected::NotAccepted;
+use collected::{Collected, Exporter as _};
 pub use histograms::Histograms;
+use histograms::Outlet;
 pub use instruments::Recorder;
 use instruments::Slots;
 use otlp::PointCounts;
@@ -44,6 +47,29 @@ pub enum Error {
     /// The Prometheus bridge cannot be built.
     #[error("the Prometheus bridge cannot be built: {0}")]
     Prometheus(String),
+}
+
+/// Collects what a push would hold.
+pub struct Collector {
+    reader: Reader,
+    histograms: Arc<Outlet>,
+    slots: Slots,
+}
+
+impl Collector {
+    /// The metrics as they were published last, cumulative.
+    ///
+    /// # Errors
+    ///
+    /// When the SDK cannot collect them.
+    pub fn collect(&self) -> Result<ExportMetricsServiceRequest, Error> {
+        let collected = Collected::from(&self.reader, &self.histograms);
+        let collected = collected.map_err(|error| Error::Otlp(error.to_string()))?;
+        let parts: Vec<_> = collected.parts().collect();
+        let slots = self.slots.clone();
+        let points: otlp::PointsOf = Arc::new(move |name| slots.points(name));
+        Ok(otlp::whole(&parts, &points))
+    }
 }
 
 /// All exporters and what feeds them. Each has a meter provider of its own, since histograms
@@ -66,15 +92,7 @@ impl Exporters {
     /// When one of them cannot be built.
     pub fn new(settings: &Settings, options: &Options) -> Result<Self, Error> {
         let resource = resource(settings);
-        let mut exporters = Exporters {
-            histograms: Histograms::new(options, &resource),
-            providers: Vec::new(),
-            slots: Slots::new(options),
-            recorders: HashMap::new(),
-            bridge: None,
-            pushes: Vec::new(),
-            points: None,
-        };
+        let mut exporters = Exporters::none(options, &resource);
         let builder = || SdkMeterProvider::builder().with_resource(resource.clone());
         if let Some(otlp) = &settings.otel.otlp_metrics {
             let config = delivery(settings, options, exporters.slots.clone());
@@ -98,11 +116,56 @@ impl Exporters {
             exporters.pushes.push(push);
         }
         if settings.otel.metrics.prometheus {
-            let (bridge, reader) = Bridge::new(exporters.histograms.scraped()?)?;
-            exporters.add(builder().with_reader(reader), options, false);
-            exporters.bridge = Some(bridge);
+            exporters.add_bridge(options, &resource)?;
         }
         Ok(exporters)
+    }
+
+    /// Exporters that send and serve nothing: the page of `/metrics`, and a collector.
+    ///
+    /// # Errors
+    ///
+    /// When the page cannot be had.
+    pub fn collecting(settings: &Settings, options: &Options) -> Result<(Self, Collector), Error> {
+        let resource = resource(settings);
+        let mut exporters = Exporters::none(options, &resource);
+        exporters.add_bridge(options, &resource)?;
+        let exponential = settings.otel.exponential_histograms;
+        let histograms = exporters
+            .histograms
+            .pushed(Temporality::Cumulative, exponential)?;
+        let reader = Reader::new(Temporality::Cumulative);
+        let builder = SdkMeterProvider::builder().with_resource(resource);
+        exporters.add(builder.with_reader(reader.clone()), options, exponential);
+        let slots = exporters.slots.clone();
+        Ok((
+            exporters,
+            Collector {
+                reader,
+                histograms,
+                slots,
+            },
+        ))
+    }
+
+    fn none(options: &Options, resource: &Resource) -> Self {
+        Exporters {
+            histograms: Histograms::new(options, resource),
+            providers: Vec::new(),
+            slots: Slots::new(options),
+            recorders: HashMap::new(),
+            bridge: None,
+            pushes: Vec::new(),
+            points: None,
+        }
+    }
+
+    fn add_bridge(&mut self, options: &Options, resource: &Resource) -> Result<(), Error> {
+        let (bridge, reader) = Bridge::new(self.histograms.scraped()?)?;
+        let builder = SdkMeterProvider::builder().with_resource(resource.clone());
+        self.add(builder.with_reader(reader), options, false);
+        self.bridge = Some(bridge);
+        Ok(())
     }
 
     fn add(&mut self, builder: MeterProviderBuilder, options: &Options, exponential: bool) {

@@ -1,6 +1,8 @@
 //! What can go wrong with a request, and what a person can do about it.
 
 use std::borrow::Cow;
+use std::error::Error as _;
+use std::fmt;
 use std::time::Duration;
 
 use reqwest::Response;
@@ -8,22 +10,23 @@ use reqwest::header::{LOCATION, RETRY_AFTER};
 
 use super::body::{excerpt, printable};
 use super::http_date;
+use crate::tls;
 
 /// Why a request to Prefect failed. Its text names the request and what to do.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone)]
 pub enum Error {
     /// No answer.
-    #[error("{request}: {reason}{}", transport_hint(kind))]
     Transport {
         /// Method and URL.
         request: String,
         /// `timeout`, `connect` or `transport`.
         kind: &'static str,
-        /// The HTTP client's error.
+        /// The innermost cause.
         reason: String,
+        /// What to do about it.
+        hint: Option<Cow<'static, str>>,
     },
     /// An answer other than 200.
-    #[error("{request}: status {status}{}{detail}{}", if detail.is_empty() { "" } else { ": " }, status_hint(*status, *maintenance))]
     Status {
         /// Method and URL.
         request: String,
@@ -37,15 +40,15 @@ pub enum Error {
         maintenance: bool,
     },
     /// An answer that is not what the API gives.
-    #[error("{request}: unexpected answer: {reason}")]
     Body {
         /// Method and URL.
         request: String,
         /// What is wrong with it.
         reason: String,
+        /// What to do about it.
+        hint: Option<&'static str>,
     },
     /// An answer beyond the bound.
-    #[error("{request}: the answer has more than {limit} bytes; lower PAGINATION_LIMIT")]
     TooLarge {
         /// Method and URL.
         request: String,
@@ -53,32 +56,63 @@ pub enum Error {
         limit: usize,
     },
     /// The cycle's time was over.
-    #[error("not done within {} s; Prefect is too slow, or MAX_CONCURRENT_REQUESTS too low", .0.as_secs())]
     Deadline(Duration),
     /// A version of Prefect that lacks what is needed.
-    #[error("this is Prefect {version}; the agent needs Prefect 3.0.4 or newer, or Prefect Cloud")]
     Unsupported {
         /// The version.
         version: String,
     },
 }
 
-fn transport_hint(kind: &str) -> &'static str {
-    match kind {
-        "connect" => " (is Prefect running, and PREFECT_API_URL right?)",
-        "timeout" => " (REQUEST_TIMEOUT_SECONDS sets the time-out)",
-        _ => "",
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problem())?;
+        match self.hint() {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
     }
 }
 
-fn status_hint(status: u16, maintenance: bool) -> &'static str {
-    match status {
-        503 if maintenance => " (Prefect is in maintenance)",
-        401 | 403 => " (check PREFECT_API_KEY or PREFECT_API_AUTH_STRING)",
-        404 | 405 => " (PREFECT_API_URL must name the API, for a server ending in /api)",
-        300..=399 => " (set PREFECT_API_URL to where the redirect leads)",
-        _ => "",
-    }
+impl std::error::Error for Error {}
+
+const NAMES: tls::Names = tls::Names {
+    address: "PREFECT_API_URL",
+    trusted: "PREFECT_API_SSL_CERT_FILE",
+    own: None,
+};
+
+/// What to do about a request without an answer.
+fn transport_hint(error: &reqwest::Error, cause: &str) -> Option<Cow<'static, str>> {
+    let says = |text| {
+        std::iter::successors(error.source(), |cause| (*cause).source())
+            .any(|cause| cause.to_string().contains(text))
+    };
+    Some(Cow::Borrowed(match () {
+        () if error.is_timeout() => "REQUEST_TIMEOUT_SECONDS sets the time-out",
+        () if says("dns error") => "the host name of PREFECT_API_URL cannot be resolved",
+        () if cause.contains("refused") => {
+            "nothing listens there: is Prefect running, and PREFECT_API_URL right? In a container, localhost is the container itself"
+        }
+        () if error.is_connect() => "is Prefect running, and PREFECT_API_URL right?",
+        () if says("connection closed") => {
+            "does the server use TLS? Then PREFECT_API_URL begins with https://"
+        }
+        () => return None,
+    }))
+}
+
+fn status_hint(status: u16, detail: &str, maintenance: bool) -> Option<&'static str> {
+    Some(match status {
+        503 if maintenance => "Prefect is in maintenance",
+        401 | 403 => "check PREFECT_API_KEY or PREFECT_API_AUTH_STRING",
+        404 | 405 => "PREFECT_API_URL must name the API, for a server ending in /api",
+        300..=399 => {
+            "set PREFECT_API_URL to where the redirect leads; if that is a login page, a proxy in front of Prefect must let the agent pass"
+        }
+        400 if detail.contains("HTTPS") => "PREFECT_API_URL must begin with https://",
+        _ => return None,
+    })
 }
 
 impl Error {
@@ -88,15 +122,20 @@ impl Error {
             () if error.is_connect() => "connect",
             () => "transport",
         };
-        // The innermost cause is the most specific one; reqwest's own text repeats the URL.
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(source) = cause.source() {
-            cause = source;
-        }
+        let tls = tls::problem(error, NAMES);
+        let (reason, hint) = match tls {
+            Some(problem) => (problem.cause, Some(Cow::Owned(problem.hint))),
+            None => {
+                let cause = innermost(error);
+                let hint = transport_hint(error, &cause);
+                (cause, hint)
+            }
+        };
         Error::Transport {
             request: request.to_owned(),
             kind,
-            reason: cause.to_string(),
+            reason,
+            hint,
         }
     }
 
@@ -133,16 +172,19 @@ impl Error {
 
     pub(super) fn body(request: &str, body: &[u8], error: &serde_json::Error) -> Self {
         let start = printable(&body[..body.len().min(60)]);
+        let mut hint = None;
         let reason = match error.classify() {
-            _ if start.starts_with('<') => format!(
-                "a web page, not the API; it starts with {start:?} (does PREFECT_API_URL end in /api? does a proxy ask to log in?)"
-            ),
+            _ if start.starts_with('<') => {
+                hint = Some("does PREFECT_API_URL end in /api? does a proxy ask to log in?");
+                format!("a web page, not the API; it starts with {start:?}")
+            }
             serde_json::error::Category::Data => format!("{error}"),
             _ => format!("not JSON ({error}); it starts with {start:?}"),
         };
         Error::Body {
             request: request.to_owned(),
             reason,
+            hint,
         }
     }
 
@@ -150,6 +192,54 @@ impl Error {
         Error::Body {
             request: request.to_owned(),
             reason: reason.to_owned(),
+            hint: None,
+        }
+    }
+
+    /// What went wrong, without what to do about it.
+    pub fn problem(&self) -> String {
+        match self {
+            Error::Transport {
+                request, reason, ..
+            } => format!("{request}: {reason}"),
+            Error::Status {
+                request,
+                status,
+                detail,
+                ..
+            } => match detail.is_empty() {
+                true => format!("{request}: status {status}"),
+                false => format!("{request}: status {status}: {detail}"),
+            },
+            Error::Body {
+                request, reason, ..
+            } => format!("{request}: unexpected answer: {reason}"),
+            Error::TooLarge { request, limit } => {
+                format!("{request}: the answer has more than {limit} bytes")
+            }
+            Error::Deadline(time) => format!("not done within {} s", time.as_secs()),
+            Error::Unsupported { version } => format!("this is Prefect {version}"),
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Error::Transport { hint, .. } => hint.clone(),
+            Error::Status {
+                status,
+                detail,
+                maintenance,
+                ..
+            } => status_hint(*status, detail, *maintenance).map(Cow::Borrowed),
+            Error::Body { hint, .. } => hint.map(Cow::Borrowed),
+            Error::TooLarge { .. } => Some(Cow::Borrowed("lower PAGINATION_LIMIT")),
+            Error::Deadline(_) => Some(Cow::Borrowed(
+                "Prefect is too slow, or MAX_CONCURRENT_REQUESTS too low",
+            )),
+            Error::Unsupported { .. } => Some(Cow::Borrowed(
+                "the agent needs Prefect 3.0.4 or newer, or Prefect Cloud",
+            )),
         }
     }
 
@@ -251,6 +341,15 @@ impl Error {
     pub(super) fn asks_for_csrf(&self) -> bool {
         matches!(self, Error::Status { status: 403, detail, .. } if detail.contains("CSRF"))
     }
+}
+
+/// The innermost cause, which is the most specific one; reqwest's own text repeats the URL.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 /// `Retry-After` is a number of seconds or a date, which the server's own `Date` is the base

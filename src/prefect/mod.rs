@@ -165,7 +165,10 @@ impl Client {
                 (Some(delay), Some(wait)) => Some(delay.max(wait)),
                 (delay, _) => delay,
             })
-            .notify(|error, delay| tracing::debug!(%error, ?delay, "will try again"))
+            .notify(|error, delay| {
+                let wait_ms = delay.as_millis() as u64;
+                tracing::debug!(%error, wait_ms, "the request is sent again");
+            })
             .await
     }
 

@@ -243,7 +243,7 @@ macro_rules! resources {
 
         impl Resource {
             /// The path of its pages.
-            pub(super) fn filter_path(self) -> &'static str {
+            pub fn filter_path(self) -> &'static str {
                 match self {
                     $(Resource::$name => concat!("/", $path, "/filter"),)*
                 }

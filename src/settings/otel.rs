@@ -1,5 +1,6 @@
 //! The settings of the OpenTelemetry specification, with its meaning.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -47,6 +48,23 @@ pub struct MetricsExporters {
     pub prometheus: bool,
     /// Printed.
     pub console: bool,
+}
+
+impl fmt::Display for MetricsExporters {
+    /// As `OTEL_METRICS_EXPORTER` has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [
+            (self.otlp, "otlp"),
+            (self.prometheus, "prometheus"),
+            (self.console, "console"),
+        ];
+        let wanted = all.iter().filter(|(wanted, _)| *wanted);
+        let names: Vec<_> = wanted.map(|(_, name)| *name).collect();
+        f.write_str(&match names.is_empty() {
+            true => "none".to_owned(),
+            false => names.join(","),
+        })
+    }
 }
 
 /// Temporality preference, as the specification defines it.

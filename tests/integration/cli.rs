@@ -77,3 +77,23 @@ fn metrics_and_settings_are_printed_as_they_stand_in_the_documentation() {
         assert!(rows > 30);
     }
 }
+
+#[test]
+fn settings_are_flags_of_each_command_before_and_after_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.toml");
+    let file = file.to_str().unwrap();
+    std::fs::write(file, "max_retries = 77\n").unwrap();
+    for name in ["run", "once", "health"] {
+        for arguments in [[name, "--max-retries", "88"], ["--max-retries", "88", name]] {
+            let (code, _, stderr) = run(&arguments, &[("MAX_RETRIES", "99")]);
+            assert_eq!(code, Some(2), "{stderr}");
+            assert!(stderr.contains("MAX_RETRIES: \"88\""), "{stderr}");
+        }
+        for arguments in [[name, "--config", file], ["--config", file, name]] {
+            let (code, _, stderr) = run(&arguments, &[]);
+            assert_eq!(code, Some(2), "{stderr}");
+            assert!(stderr.contains("MAX_RETRIES: \"77\""), "{stderr}");
+        }
+    }
+}

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod alerts;
+mod check;
 mod checkpoint;
 mod choice;
 mod churn;
@@ -25,11 +26,13 @@ mod honesty;
 mod image;
 mod lifecycle;
 mod native;
+mod once;
 mod otlp;
 mod push_path;
 mod push_pull;
 mod receivers;
 mod recreate;
+mod settings;
 mod soak;
 mod stack;
 mod support;

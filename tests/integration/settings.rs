@@ -61,7 +61,12 @@ fn what_is_strange_about_the_settings_is_logged_once_at_the_start() {
     agent.process.wait_for_line(near);
     agent.process.wait_for_line("Prefect cannot be read");
     for text in [near, "\"zstd\" is not supported"] {
-        assert_eq!(agent.process.lines_with(text), 1, "{:?}", agent.process.log());
+        assert_eq!(
+            agent.process.lines_with(text),
+            1,
+            "{:?}",
+            agent.process.log()
+        );
     }
 }
 
@@ -325,9 +330,19 @@ fn a_terminal_without_colours_gets_none() {
     let log = |no_colour: &[(&str, &str)]| {
         let line = format!("{agent} --metrics-addr 127.0.0.1 --metrics-port 0");
         let mut script = Command::new("script");
-        script.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-        script.envs([("PREFECT_API_URL", "http://127.0.0.1:9/api"), ("OTEL_METRICS_EXPORTER", "none")]);
-        script.args(["--quiet", "--command", &format!("timeout 3 {line}"), "/dev/null"]);
+        script
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        script.envs([
+            ("PREFECT_API_URL", "http://127.0.0.1:9/api"),
+            ("OTEL_METRICS_EXPORTER", "none"),
+        ]);
+        script.args([
+            "--quiet",
+            "--command",
+            &format!("timeout 3 {line}"),
+            "/dev/null",
+        ]);
         let output = script.envs(no_colour.iter().copied()).output().unwrap();
         let log = String::from_utf8(output.stdout).unwrap();
         assert!(log.contains("started"), "{log}");

@@ -2,7 +2,9 @@
 //!
 //! <https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>
 
+use std::borrow::Cow;
 use std::error::Error;
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
@@ -12,6 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::settings::Protocol;
+use crate::tls;
 
 /// The longest wait that a receiver can ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
@@ -23,15 +26,27 @@ pub(super) struct Accepted {
     pub(super) rejected: u64,
     /// The reason, or a warning.
     pub(super) message: String,
+    /// The `Server` header of the answer, if it has one.
+    pub(super) server: Option<String>,
 }
 
-/// Why a message was not accepted.
+/// Why a message was not accepted. Its text is for the user: the cause, and the setting to check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
-    /// For the user: the cause, and the setting to check.
-    pub(super) text: String,
-    /// What to do about it.
+    pub(super) cause: String,
+    pub(super) hint: Option<Cow<'static, str>>,
+    /// What the agent does about it.
     pub(super) then: Then,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.cause)?;
+        match &self.hint {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What to do after a failure.
@@ -53,6 +68,7 @@ impl From<ExportMetricsServiceResponse> for Accepted {
         Accepted {
             rejected: u64::try_from(partial.rejected_data_points).unwrap_or_default(),
             message: printable(partial.error_message.as_bytes()),
+            server: None,
         }
     }
 }
@@ -77,9 +93,12 @@ pub(super) fn accepted(content_type: &str, body: &[u8]) -> Result<Accepted, Fail
     decoded.ok_or_else(|| {
         let start = printable(body);
         Failure {
-            text: format!(
-                "the answer is not OTLP but {media_type:?}, perhaps of a login page or another service: {start}; check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS"
+            cause: format!(
+                "the answer is not OTLP but {media_type:?}, perhaps of a login page or another service: {start}"
             ),
+            hint: Some(Cow::Borrowed(
+                "check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS",
+            )),
             then: Then::Stop,
         }
     })
@@ -101,35 +120,57 @@ fn from_json(body: &[u8]) -> Option<Accepted> {
     Some(Accepted {
         rejected: rejected.unwrap_or_default(),
         message: printable(message.unwrap_or_default().as_bytes()),
+        server: None,
     })
 }
 
+/// An HTTP answer that is not a success.
+pub(super) struct Refusal<'a> {
+    pub(super) status: u16,
+    pub(super) retry_after: Option<&'a str>,
+    /// Where a redirect leads.
+    pub(super) location: Option<&'a str>,
+    pub(super) server: Option<&'a str>,
+    pub(super) content_type: &'a str,
+    pub(super) body: &'a [u8],
+}
+
 /// The failure for an HTTP status that is not a success.
-pub(super) fn refused(
-    status: u16,
-    retry_after: Option<&str>,
-    location: Option<&str>,
-    content_type: &str,
-    body: &[u8],
-) -> Failure {
-    let said = match content_type.starts_with("application/x-protobuf") {
+pub(super) fn refused(refusal: &Refusal<'_>) -> Failure {
+    let (status, body) = (refusal.status, refusal.body);
+    let said = match refusal.content_type.starts_with("application/x-protobuf") {
         true => tonic_types::Status::decode(body).map(|status| status.message),
         false => Ok(printable(body)),
     };
-    let said = said.unwrap_or_default();
-    let hint = match (status, location) {
-        (_, Some(location)) => format!(
-            "redirect to {location}; set OTEL_EXPORTER_OTLP_ENDPOINT to the URL that receives OTLP"
-        ),
-        (401 | 403, _) => format!("{said}; check OTEL_EXPORTER_OTLP_HEADERS"),
-        (404 | 405, _) => format!(
-            "{said}; check OTEL_EXPORTER_OTLP_ENDPOINT: the path of a collector is /v1/metrics"
-        ),
-        (413, _) => format!("{said}; set OTLP_MAX_MESSAGE_BYTES to the receiver's limit"),
-        _ => said,
+    let said = match refusal.location {
+        Some(location) => format!("redirect to {location}"),
+        None => said.unwrap_or_default(),
     };
+    let hint = match status {
+        _ if refusal.location.is_some() => {
+            Some("set OTEL_EXPORTER_OTLP_ENDPOINT to the URL that receives OTLP")
+        }
+        401 | 403 => Some("check OTEL_EXPORTER_OTLP_HEADERS"),
+        404 | 405
+            if refusal
+                .server
+                .is_some_and(|server| server.contains("uvicorn")) =>
+        {
+            Some(
+                "this may be Prefect itself; check OTEL_EXPORTER_OTLP_ENDPOINT: it is the address of a collector, by default on port 4318",
+            )
+        }
+        404 | 405 => {
+            Some("check OTEL_EXPORTER_OTLP_ENDPOINT: the path of a collector is /v1/metrics")
+        }
+        413 => Some("set OTLP_MAX_MESSAGE_BYTES to the receiver's limit"),
+        _ => None,
+    };
+    let by = refusal
+        .server
+        .map(|server| format!(" of {}", printable(server.as_bytes())));
     let then = match status {
-        429 | 502 | 503 | 504 => match retry_after.and_then(wait) {
+        429 | 502 | 503 | 504 => match refusal.retry_after.and_then(wait) {
             Some(wait) => Then::RetryAfter(wait),
             None => Then::Retry,
         },
@@ -137,7 +178,8 @@ pub(super) fn refused(
         _ => Then::Stop,
     };
     Failure {
-        text: format!("HTTP {status}: {hint}"),
+        cause: format!("HTTP {status}{}: {said}", by.unwrap_or_default()),
+        hint: hint.map(Cow::Borrowed),
         then,
     }
 }
@@ -159,12 +201,15 @@ fn wait(text: &str) -> Option<Duration> {
 /// <https://opentelemetry.io/docs/specs/otlp/#failures>
 pub(super) fn status(status: &Status, port: Option<u16>) -> Failure {
     if let Some(source) = status.source() {
+        if let Some(failure) = tls_failure(source) {
+            return failure;
+        }
         let cause = match status.code() {
             // The server closed the stream, with a reason.
             code if code != Code::Unavailable && code != Code::Unknown => status.message().into(),
             _ => innermost(source),
         };
-        return transport(&cause, Protocol::Grpc, port);
+        return no_answer(&cause, Protocol::Grpc, port);
     }
     let asked = status.get_details_retry_info();
     let asked = asked.and_then(|info| info.retry_delay);
@@ -185,34 +230,51 @@ pub(super) fn status(status: &Status, port: Option<u16>) -> Failure {
         _ => Then::Stop,
     };
     let hint = match status.code() {
-        Code::Unauthenticated | Code::PermissionDenied => "; check OTEL_EXPORTER_OTLP_HEADERS",
+        Code::Unauthenticated | Code::PermissionDenied => Some("check OTEL_EXPORTER_OTLP_HEADERS"),
         Code::Unimplemented | Code::Unknown | Code::Internal => {
-            "; check OTEL_EXPORTER_OTLP_ENDPOINT: a collector receives gRPC on port 4317"
+            Some("check OTEL_EXPORTER_OTLP_ENDPOINT: a collector receives gRPC on port 4317")
         }
         Code::ResourceExhausted => {
-            "; if messages are too large, set OTLP_MAX_MESSAGE_BYTES to the receiver's limit"
+            Some("if messages are too large, set OTLP_MAX_MESSAGE_BYTES to the receiver's limit")
         }
-        _ => "",
+        _ => None,
     };
+    // The name of a code is what the specification calls it.
     let (code, said) = (status.code(), printable(status.message().as_bytes()));
     Failure {
-        text: format!("gRPC {code:?}: {said}{hint}"),
+        cause: format!("gRPC {code:?}: {said}"),
+        hint: hint.map(Cow::Borrowed),
         then,
     }
 }
 
-/// The failure for a request without an answer, because of `cause`.
-pub(super) fn transport(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
+const NAMES: tls::Names = tls::Names {
+    address: "OTEL_EXPORTER_OTLP_ENDPOINT",
+    trusted: "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    own: Some("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"),
+};
+
+/// The failure for a request without an answer.
+pub(super) fn transport(
+    error: &(dyn Error + 'static),
+    protocol: Protocol,
+    port: Option<u16>,
+) -> Failure {
+    tls_failure(error).unwrap_or_else(|| no_answer(&innermost(error), protocol, port))
+}
+
+fn tls_failure(error: &(dyn Error + 'static)) -> Option<Failure> {
+    let problem = tls::problem(error, NAMES)?;
+    Some(Failure {
+        cause: problem.cause,
+        hint: Some(Cow::Owned(problem.hint)),
+        then: Then::Stop,
+    })
+}
+
+fn no_answer(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
     let lower = cause.to_ascii_lowercase();
     let says = |parts: &[&str]| parts.iter().any(|part| lower.contains(part));
-    if says(&["certificate"]) {
-        return Failure {
-            text: format!(
-                "{cause}; check OTEL_EXPORTER_OTLP_CERTIFICATE (the trusted authorities) and OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE (the agent's own certificate)"
-            ),
-            then: Then::Stop,
-        };
-    }
     let mixed_up = says(&[
         "http version",
         "unexpected message",
@@ -223,18 +285,22 @@ pub(super) fn transport(cause: &str, protocol: Protocol, port: Option<u16>) -> F
     ]);
     let hint = match protocol {
         Protocol::HttpProtobuf if mixed_up || port == Some(4317) => {
-            "; this looks like a gRPC port: a collector receives http/protobuf on port 4318, or set OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
+            "this looks like a gRPC port: a collector receives http/protobuf on port 4318, or set OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
         }
         Protocol::Grpc if mixed_up || port == Some(4318) => {
-            "; this looks like an HTTP port: a collector receives gRPC on port 4317, or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
+            "this looks like an HTTP port: a collector receives gRPC on port 4317, or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
         }
-        _ if says(&["corrupt message", "invalid content type", "tls"]) => {
-            "; OTEL_EXPORTER_OTLP_ENDPOINT is https://, but the receiver may not use TLS"
+        _ if says(&["refused"]) => {
+            "nothing listens there: is the collector running, and OTEL_EXPORTER_OTLP_ENDPOINT right? In a container, localhost is the container itself"
         }
-        _ => "; check OTEL_EXPORTER_OTLP_ENDPOINT",
+        _ if says(&["lookup", "resolve"]) => {
+            "the host name of OTEL_EXPORTER_OTLP_ENDPOINT cannot be resolved"
+        }
+        _ => "check OTEL_EXPORTER_OTLP_ENDPOINT",
     };
     Failure {
-        text: format!("no answer: {cause}{hint}"),
+        cause: format!("no answer: {cause}"),
+        hint: Some(Cow::Borrowed(hint)),
         then: Then::Retry,
     }
 }
@@ -272,7 +338,8 @@ mod tests {
             ("text/plain", "OK"),
         ] {
             let failure = accepted(content_type, body.as_bytes()).unwrap_err();
-            assert!(failure.text.contains("OTEL_EXPORTER_OTLP_ENDPOINT"));
+            let text = failure.to_string();
+            assert!(text.contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{text}");
             assert_eq!(failure.then, Then::Stop);
         }
         for content_type in ["", "text/plain", "application/x-protobuf"] {
@@ -286,6 +353,7 @@ mod tests {
         let partial = Accepted {
             rejected: 7,
             message: "too old".to_owned(),
+            server: None,
         };
         let response = ExportMetricsServiceResponse {
             partial_success: Some(ExportMetricsPartialSuccess {
@@ -318,7 +386,17 @@ mod tests {
 
     #[test]
     fn what_may_pass_is_tried_again_and_nothing_else() {
-        let then = |status, after| refused(status, after, None, "", b"no").then;
+        let then = |status, retry_after| {
+            let refusal = Refusal {
+                status,
+                retry_after,
+                location: None,
+                server: None,
+                content_type: "",
+                body: b"no",
+            };
+            refused(&refusal).then
+        };
         let in_a_minute = SystemTime::now() + Duration::from_secs(60);
         let date = httpdate::fmt_http_date(in_a_minute);
         assert_eq!(

@@ -212,7 +212,7 @@ impl Delivery {
 }
 
 /// When the SDK collected: the time of its points, which is not later than now.
-fn collected_at(parts: &[&ResourceMetrics]) -> SystemTime {
+pub(super) fn collected_at(parts: &[&ResourceMetrics]) -> SystemTime {
     fn of<T>(data: &MetricData<T>) -> SystemTime {
         match data {
             MetricData::Gauge(gauge) => gauge.time(),

@@ -10,12 +10,14 @@ mod details;
 mod ledger;
 mod message;
 mod point;
+mod probe;
 mod round;
 mod saved;
 mod secrets;
 mod series;
 mod transport;
 mod value;
+mod whole;
 
 use std::collections::HashMap;
 
@@ -31,7 +33,9 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use super::Error;
 use crate::settings::{self, Otlp};
 pub use delivery::{Delivery, DeliveryConfig, PointCounts, PointsOf};
+pub use probe::{Refusal, probe};
 pub use saved::DeliveredFile;
+pub(super) use whole::whole;
 
 /// The exporter of the agent's own spans. Inside a tokio runtime.
 ///

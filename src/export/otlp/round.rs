@@ -113,7 +113,7 @@ impl Round<'_> {
                 counts.failed.fetch_add(points, Ordering::Relaxed);
                 self.stopped |= failure.then != Then::Next;
                 self.is_answered &= failure.then == Then::Next;
-                self.failure.get_or_insert(failure.text);
+                self.failure.get_or_insert_with(|| failure.to_string());
             }
             None => _ = counts.failed.fetch_add(points, Ordering::Relaxed),
         }
@@ -156,7 +156,7 @@ impl Round<'_> {
             if again >= gives_up.min(self.no_retry_after) {
                 return Err(failure);
             }
-            tracing::debug!(error = failure.text, "a message is sent again");
+            tracing::debug!(error = %failure, "a message is sent again");
             tokio::time::sleep_until(again.into()).await;
             self.state.quiet_until = None;
         }
@@ -192,7 +192,9 @@ impl Round<'_> {
             let said = self.state.partial.as_ref();
             let is_new = said.is_none_or(|(said, at)| *said != words && at.elapsed() > SAY_AGAIN);
             if is_new {
-                let Accepted { rejected, message } = partial;
+                let Accepted {
+                    rejected, message, ..
+                } = partial;
                 tracing::warn!(
                     rejected,
                     message,
@@ -217,13 +219,14 @@ impl Round<'_> {
 fn quiet(until: Instant) -> Failure {
     let seconds = until.saturating_duration_since(Instant::now()).as_secs();
     Failure {
-        text: format!("the receiver asked not to be sent anything for another {seconds} s"),
+        cause: format!("the receiver asked not to be sent anything for another {seconds} s"),
+        hint: None,
         then: Then::Stop,
     }
 }
 
 /// A scope without its metrics.
-fn header(scope: &data::ScopeMetrics) -> ScopeMetrics {
+pub(super) fn header(scope: &data::ScopeMetrics) -> ScopeMetrics {
     ScopeMetrics {
         scope: Some((scope.scope(), None).into()),
         metrics: Vec::new(),

@@ -1,5 +1,6 @@
 //! The transports: HTTP by `reqwest`, gRPC by the protocol's generated client.
 
+use std::borrow::Cow;
 use std::error::Error as _;
 use std::io::Write as _;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequ
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
 use prost::Message as _;
 use reqwest::header::{
-    CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT,
+    CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, SERVER,
+    USER_AGENT,
 };
 use reqwest::{Client, Response, Url};
 use tonic::codec::CompressionEncoding;
@@ -18,7 +20,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, TimeoutExpired};
 
-use super::answer::{self, Accepted, Failure, Then};
+use super::answer::{self, Accepted, Failure, Refusal, Then};
 use super::details::{self, Readable};
 use super::secrets::Secrets;
 use crate::export::Error;
@@ -143,7 +145,8 @@ impl Transport {
                 }
                 // Prepared by another transport.
                 _ => Err(Failure {
-                    text: "a message of another protocol".to_owned(),
+                    cause: "a message of another protocol".to_owned(),
+                    hint: None,
                     then: Then::Stop,
                 }),
             }
@@ -153,19 +156,21 @@ impl Transport {
     }
 }
 
-fn too_late(patience: Duration) -> Failure {
+pub(super) fn too_late(patience: Duration) -> Failure {
     let milliseconds = patience.as_millis();
     Failure {
-        text: format!(
-            "no answer within {milliseconds} ms; OTEL_EXPORTER_OTLP_TIMEOUT sets the time-out"
-        ),
+        cause: format!("no answer within {milliseconds} ms"),
+        hint: Some(Cow::Borrowed(
+            "OTEL_EXPORTER_OTLP_TIMEOUT sets the time-out",
+        )),
         then: Then::Retry,
     }
 }
 
 fn cannot_compress(error: &dyn std::fmt::Display) -> Failure {
     Failure {
-        text: format!("a message cannot be compressed: {error}"),
+        cause: format!("a message cannot be compressed: {error}"),
+        hint: None,
         then: Then::Next,
     }
 }
@@ -174,10 +179,7 @@ impl Http {
     async fn send(&self, body: Bytes, patience: Duration) -> Result<Accepted, Failure> {
         let no_answer = |error: reqwest::Error| match error.is_timeout() && !error.is_connect() {
             true => too_late(patience),
-            false => {
-                let port = self.url.port();
-                answer::transport(&answer::innermost(&error), Protocol::HttpProtobuf, port)
-            }
+            false => answer::transport(&error, Protocol::HttpProtobuf, self.url.port()),
         };
         let request = self.client.post(self.url.clone());
         let request = request.headers(self.headers.clone()).body(body);
@@ -187,19 +189,21 @@ impl Http {
         let content_type = header(CONTENT_TYPE).unwrap_or_default();
         let mut body = read(response).await.map_err(no_answer)?;
         self.secrets.hide(&mut body);
+        let server = header(SERVER).map(|server| self.secrets.hidden(server));
         if status.is_success() {
-            return answer::accepted(content_type, &body);
+            let accepted = answer::accepted(content_type, &body)?;
+            return Ok(Accepted { server, ..accepted });
         }
         let location = header(LOCATION).filter(|_| status.is_redirection());
         let location = location.map(|location| self.secrets.hidden(location));
-        let retry_after = header(RETRY_AFTER);
-        Err(answer::refused(
-            status.as_u16(),
-            retry_after,
-            location.as_deref(),
+        Err(answer::refused(&Refusal {
+            status: status.as_u16(),
+            retry_after: header(RETRY_AFTER),
+            location: location.as_deref(),
+            server: server.as_deref(),
             content_type,
-            &body,
-        ))
+            body: &body,
+        }))
     }
 }
 
@@ -231,7 +235,7 @@ impl Grpc {
             Err(status) if is_timeout(&status) => Err(too_late(patience)),
             Err(status) => Err(answer::status(&status, self.port)),
         };
-        let (Ok(Accepted { message: text, .. }) | Err(Failure { text, .. })) = &mut answer;
+        let (Ok(Accepted { message: text, .. }) | Err(Failure { cause: text, .. })) = &mut answer;
         *text = self.secrets.hidden(text);
         answer
     }
@@ -242,7 +246,7 @@ fn is_timeout(status: &Status) -> bool {
     causes.any(|cause| cause.is::<TimeoutExpired>())
 }
 
-fn channel(otlp: &Otlp) -> Result<Channel, tonic::transport::Error> {
+pub(super) fn channel(otlp: &Otlp) -> Result<Channel, tonic::transport::Error> {
     let mut endpoint = Endpoint::from_shared(otlp.endpoint.to_string())?.user_agent(AGENT)?;
     if let Some(tls) = super::grpc_tls(otlp) {
         endpoint = endpoint.tls_config(tls)?;

@@ -3,14 +3,39 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto};
 
+/// A certificate and its key, both PEM.
+pub(crate) struct Certificate {
+    pub(crate) pem: String,
+    pub(crate) key: String,
+}
+
+impl Certificate {
+    /// One for `localhost` that signs itself, as `openssl req -x509` makes it (CA:TRUE) or not.
+    pub(crate) fn self_signed(as_authority: bool) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        if as_authority {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        Certificate {
+            pem: params.self_signed(&key).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
+    }
+}
+
 /// A certificate authority, a server's certificate and a client's, in a folder.
 pub(crate) struct Certificates {
     folder: tempfile::TempDir,
+    issuer: Issuer<'static, KeyPair>,
     /// PEM of the authority's certificate.
     pub(crate) authority: String,
     /// PEM of the server's certificate and of its key.
@@ -19,7 +44,6 @@ pub(crate) struct Certificates {
 
 impl Certificates {
     pub(crate) fn new() -> Self {
-        use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
         let authority_key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -40,8 +64,30 @@ impl Certificates {
         }
         Certificates {
             folder,
+            issuer,
             authority,
             server,
+        }
+    }
+
+    /// The server's certificate.
+    pub(crate) fn server(&self) -> Certificate {
+        let (pem, key) = self.server.clone();
+        Certificate { pem, key }
+    }
+
+    /// One for a server of this name, until then.
+    pub(crate) fn issue(&self, name: &str, until: Timestamp) -> Certificate {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        let until = until.to_zoned(TimeZone::UTC).date();
+        if until.year() < 4096 {
+            let (month, day) = (until.month() as u8, until.day() as u8);
+            params.not_after = rcgen::date_time_ymd(until.year().into(), month, day);
+        }
+        Certificate {
+            pem: params.signed_by(&key, &self.issuer).unwrap().pem(),
+            key: key.serialize_pem(),
         }
     }
 

@@ -1,0 +1,97 @@
+//! What the agent needs of its own machine: the port, and `STATE_DIR`.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tokio::net::TcpListener;
+
+use super::report::Line;
+use crate::checkpoint::{Checkpoint, Error};
+use crate::commands::health::{self, Probe};
+use crate::settings::Settings;
+
+const SECOND_AGENT: &str = "this is expected for that agent; a second one needs its own";
+
+/// Whether the agent could listen on its port.
+pub(super) async fn port(address: SocketAddr) -> Line {
+    let error = match TcpListener::bind(address).await {
+        Ok(_) => return Line::ok("port", format!("{address} is free")),
+        Err(error) => error,
+    };
+    let detail = format!("cannot listen on {address}: {error}");
+    match error.kind() {
+        ErrorKind::AddrInUse if health::ask(address, Probe::Live).await.is_ok() => {
+            let detail = format!("{address} is in use by a running agent");
+            Line::warn("port", detail).hint(format!("{SECOND_AGENT} METRICS_PORT"))
+        }
+        ErrorKind::AddrInUse => Line::fail("port", detail)
+            .hint("another program uses the port: set METRICS_PORT to a free one"),
+        ErrorKind::AddrNotAvailable => Line::fail("port", detail)
+            .hint("this machine does not have that address: set METRICS_ADDR to 0.0.0.0 or to one that it has"),
+        ErrorKind::PermissionDenied => Line::fail("port", detail)
+            .hint("ports below 1024 need privileges: set METRICS_PORT to a higher one"),
+        _ => Line::fail("port", detail).hint("check METRICS_ADDR and METRICS_PORT"),
+    }
+}
+
+/// Whether counters could be kept. Leaves nothing in the folder.
+pub(super) fn state_dir(settings: &Settings) -> Line {
+    const WHAT: &str = "STATE_DIR";
+    let Some(folder) = &settings.state_dir else {
+        return Line::ok(WHAT, "not set: counters start at zero after a restart");
+    };
+    let shown = folder.display();
+    if let Err(error) = writable(folder) {
+        let hint = match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                "let the agent's user write there, or set STATE_DIR to another folder"
+            }
+            ErrorKind::NotADirectory => "set STATE_DIR to a folder",
+            _ => "set STATE_DIR to a folder that the agent can write",
+        };
+        return Line::fail(WHAT, format!("{shown} cannot be written: {error}")).hint(hint);
+    }
+    let api = settings.prefect.api_url.as_str();
+    let mut checkpoint = Checkpoint::new(folder, api);
+    if checkpoint.is_in_use() {
+        let detail = format!("{shown} is in use by a running agent");
+        return Line::warn(WHAT, detail).hint(format!("{SECOND_AGENT} STATE_DIR"));
+    }
+    match checkpoint.read() {
+        Ok(Some(_)) => Line::ok(WHAT, format!("{shown} has a checkpoint of {api}")),
+        Ok(None) => {
+            let others = Checkpoint::apis(folder);
+            match others.is_empty() {
+                true => Line::ok(
+                    WHAT,
+                    format!("{shown} is writable, and has no checkpoint yet"),
+                ),
+                false => {
+                    let others = others.join(", ");
+                    let detail = format!("{shown} has no checkpoint of {api}, but one of {others}");
+                    Line::warn(WHAT, detail).hint("counters start at zero; if this is the same server, set PREFECT_API_URL as before")
+                }
+            }
+        }
+        Err(Error::Damaged(path, reason)) => {
+            let detail = format!("{} cannot be used: {reason}", path.display());
+            Line::warn(WHAT, detail)
+                .hint("counters start at zero; the agent keeps the file under another name")
+        }
+        Err(error) => {
+            Line::fail(WHAT, error.to_string()).hint("let the agent's user read and write the file")
+        }
+    }
+}
+
+/// Tries to write a file in `folder`, or, where it is not there yet, in the one that it would be
+/// made in.
+fn writable(folder: &Path) -> std::io::Result<()> {
+    let absolute = std::path::absolute(folder)?;
+    let mut place = absolute.as_path();
+    while !place.try_exists()? {
+        place = place.parent().unwrap_or(Path::new("/"));
+    }
+    tempfile::tempfile_in(place).map(drop)
+}

@@ -1,0 +1,97 @@
+//! Tries everything that a running agent needs, and says what to do about what fails.
+
+mod machine;
+mod prefect;
+mod receivers;
+mod report;
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use crate::settings::{self, Settings};
+use crate::telemetry::has_color;
+use report::{Line, Report};
+
+/// No single request or answer is waited for longer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Nor a whole step, with everything that it asks.
+const STEP: Duration = Duration::from_secs(15);
+
+/// How the report is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A line for each check.
+    Text,
+    /// One object.
+    Json,
+}
+
+impl Format {
+    /// Every format by its name.
+    pub const ALL: [(&'static str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
+}
+
+/// How it went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The agent can run so.
+    Good,
+    /// Something fails.
+    Bad,
+    /// The settings cannot be used.
+    Unusable,
+}
+
+/// Checks what the agent would use with these settings, and writes the report to stdout.
+///
+/// # Errors
+///
+/// When it cannot be written.
+pub async fn run(
+    settings: Result<Settings, settings::Error>,
+    format: Format,
+) -> io::Result<Verdict> {
+    let stdout = io::stdout();
+    let colored = has_color(&stdout);
+    let mut report = Report::new(stdout.lock(), format, colored);
+    let settings = match settings {
+        Ok(settings) => settings,
+        Err(error) => {
+            report.add(Line::fail("settings", error.to_string()))?;
+            for what in ["Prefect", "exporters", "port", "STATE_DIR"] {
+                report.add(Line::skipped(what, "the settings cannot be used"))?;
+            }
+            report.end()?;
+            return Ok(Verdict::Unusable);
+        }
+    };
+    let interval = settings.sampling.interval.as_secs();
+    let exporters = settings.otel.metrics;
+    let detail = format!("a cycle every {interval} s; exporters: {exporters}");
+    report.add(Line::ok("settings", detail))?;
+    if let Some(profile) = &settings.prefect.profile {
+        report.add(Line::ok(
+            "settings",
+            format!("PREFECT_API_URL from {profile}"),
+        ))?;
+    }
+    for warning in &settings.warnings {
+        report.add(Line::warn("settings", warning))?;
+    }
+    prefect::check(&settings, &mut report).await?;
+    receivers::check(&settings, &mut report).await?;
+    report.add(machine::port(settings.metrics_address).await)?;
+    report.add(machine::state_dir(&settings))?;
+    Ok(match report.end()? {
+        true => Verdict::Good,
+        false => Verdict::Bad,
+    })
+}
+
+/// The result of `step`, if it does not take too long.
+async fn bounded<T>(step: impl Future<Output = T>) -> Result<T, String> {
+    let result = tokio::time::timeout(STEP, step).await;
+    result.map_err(|_| format!("not done within {} s", STEP.as_secs()))
+}

@@ -1,0 +1,38 @@
+//! Whether whoever is to receive metrics, traces and logs takes OTLP.
+
+use std::io::{self, Write};
+
+use super::report::{Line, Report};
+use super::{PATIENCE, bounded};
+use crate::export::otlp;
+use crate::settings::{Settings, Signal};
+
+pub(super) async fn check<W: Write>(settings: &Settings, report: &mut Report<W>) -> io::Result<()> {
+    let otel = &settings.otel;
+    let signals = [
+        ("OTLP metrics", Signal::Metrics, &otel.otlp_metrics),
+        ("OTLP traces", Signal::Traces, &otel.otlp_traces),
+        ("OTLP logs", Signal::Logs, &otel.otlp_logs),
+    ];
+    for (what, signal, otlp) in signals {
+        let Some(otlp) = otlp else { continue };
+        let endpoint = &otlp.endpoint;
+        let line = match bounded(otlp::probe(otlp, signal, PATIENCE)).await {
+            Ok(Ok(answer)) => Line::ok(what, format!("{endpoint} accepts OTLP: {answer}")),
+            Ok(Err(refusal)) => {
+                let line = Line::fail(what, format!("{endpoint}: {}", refusal.reason));
+                line.hint_if(refusal.hint)
+            }
+            Err(late) => Line::fail(what, format!("{endpoint}: {late}"))
+                .hint("check OTEL_EXPORTER_OTLP_ENDPOINT"),
+        };
+        report.add(line)?;
+    }
+    if otel.metrics == Default::default() {
+        let nothing = "metrics are neither pushed nor served";
+        report.add(Line::warn("exporters", nothing).hint(
+            "set OTEL_METRICS_EXPORTER to otlp, prometheus or both, and leave OTEL_SDK_DISABLED unset",
+        ))?;
+    }
+    Ok(())
+}

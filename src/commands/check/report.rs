@@ -1,0 +1,183 @@
+//! The lines of the report.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::Format;
+
+/// The widths of the first two columns.
+const STATUS: usize = 7;
+const WHAT: usize = 20;
+
+/// How a check went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Status {
+    Ok,
+    /// The agent runs, with something missing.
+    Warn,
+    Fail,
+    /// It cannot be checked, since an earlier check failed.
+    Skipped,
+}
+
+impl Status {
+    fn as_str(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Warn => "warn",
+            Status::Fail => "FAIL",
+            Status::Skipped => "skipped",
+        }
+    }
+
+    /// The colour of ANSI terminals: green, yellow, red, grey.
+    fn color(self) -> u8 {
+        match self {
+            Status::Ok => 32,
+            Status::Warn => 33,
+            Status::Fail => 31,
+            Status::Skipped => 90,
+        }
+    }
+}
+
+/// One check.
+#[derive(Debug, Serialize)]
+pub(super) struct Line {
+    status: Status,
+    check: &'static str,
+    detail: String,
+    /// What to do about it.
+    hint: Option<String>,
+}
+
+impl Line {
+    fn new(status: Status, check: &'static str, detail: impl Into<String>) -> Self {
+        Line {
+            status,
+            check,
+            detail: detail.into(),
+            hint: None,
+        }
+    }
+
+    pub(super) fn ok(check: &'static str, detail: impl Into<String>) -> Self {
+        Line::new(Status::Ok, check, detail)
+    }
+
+    pub(super) fn warn(check: &'static str, detail: impl Into<String>) -> Self {
+        Line::new(Status::Warn, check, detail)
+    }
+
+    pub(super) fn fail(check: &'static str, detail: impl Into<String>) -> Self {
+        Line::new(Status::Fail, check, detail)
+    }
+
+    pub(super) fn skipped(check: &'static str, since: &str) -> Self {
+        Line::new(
+            Status::Skipped,
+            check,
+            format!("not checked, since {since}"),
+        )
+    }
+
+    pub(super) fn hint(self, hint: impl Into<String>) -> Self {
+        Line {
+            hint: Some(hint.into()),
+            ..self
+        }
+    }
+
+    pub(super) fn hint_if<T: Into<String>>(self, hint: Option<T>) -> Self {
+        match hint {
+            Some(hint) => self.hint(hint),
+            None => self,
+        }
+    }
+
+    fn text(&self, colored: bool) -> String {
+        let status = format!("{:STATUS$}", self.status.as_str());
+        let status = match colored {
+            true => format!("\u{1b}[{}m{status}\u{1b}[0m", self.status.color()),
+            false => status,
+        };
+        let mut text = format!("{status}  {:WHAT$}  {}\n", self.check, self.detail);
+        if let Some(hint) = &self.hint {
+            let indent = STATUS + WHAT + 4;
+            text += &format!("{:indent$}hint: {hint}\n", "");
+        }
+        text
+    }
+}
+
+#[derive(Serialize)]
+struct Json<'a> {
+    ok: bool,
+    checks: &'a [Line],
+}
+
+/// Writes lines as they come, or all of them at the end.
+pub(super) struct Report<W> {
+    out: W,
+    format: Format,
+    colored: bool,
+    lines: Vec<Line>,
+}
+
+impl<W: Write> Report<W> {
+    pub(super) fn new(out: W, format: Format, colored: bool) -> Self {
+        Report {
+            out,
+            format,
+            colored,
+            lines: Vec::new(),
+        }
+    }
+
+    /// Adds a line; `false` if it says that something fails.
+    pub(super) fn add(&mut self, line: Line) -> io::Result<bool> {
+        if self.format == Format::Text {
+            self.out.write_all(line.text(self.colored).as_bytes())?;
+            self.out.flush()?;
+        }
+        let fails = line.status == Status::Fail;
+        self.lines.push(line);
+        Ok(!fails)
+    }
+
+    /// Ends it; `false` if anything fails.
+    pub(super) fn end(mut self) -> io::Result<bool> {
+        let ok = self.lines.iter().all(|line| line.status != Status::Fail);
+        if self.format == Format::Json {
+            let checks = &self.lines;
+            serde_json::to_writer_pretty(&mut self.out, &Json { ok, checks })?;
+            writeln!(self.out)?;
+        }
+        Ok(ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_are_indented_and_colours_do_not_move_columns() {
+        let line = Line::fail("Prefect", "no answer").hint("start it");
+        let plain = line.text(false);
+        let detail = plain.find("no answer").unwrap();
+        assert_eq!(
+            plain.lines().nth(1).unwrap().find("hint: start it"),
+            Some(detail)
+        );
+        let colored = line.text(true);
+        assert!(
+            colored.starts_with("\u{1b}[31mFAIL   \u{1b}[0m  Prefect"),
+            "{colored:?}"
+        );
+        let without = colored.replace("\u{1b}[31m", "").replace("\u{1b}[0m", "");
+        assert_eq!(without, plain);
+    }
+}
