@@ -43,14 +43,10 @@ type ReferenceCommand = (&'static str, &'static str, fn() -> Reference);
 const REFERENCES: [ReferenceCommand; 2] = [
     (
         "metrics",
-        "Prints every metric that the agent exports",
+        "Print all metrics that the agent exports",
         metrics::docs::reference,
     ),
-    (
-        "settings",
-        "Prints every setting",
-        settings::docs::reference,
-    ),
+    ("settings", "Print all settings", settings::docs::reference),
 ];
 
 /// What the program is asked to do.
@@ -82,23 +78,23 @@ pub fn command() -> Command {
         .version(VERSION)
         .about("Samples the API of Prefect 3 into OpenTelemetry metrics: OTLP push, Prometheus pull bridge")
         .subcommands([
-            with_settings(Command::new(RUN)).about("Runs the agent; so does no subcommand at all"),
+            with_settings(Command::new(RUN)).about("Run the agent (the default)"),
             with_settings(Command::new(CHECK))
-                .about("Tries everything that the agent needs, and says what to do: exit code 0 or 1")
+                .about("Check settings, Prefect, exporters, port and state folder: exit code 0 or 1")
                 .arg(format(&check::Format::ALL.map(|(name, _)| name))),
             with_settings(Command::new(CONFIG))
-                .about("Prints the value of each setting and where it comes from; secrets are masked")
+                .about("Print the value and the source of each setting, with secrets masked")
                 .arg(format(&config::FORMATS.map(|(name, _)| name))),
             with_settings(Command::new(ONCE))
-                .about("Prints the metrics of one cycle, without running the agent")
+                .about("Run one cycle and print its metrics")
                 .arg(format(&once::Format::ALL.map(|(name, _)| name))),
             with_settings(Command::new(HEALTH))
-                .about("Asks the agent on this machine whether it runs: exit code 0 or 1")
+                .about("Ask the agent on this machine whether it is running: exit code 0 or 1")
                 .arg(
                     Arg::new(READY)
                         .long(READY)
                         .action(ArgAction::SetTrue)
-                        .help("Asks whether it has read Prefect recently (/readyz, not /healthz)"),
+                        .help("Ask whether it has read Prefect recently (/readyz instead of /healthz)"),
                 ),
         ])
         .subcommands(REFERENCES.map(|(name, about, _)| {
@@ -107,14 +103,14 @@ pub fn command() -> Command {
         }))
         .subcommand(
             Command::new(COMPLETIONS)
-                .about("Prints the completion script of a shell")
+                .about("Print a shell completion script")
                 .arg(
                     Arg::new(SHELL)
                         .required(true)
                         .value_parser(clap::value_parser!(Shell)),
                 ),
         )
-        .subcommand(Command::new(MAN).about("Prints the manual page"))
+        .subcommand(Command::new(MAN).about("Print the manual page"))
 }
 
 /// Adds the flags that are made from the settings. Every subcommand that takes settings has them,
@@ -124,7 +120,7 @@ fn with_settings(command: Command) -> Command {
         .long(FILE)
         .value_name("FILE")
         .value_parser(clap::value_parser!(PathBuf))
-        .help("TOML or YAML file of settings, named as below with underscores: max_retries = 5");
+        .help("TOML or YAML file with settings, with underscores in their names: max_retries = 5");
     let flags = SETTINGS.iter().filter_map(|setting| {
         let mut help = setting.help.to_owned();
         if let Some(default) = setting.default {

@@ -23,34 +23,38 @@ A setting has one name in three spellings: `MAX_RETRIES` in the environment, `ma
 Booleans are `True`/`False`, `true`/`false` or `1`/`0`. With an invalid value, or an unknown key in the file, the agent
 does not start: exit code 2, and one line that names it.
 
-An environment variable whose name is probably misspelt (`SAMPLE_INTERVAL`) is a warning that names the setting. Warnings
-are logged at the start, and printed by `config`.
+If the name of an environment variable looks like a misspelt setting (`SAMPLE_INTERVAL`), a warning suggests the setting.
+Warnings are logged at startup, and shown by `check` and `config`.
 
 ## OpenTelemetry variables
 
 Variables that start with `OTEL_` follow the OpenTelemetry specification, so that the variables of a whole cluster do not
 stop the agent:
 
-- Booleans are true only for `true`, in any case. Any other value than `false` is a warning, and false.
-- Names of exporters, protocols and so on are accepted in any case. One that the agent does not support is a warning, and
-  the default is used. The same goes for a number that cannot be used.
-- Endpoints, headers and certificates must be valid: without them, metrics would go elsewhere, or without a credential.
-- Other variables of the specification (`OTEL_PROPAGATORS`, `OTEL_TRACES_SAMPLER`) have no effect.
+- Booleans are true only if the value is `true`, in any case. Any value other than `true` and `false` causes a warning
+  and means false.
+- Names (exporters, protocols, compression, temporality) are accepted in any case. An unsupported name or number causes a
+  warning, and the default is used.
+- Endpoints, headers and certificates must be valid. A fallback could send metrics to the wrong place or without
+  credentials.
+- Other variables of the specification, such as `OTEL_PROPAGATORS` and `OTEL_TRACES_SAMPLER`, have no effect.
 
 ## Prefect profile
 
-If neither a flag, the environment nor the file sets `PREFECT_API_URL`, the agent reads the active Prefect profile, as
-Prefect's client does, from `PREFECT_PROFILES_PATH`, `$PREFECT_HOME/profiles.toml` or `~/.prefect/profiles.toml`.
-`PREFECT_PROFILE` selects another profile than the active one. The agent logs at the start which profile it uses.
+If `PREFECT_API_URL` is not set by a flag, a variable or the file, the agent uses the active Prefect profile, like Prefect's
+client. It looks for the profiles in `PREFECT_PROFILES_PATH`, `$PREFECT_HOME/profiles.toml` or `~/.prefect/profiles.toml`,
+in this order. `PREFECT_PROFILE` overrides the active profile. At startup, the agent logs the profile that it uses.
 
-From a profile with a `PREFECT_API_URL`, the agent takes `PREFECT_API_URL`, `PREFECT_API_KEY`, `PREFECT_API_AUTH_STRING`,
-`PREFECT_CLIENT_CUSTOM_HEADERS` and `PREFECT_API_SSL_CERT_FILE`. Each of them that another source sets as well comes from
-there; if another source sets the key or the auth string, both are ignored in the profile. If another source sets
-`PREFECT_API_URL`, nothing is taken from the profile, unlike in Prefect's client: the profile's credentials are sent only
-to the profile's URL. A profile without `PREFECT_API_URL` is ignored. A file that cannot be read and a profile that does
-not exist are a warning.
+The agent reads these settings from the profile: `PREFECT_API_URL`, `PREFECT_API_KEY`, `PREFECT_API_AUTH_STRING`,
+`PREFECT_CLIENT_CUSTOM_HEADERS` and `PREFECT_API_SSL_CERT_FILE`.
 
-The agent does not read `.env`, `prefect.toml` and `pyproject.toml`.
+- Settings from other sources take precedence over those of the profile. If another source sets the key or the auth
+  string, the profile's key and auth string are both ignored.
+- If another source sets `PREFECT_API_URL`, or the profile has none, the whole profile is ignored. Unlike Prefect's client,
+  the agent never sends a profile's credentials to a URL that is not the profile's.
+- An unreadable file or an unknown profile causes a warning.
+
+The agent does not read `.env`, `prefect.toml` or `pyproject.toml`.
 
 ## Reference";
 
@@ -66,10 +70,10 @@ pub fn reference() -> Reference {
 fn row(setting: &Setting) -> Row {
     let mut help = setting.help.to_owned();
     if setting.is_secret() {
-        _ = write!(help, " Or `{}_FILE`: a file that holds it.", setting.name);
+        _ = write!(help, " `{}_FILE` reads it from a file.", setting.name);
     }
     if setting.is_per_signal() {
-        help.push_str(" Also for one signal (`…_OTLP_METRICS_…`, `…_TRACES_…`, `…_LOGS_…`).");
+        help.push_str(" Can be set per signal (`…_OTLP_METRICS_…`, `…_TRACES_…`, `…_LOGS_…`).");
     }
     vec![
         ("setting", Field::Name(Some(setting.name.to_owned()))),
