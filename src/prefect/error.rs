@@ -89,7 +89,7 @@ fn transport_hint(error: &reqwest::Error, cause: &str) -> Option<Cow<'static, st
             .any(|cause| cause.to_string().contains(text))
     };
     Some(Cow::Borrowed(match () {
-        () if error.is_timeout() => "REQUEST_TIMEOUT_SECONDS sets the time-out",
+        () if error.is_timeout() => "REQUEST_TIMEOUT_SECONDS sets the timeout",
         () if says("dns error") => "the host name of PREFECT_API_URL cannot be resolved",
         () if cause.contains("refused") => {
             "nothing listens there: is Prefect running, and PREFECT_API_URL right? In a container, localhost is the container itself"
