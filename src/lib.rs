@@ -11,7 +11,7 @@
 //! - [`checkpoint`]: what the core has to remember, in a file;
 //! - [`metrics`]: the catalogue, every family declared once;
 //! - [`export`]: OpenTelemetry's meter providers, OTLP, the Prometheus bridge;
-//! - [`http`]: `/metrics`, `/healthz`, `/readyz`;
+//! - [`http`]: `/metrics`, `/healthz`, `/readyz`, the status page; [`status`]: what it shows;
 //! - [`cycles`]: sample, count, keep, report; [`publisher`]: publishes the reports, at its own pace;
 //! - [`agent`]: wires them, starts and stops;
 //! - [`cli`]: arguments; [`health`]: asks a running agent; [`docgen`]: the generated reference;
@@ -34,4 +34,5 @@ pub mod resource_usage;
 pub mod sampler;
 pub mod settings;
 pub mod shutdown;
+pub mod status;
 pub mod telemetry;

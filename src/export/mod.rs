@@ -28,7 +28,7 @@ pub use instruments::Recorder;
 use instruments::Slots;
 use otlp::PointCounts;
 use prometheus::Bridge;
-pub use push::{Push, Reader};
+pub use push::{Delivered, Push, Reader};
 pub use resource::resource;
 
 /// The scope of every instrument.
@@ -163,6 +163,14 @@ impl Exporters {
             pushes.chain(self.bridge.as_ref().map(Bridge::shown)),
             window,
         )
+    }
+
+    /// How each exporter does.
+    pub fn delivered(&self) -> Vec<Delivered> {
+        let pushes = self.pushes.iter().map(Push::delivered);
+        pushes
+            .chain(self.bridge.as_ref().map(Bridge::delivered))
+            .collect()
     }
 
     /// The page of `/metrics`, where it is served.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod alerts;
+mod browser;
 mod checkpoint;
 mod choice;
 mod churn;
@@ -32,6 +33,7 @@ mod receivers;
 mod recreate;
 mod soak;
 mod stack;
+mod status;
 mod support;
 mod truth;
 mod tutorial;
