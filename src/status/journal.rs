@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::core::sections::Section;
 use crate::core::{Cycle, Outcome};
+use crate::metrics::agent::CycleCounts;
 use crate::prefect::{Error, RequestRecord};
 
 /// How far back cycles are kept.
@@ -19,14 +20,12 @@ pub const WINDOW: Duration = Duration::from_secs(3_600);
 const SHORTEST_BAR: Duration = Duration::from_secs(30);
 
 /// Consecutive cycles that share a bar of the chart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Bar {
     /// When the last of them ended.
     pub ended: Timestamp,
-    /// How many they are.
-    pub cycles: u64,
-    /// The worst of their outcomes.
-    pub outcome: Outcome,
+    /// How many there were, by outcome.
+    pub counts: CycleCounts,
     /// The longest of their durations.
     pub duration: Duration,
 }
@@ -102,23 +101,16 @@ impl Journal {
     fn add(&mut self, outcome: Outcome, duration: Duration, now: Timestamp) {
         let shares = !self.cycles.is_multiple_of(self.per_bar);
         self.cycles += 1;
-        match self.bars.back_mut().filter(|_| shares) {
-            Some(bar) => {
-                bar.ended = now;
-                bar.cycles += 1;
-                // Outcomes are declared from the best to the worst.
-                if outcome as usize > bar.outcome as usize {
-                    bar.outcome = outcome;
-                }
-                bar.duration = bar.duration.max(duration);
-            }
-            None => self.bars.push_back(Bar {
-                ended: now,
-                cycles: 1,
-                outcome,
-                duration,
-            }),
-        }
+        let last = if shares { self.bars.pop_back() } else { None };
+        let mut bar = last.unwrap_or(Bar {
+            ended: now,
+            counts: CycleCounts::default(),
+            duration,
+        });
+        bar.ended = now;
+        bar.counts.count(outcome);
+        bar.duration = bar.duration.max(duration);
+        self.bars.push_back(bar);
         let window = SignedDuration::try_from(WINDOW).unwrap_or_default();
         while let Some(bar) = self.bars.front()
             && now.duration_since(bar.ended) > window
@@ -189,6 +181,10 @@ mod tests {
         Timestamp::constant(1_800_000_000 + seconds, 0)
     }
 
+    fn cycles(bar: &Bar) -> [u64; 3] {
+        Outcome::ALL.map(|outcome| bar.counts.of(outcome))
+    }
+
     fn journal(interval: i64, seconds: i64) -> Journal {
         let mut journal = Journal::new(Duration::from_secs(interval as u64));
         for second in (0..seconds).step_by(interval as usize) {
@@ -212,23 +208,24 @@ mod tests {
                 journal.bars.len()
             );
             assert!(journal.bars.len() <= 120, "{interval}");
-            assert_eq!(journal.bars[0].cycles, per_bar, "{interval}");
+            let first: u64 = cycles(&journal.bars[0]).iter().sum();
+            assert_eq!(first, per_bar, "{interval}");
             let covered = journal.bar_length().as_secs();
             assert_eq!(covered, per_bar * interval as u64, "{interval}");
         }
     }
 
     #[test]
-    fn a_bar_has_the_worst_outcome_and_the_longest_duration_of_its_cycles() {
+    fn a_bar_has_every_outcome_and_the_longest_duration_of_its_cycles() {
         let journal = journal(10, 700);
-        let bar = |outcome| {
+        let at = |seconds| {
             let mut bars = journal.bars.iter();
-            *bars.find(|bar| bar.outcome == outcome).unwrap()
+            *bars.find(|bar| bar.ended == after(seconds)).unwrap()
         };
-        let (partial, failure) = (bar(Outcome::Partial), bar(Outcome::Failure));
-        assert_eq!((partial.cycles, partial.ended), (3, after(620)));
-        assert_eq!((failure.cycles, failure.ended), (3, after(650)));
-        assert_eq!(failure.duration, Duration::from_millis(650));
+        assert_eq!(cycles(&at(590)), [3, 0, 0]);
+        assert_eq!(cycles(&at(620)), [2, 1, 0]);
+        assert_eq!(cycles(&at(650)), [2, 0, 1]);
+        assert_eq!(at(650).duration, Duration::from_millis(650));
     }
 
     #[test]

@@ -2,16 +2,17 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{Timestamp, Unit};
 
+use super::journal::{Call, Journal, Requests as Counted, WINDOW};
 use super::model::{
-    Agent, Bar, Condition, Cycles, Deployment, Deployments, Exporter, FlowRuns, Links, Prefect,
-    Pushes, Requests, Section as SectionRow, SectionCondition, Series, Severity, State, States,
-    Status, Workspace,
+    Agent, Bar, Condition, Cycles, Exporter, FlowRuns, Links, Prefect, Pushes, Requests,
+    Section as SectionRow, SectionCondition, Series, Severity, State, States, Status, Workspace,
 };
-use super::{Input, Writer, links, problems};
+use super::{Input, Writer, deployments, links, problems};
 use crate::core::Outcome;
 use crate::core::clock::before;
 use crate::core::sections::Section;
@@ -19,24 +20,15 @@ use crate::core::snapshot::{SectionState, Snapshot};
 use crate::export::Delivered;
 use crate::metrics::agent::SERIES_DROPPED;
 use crate::metrics::{Reading, View};
-use crate::prefect::Id;
+use crate::prefect::objects::Worker;
 use crate::prefect::runs::{FlowRun, StateType};
 
-use super::journal::{Journal, WINDOW};
-
-/// Deployments and states in a list.
-const DEPLOYMENTS: usize = 25;
+/// States in a list.
 const STATES: usize = 20;
 /// Characters of a text that Prefect or a receiver chooses.
 const NAME: usize = 120;
 const ERROR: usize = 600;
 
-const DEPLOYMENT_SECTIONS: &[Section] = &[
-    Section::Deployments,
-    Section::Flows,
-    Section::ScheduledRuns,
-    Section::FinishedRuns,
-];
 const UNFINISHED: &[Section] = &[Section::ActiveRuns, Section::ScheduledRuns];
 
 impl Writer {
@@ -82,7 +74,7 @@ impl Writer {
             workspace: workspace(snapshot),
             cycles: cycles(view, journal, published),
             flow_runs: flow_runs(snapshot),
-            deployments: self.deployments(view),
+            deployments: deployments::troubled(view, &self.ui),
             requests: requests(journal),
             exporters: delivered.iter().map(exporter).collect(),
             links: Links {
@@ -95,75 +87,6 @@ impl Writer {
             series,
         }
     }
-
-    fn deployments(&self, view: &View<'_>) -> Option<Deployments> {
-        let snapshot = view.snapshot;
-        if !snapshot.is_fresh(DEPLOYMENT_SECTIONS) {
-            return None;
-        }
-        let late = by_deployment(snapshot.unfinished.iter().filter(|run| run.is_late()));
-        let knows_failed = snapshot.is_fresh(&[Section::FailedRuns]);
-        let failed = by_deployment(snapshot.failed.iter().filter(|_| knows_failed));
-        let mut troubled: Vec<_> = snapshot
-            .inventory
-            .deployments
-            .values()
-            .filter_map(|deployment| {
-                let late = late.get(&deployment.id).map_or(&[][..], Vec::as_slice);
-                let ends = view.last_runs.get(&deployment.id).map(|last| &last.ends);
-                let last = ends.and_then(|ends| ends.iter().max_by_key(|(_, end)| **end));
-                let failing = last.is_some_and(|(state, _)| StateType::FAILURE.contains(state));
-                let failed = failed.get(&deployment.id).map_or(&[][..], Vec::as_slice);
-                let rank = Reverse((
-                    u8::from(failing) + u8::from(!late.is_empty()),
-                    late.len(),
-                    failed.len(),
-                ));
-                (failing || !late.is_empty()).then_some((rank, deployment, late, last, failed))
-            })
-            .collect();
-        troubled.sort_by(|one, other| {
-            let key =
-                |(rank, deployment, ..): &(_, &crate::prefect::objects::Deployment, _, _, _)| {
-                    (*rank, deployment.name.label())
-                };
-            key(one).cmp(&key(other))
-        });
-        let omitted = troubled.len().saturating_sub(DEPLOYMENTS);
-        troubled.truncate(DEPLOYMENTS);
-        let rows = troubled
-            .into_iter()
-            .map(|(_, deployment, late, last, failed)| {
-                let newest = failed.iter().max_by_key(|run| run.started_or_expected());
-                Deployment {
-                    deployment_name: name(&deployment.name.label()),
-                    flow_name: name(&snapshot.flow_name(deployment.flow_id.as_ref())),
-                    url: self.ui.deployment(&deployment.id),
-                    late_runs: late.len() as u64,
-                    late_since: late.iter().filter_map(|run| run.expected_start_time).min(),
-                    last_run_state: last.map(|(state, _)| state.as_str()),
-                    last_run_ended: last.map(|(_, end)| millis(*end)),
-                    failed_runs: knows_failed.then_some(failed.len() as u64),
-                    last_failed_run_url: newest.and_then(|run| self.ui.flow_run(&run.id)),
-                }
-            });
-        Some(Deployments {
-            troubled: rows.collect(),
-            omitted,
-        })
-    }
-}
-
-type Run = std::sync::Arc<FlowRun>;
-
-fn by_deployment<'a>(runs: impl Iterator<Item = &'a Run>) -> HashMap<&'a Id, Vec<&'a Run>> {
-    let mut groups: HashMap<_, Vec<_>> = HashMap::new();
-    for run in runs {
-        if let Some(deployment) = &run.deployment_id {
-            groups.entry(deployment).or_default().push(run);
-        }
-    }
-    groups
 }
 
 fn sections(snapshot: &Snapshot, journal: &Journal) -> Vec<SectionRow> {
@@ -202,11 +125,10 @@ fn workspace(snapshot: &Snapshot) -> Workspace {
         |sections: &[Section], count: &dyn Fn() -> usize| snapshot.is_fresh(sections).then(count);
     let inventory = &snapshot.inventory;
     let online = || {
-        let online =
-            |worker: &&crate::prefect::objects::Worker| &*worker.status.label() == "ONLINE";
+        let online = |worker: &&Worker| &*worker.status.label() == "ONLINE";
         inventory.workers.iter().filter(online).count()
     };
-    let active = |run: &&Run| {
+    let active = |run: &&Arc<FlowRun>| {
         let state = run.state_type;
         state.is_some_and(|state| StateType::ACTIVE.contains(&state)) || run.start_time.is_some()
     };
@@ -243,8 +165,9 @@ fn cycles(view: &View<'_>, journal: &Journal, published: Timestamp) -> Cycles {
         last_hour: bars
             .map(|bar| Bar {
                 ended: millis(bar.ended),
-                cycles: bar.cycles,
-                outcome: bar.outcome.as_str(),
+                success: bar.counts.of(Outcome::Success),
+                partial: bar.counts.of(Outcome::Partial),
+                failure: bar.counts.of(Outcome::Failure),
                 duration_seconds: seconds(bar.duration),
             })
             .collect(),
@@ -267,7 +190,7 @@ fn flow_runs(snapshot: &Snapshot) -> FlowRuns {
 }
 
 /// Runs by state, those of most runs first.
-fn states(runs: impl Iterator<Item = (Option<StateType>, std::sync::Arc<str>, u64)>) -> States {
+fn states(runs: impl Iterator<Item = (Option<StateType>, Arc<str>, u64)>) -> States {
     let mut counts: BTreeMap<_, u64> = BTreeMap::new();
     for (kind, name, count) in runs {
         *counts.entry((kind, name)).or_default() += count;
@@ -288,7 +211,7 @@ fn states(runs: impl Iterator<Item = (Option<StateType>, std::sync::Arc<str>, u6
 }
 
 fn requests(journal: &Journal) -> Vec<Requests> {
-    let row = |((method, path), requests): (&super::journal::Call, &super::journal::Requests)| {
+    let row = |((method, path), requests): (&Call, &Counted)| {
         let last = requests.last_error.clone();
         Requests {
             method: method.clone(),

@@ -4,6 +4,7 @@
 //! served as it is. Lists are cut to a bounded length and report what is left out, so its size does
 //! not depend on the workspace.
 
+mod deployments;
 pub mod journal;
 mod links;
 mod make;

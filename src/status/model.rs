@@ -130,9 +130,9 @@ pub(super) struct Cycles {
 #[derive(Debug, Serialize)]
 pub(super) struct Bar {
     pub(super) ended: Timestamp,
-    pub(super) cycles: u64,
-    /// The worst of them.
-    pub(super) outcome: &'static str,
+    pub(super) success: u64,
+    pub(super) partial: u64,
+    pub(super) failure: u64,
     /// The longest of them.
     pub(super) duration_seconds: f64,
 }
@@ -172,14 +172,14 @@ pub(super) struct Deployment {
     pub(super) deployment_name: String,
     pub(super) flow_name: String,
     pub(super) url: Option<String>,
-    pub(super) late_runs: u64,
+    pub(super) late_runs: usize,
     /// Since when the oldest of them should have started.
     pub(super) late_since: Option<Timestamp>,
     /// The last run that the agent knows of.
     pub(super) last_run_state: Option<&'static str>,
     pub(super) last_run_ended: Option<Timestamp>,
     /// Within `FAILED_RUNS_OFFSET_MINUTES`; null if that is off, or the section is not fresh.
-    pub(super) failed_runs: Option<u64>,
+    pub(super) failed_runs: Option<usize>,
     pub(super) last_failed_run_url: Option<String>,
 }
 

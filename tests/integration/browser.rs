@@ -87,7 +87,10 @@ async fn the_status_page_works_in_chromium() {
         let agent = AgentProcess::start(&stub.url, &[]);
         let mut script = Command::new(python());
         script
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/check.py"))
+            .arg(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/tests/browser/check.py"
+            ))
             .arg(chromium)
             .arg(format!("http://{}", agent.address))
             .arg(&stub.url)

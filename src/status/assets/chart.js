@@ -1,6 +1,7 @@
 // The cycles of the last hour: a bar for each, or for some that follow each other.
 
-const CHART = { height: 108, left: 44, top: 8, base: 76, marks: 4, strip: 6 };
+const CHART = { height: 108, left: 56, top: 8, base: 76, marks: 4, strip: 6 };
+const WORST_FIRST = ["failure", "partial", "success"];
 
 function svg(name, attributes, parent) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -57,20 +58,20 @@ function chart() {
     const x = Math.max(left, width - ((end - Date.parse(bar.ended)) / 1000) * perSecond - step);
     const size = { x: x.toFixed(1), width: Math.max(1, step * 0.8).toFixed(1) };
     const high = Math.max(1, (bar.duration_seconds / top) * (base - CHART.top));
-    place(duration, { ...size, y: (base - high).toFixed(1), height: high.toFixed(1), class: bar.outcome });
+    const worst = WORST_FIRST.find((outcome) => bar[outcome] > 0);
+    place(duration, { ...size, y: (base - high).toFixed(1), height: high.toFixed(1), class: worst });
     // Not by colour alone: below the axis, a low mark for partial and a high one for failure.
-    const below = { success: 0, partial: 1, failure: 2 }[bar.outcome] * CHART.strip;
-    place(mark, { ...size, y: base + CHART.marks, height: below, class: bar.outcome });
-    const what = bar.cycles === 1 ? bar.outcome : `${bar.cycles} cycles, at worst ${bar.outcome}`;
-    setText(title, `${clock(bar.ended)}: ${what}, ${span(bar.duration_seconds)}`);
+    const below = { success: 0, partial: 1, failure: 2 }[worst] * CHART.strip;
+    place(mark, { ...size, y: base + CHART.marks, height: below, class: worst });
+    setText(title, `${clock(bar.ended)}: ${outcomes([bar])}, ${span(bar.duration_seconds)}`);
   });
-  const of = (outcome) => bars.filter((bar) => bar.outcome === outcome).reduce((sum, bar) => sum + bar.cycles, 0);
-  const all = bars.reduce((sum, bar) => sum + bar.cycles, 0);
-  const single = bars.every((bar) => bar.cycles === 1);
-  const outcomes = single
-    ? `${count(of("success"))} success, ${count(of("partial"))} partial, ${count(of("failure"))} failure`
-    : `${plural(bars.length, "bar")} of up to ${span(cycles.entry_seconds)}, of which ${count(bars.filter((bar) => bar.outcome === "partial").length)} with a partial and ${count(bars.filter((bar) => bar.outcome === "failure").length)} with a failed cycle`;
-  setText(byId("cycles-text"), all === 0
+  setText(byId("cycles-text"), bars.length === 0
     ? "No cycle has been completed in the last hour."
-    : `${plural(all, "cycle")}: ${outcomes}. The longest took ${span(longest)}. Marks below the axis: low for partial, high for failure.`);
+    : `Cycles: ${outcomes(bars)}. The longest took ${span(longest)}. Marks below the axis: low for partial, high for failed.`);
+}
+
+// What the cycles of some bars were.
+function outcomes(bars) {
+  const sum = (outcome) => count(bars.reduce((all, bar) => all + bar[outcome], 0));
+  return `${sum("success")} successful, ${sum("partial")} partial, ${sum("failure")} failed`;
 }

@@ -17,7 +17,7 @@ function setAttribute(node, name, value) {
 
 // Only web addresses, whatever the settings or Prefect say.
 function setLink(node, url) {
-  setAttribute(node, "href", url !== null && /^(https?:\/\/|\/)/.test(url) ? url : null);
+  setAttribute(node, "href", url !== null && /^(https?:\/\/|[a-z]+$)/.test(url) ? url : null);
 }
 
 function make(name, className, parent) {

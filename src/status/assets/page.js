@@ -1,4 +1,5 @@
-// Shows what /status returns, and fetches it again at the sample interval.
+// Shows what /status returns, and fetches it again at the sample interval. Addresses are relative:
+// a proxy may serve the agent under a path.
 
 const RETRY_SECONDS = 5;
 const PATIENCE_SECONDS = 10;
@@ -61,7 +62,7 @@ function overall() {
   byId("main").classList.toggle("old", condition === "silent");
   if (condition === "silent") {
     const shown = report === null ? "" : ` The page shows what it reported at ${clock(report.published)}.`;
-    const seconds = (performance.now() - silentSince) / 1000;
+    const seconds = (performance.now() - (fetched || silentSince)) / 1000;
     setText(byId("since"), `It has not answered for ${age(seconds)}. The page keeps trying.${shown}`);
     return;
   }
@@ -216,7 +217,7 @@ function series() {
 }
 
 function links() {
-  for (const [name, url] of [["prefect", report.links.prefect], ["metrics", report.links.metrics], ["docs", report.links.documentation]]) {
+  for (const [name, url] of [["prefect", report.links.prefect], ["metrics", report.links.metrics && "metrics"], ["docs", report.links.documentation]]) {
     const link = byId(`link-${name}`);
     link.hidden = url === null;
     setLink(link, url);
@@ -255,7 +256,7 @@ function show() {
 
 async function load() {
   const signal = AbortSignal.timeout(PATIENCE_SECONDS * 1000);
-  const answer = await fetch("/status", { signal, cache: "no-store" });
+  const answer = await fetch("status", { signal, cache: "no-store" });
   if (!answer.ok) throw new Error(`status ${answer.status}`);
   const next = await answer.json();
   const date = Date.parse(answer.headers.get("date"));
