@@ -17,6 +17,7 @@ use crate::metrics::agent::SERVED_DURATION;
 use crate::publisher::{Publisher, Report};
 use crate::settings::{self, Settings};
 use crate::shutdown::Shutdown;
+use crate::status;
 
 /// The shutdown may take five seconds in total.
 const LAST_PUSH: Duration = Duration::from_secs(3);
@@ -54,6 +55,7 @@ pub struct Agent {
     last: Report,
     exporters: Arc<Exporters>,
     requests: RequestMetrics,
+    served: status::Served,
     interval: Duration,
     address: SocketAddr,
 }
@@ -78,10 +80,13 @@ impl Agent {
             options.common().to_vec(),
         );
         let interval = settings.sampling.interval;
+        let status = status::Writer::new(settings);
+        let served = status.served();
         let mut publisher = Publisher::new(
             Arc::clone(&exporters),
             Arc::clone(&options),
             requests.clone(),
+            status,
             interval,
         );
         let mut cycles = Cycles::new(settings, options, Arc::clone(&exporters))?;
@@ -94,6 +99,7 @@ impl Agent {
             last: restored,
             exporters,
             requests,
+            served,
             interval,
             address,
         };
@@ -110,6 +116,11 @@ impl Agent {
         self.exporters.page()
     }
 
+    /// The status, as `/status` serves it.
+    pub fn status(&self) -> status::Served {
+        self.served.clone()
+    }
+
     /// Runs one cycle and publishes the result.
     pub async fn cycle(&mut self) {
         self.last = self.cycles.next().await;
@@ -122,7 +133,8 @@ impl Agent {
         let (mut cycles, publisher) = (self.cycles, self.publisher);
         let (stop_serving, stopped) = Shutdown::new();
         let page = self.exporters.page();
-        let router = http::router(page, cycles.readiness.clone(), self.requests);
+        let readiness = cycles.readiness.clone();
+        let router = http::router(page, self.served, readiness, self.requests);
         let server = tokio::spawn(http::serve(listener, router, stopped));
         let (reports, published) = watch::channel(self.last);
         let publisher = tokio::spawn(publisher.run(published));

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use opentelemetry::KeyValue;
 use tracing::Instrument as _;
 
@@ -20,6 +21,7 @@ use crate::prefect::{self, Client, RequestObserver, RequestRecord};
 use crate::publisher::Report;
 use crate::sampler::Sampler;
 use crate::settings::Settings;
+use crate::status::journal::{self, Calls, Journal};
 
 /// Why cycles cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,8 @@ pub struct Cycles {
     up: bool,
     /// The last state with events that histograms measure.
     measured: u64,
+    journal: Journal,
+    calls: Arc<Calls>,
 }
 
 impl Cycles {
@@ -64,7 +68,9 @@ impl Cycles {
         options: Arc<Options>,
         exporters: Arc<Exporters>,
     ) -> Result<Self, Error> {
-        let observer = Arc::new(RequestDuration {
+        let calls = Arc::new(Calls::default());
+        let observer = Arc::new(Requests {
+            calls: Arc::clone(&calls),
             recorder: exporters.recorder(&REQUEST_DURATION),
             common: options.common().to_vec(),
         });
@@ -85,6 +91,8 @@ impl Cycles {
             in_use: IN_USE.max(interval * 4),
             up: false,
             measured: 0,
+            journal: Journal::new(interval),
+            calls,
         })
     }
 
@@ -94,6 +102,7 @@ impl Cycles {
             state: self.sampler.state(),
             made: Instant::now(),
             cycles: self.counts,
+            journal: Arc::new(self.journal.clone()),
         }
     }
 
@@ -115,7 +124,9 @@ impl Cycles {
         if !cycle.events.is_empty() {
             self.measured = cycle.state.number;
         }
-        self.record(&cycle, started.elapsed());
+        let (duration, now) = (started.elapsed(), Timestamp::now());
+        self.record(&cycle, duration);
+        self.journal.note(&cycle, duration, now, &self.calls);
         let snapshot = &cycle.state.snapshot;
         self.up = snapshot.up;
         if self.up {
@@ -151,6 +162,7 @@ impl Cycles {
             state: cycle.state,
             made: Instant::now(),
             cycles: self.counts,
+            journal: Arc::new(self.journal.clone()),
         }
     }
 
@@ -266,9 +278,11 @@ impl Condition {
 
 /// Logs a single line, however many requests failed.
 fn note_down(cycle: &Cycle) {
-    let lists = cycle.errors.iter().filter(|(section, _)| section.matters());
-    let first = lists.chain(&cycle.errors).next();
-    let Some((_, error)) = first else {
+    let errors = cycle
+        .errors
+        .iter()
+        .map(|(section, error)| (*section, error));
+    let Some(error) = journal::culprit(errors) else {
         tracing::warn!(
             "Prefect cannot be read: it answers, but has no list of runs, deployments, flows, work pools or work queues"
         );
@@ -287,13 +301,15 @@ fn note_down(cycle: &Cycle) {
 }
 
 /// Records each request to Prefect.
-struct RequestDuration {
+struct Requests {
+    calls: Arc<Calls>,
     recorder: Recorder,
     common: Vec<KeyValue>,
 }
 
-impl RequestObserver for RequestDuration {
+impl RequestObserver for Requests {
     fn on_request(&self, record: &RequestRecord<'_>) {
+        self.calls.note(record);
         let [method, status, template, error_type, address, port] = REQUEST_DURATION.attributes
         else {
             return;

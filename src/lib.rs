@@ -13,7 +13,7 @@
 //! - [`checkpoint`]: the core's memory, in a file;
 //! - [`metrics`]: the catalogue, every family declared once;
 //! - [`export`]: OpenTelemetry's meter providers, OTLP, the Prometheus bridge;
-//! - [`http`]: `/metrics`, `/healthz`, `/readyz`;
+//! - [`http`]: `/metrics`, `/healthz`, `/readyz`, the status page; [`status`]: its content;
 //! - [`cycles`]: read, count, write the checkpoint, report; [`publisher`]: publishes the reports at
 //!   its own pace;
 //! - [`agent`]: wires the modules, starts and stops;
@@ -37,5 +37,6 @@ pub mod resource_usage;
 pub mod sampler;
 pub mod settings;
 pub mod shutdown;
+pub mod status;
 pub mod telemetry;
 mod tls;

@@ -16,6 +16,8 @@ use crate::http::RequestMetrics;
 use crate::metrics::agent::{CycleCounts, Stats};
 use crate::metrics::{self, Kind, Lingering, Options, Reading, View};
 use crate::resource_usage::ResourceUsage;
+use crate::status;
+use crate::status::journal::Journal;
 
 /// The data to publish.
 #[derive(Debug, Clone)]
@@ -26,6 +28,8 @@ pub struct Report {
     pub made: Instant,
     /// The cycles so far.
     pub cycles: CycleCounts,
+    /// The last hour's cycles, and what fails: for the status page.
+    pub journal: Arc<Journal>,
 }
 
 /// Publishes reports to every exporter.
@@ -34,6 +38,7 @@ pub struct Publisher {
     options: Arc<Options>,
     usage: ResourceUsage,
     requests: RequestMetrics,
+    status: status::Writer,
     started: Instant,
     lingering: Lingering,
     /// After this time without a new state, the last one is published again.
@@ -46,6 +51,7 @@ impl Publisher {
         exporters: Arc<Exporters>,
         options: Arc<Options>,
         requests: RequestMetrics,
+        status: status::Writer,
         interval: Duration,
     ) -> Self {
         Publisher {
@@ -53,6 +59,7 @@ impl Publisher {
             options,
             usage: ResourceUsage::default(),
             requests,
+            status,
             started: Instant::now(),
             lingering: Lingering::default(),
             // Cycles vary in length, so a new state may be slightly late.
@@ -120,6 +127,13 @@ impl Publisher {
             options: &self.options,
             tags: &tags,
         };
-        metrics::read(&view, &mut self.lingering, self.started.elapsed())
+        let readings = metrics::read(&view, &mut self.lingering, self.started.elapsed());
+        self.status.write(&status::Input {
+            view: &view,
+            readings: &readings,
+            journal: &report.journal,
+            delivered: self.exporters.delivered(),
+        });
+        readings
     }
 }

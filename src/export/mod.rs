@@ -32,7 +32,7 @@ pub use instruments::Recorder;
 use instruments::Slots;
 use otlp::PointCounts;
 use prometheus::Bridge;
-pub use push::{Push, Reader};
+pub use push::{Delivered, Push, Reader};
 pub use resource::resource;
 
 /// The scope of every instrument.
@@ -227,6 +227,14 @@ impl Exporters {
             pushes.chain(self.bridge.as_ref().map(Bridge::shown)),
             window,
         )
+    }
+
+    /// The condition of each exporter.
+    pub fn delivered(&self) -> Vec<Delivered> {
+        let pushes = self.pushes.iter().map(Push::delivered);
+        pushes
+            .chain(self.bridge.as_ref().map(Bridge::delivered))
+            .collect()
     }
 
     /// The page for `/metrics`, if it is enabled.

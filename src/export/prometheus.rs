@@ -3,12 +3,14 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use opentelemetry_prometheus::PrometheusExporter;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
-use super::Error;
 use super::histograms::Outlet;
 use super::shown::Shown;
+use super::{Delivered, Error};
+use crate::core::clock::before;
 
 /// The content type of the text format.
 /// <https://prometheus.io/docs/instrumenting/exposition_formats/>
@@ -97,6 +99,19 @@ impl Bridge {
     /// What has been scraped.
     pub(super) fn shown(&self) -> &Shown {
         &self.page.shown
+    }
+
+    /// When it was last scraped.
+    pub(super) fn delivered(&self) -> Delivered {
+        let scraped = self.page.shown.since();
+        Delivered {
+            name: "prometheus",
+            target: "/metrics".to_owned(),
+            pushes: None,
+            last_success: scraped.map(|since| before(Timestamp::now(), since)),
+            last_error: None,
+            failing_since: None,
+        }
     }
 
     /// Renders the current values of the instruments, which are those of state `number`.

@@ -1,9 +1,10 @@
 //! Pushes: each exporter sends in its own task, so that it never delays the publisher.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::reader::MetricReader;
@@ -65,6 +66,31 @@ struct Counts {
     skipped: AtomicU64,
 }
 
+/// The condition of an exporter, for the status page.
+#[derive(Debug, Clone)]
+pub struct Delivered {
+    /// Its name.
+    pub name: &'static str,
+    /// Where it delivers to.
+    pub target: String,
+    /// Pushes by outcome: success, failure, skipped. `None` if it is scraped instead.
+    pub pushes: Option<[u64; 3]>,
+    /// When a push was last accepted, or the page was last scraped.
+    pub last_success: Option<Timestamp>,
+    /// When a push last failed, and why.
+    pub last_error: Option<(Timestamp, String)>,
+    /// Since when pushes have failed; `None` if the last one was accepted.
+    pub failing_since: Option<Timestamp>,
+}
+
+/// How the last pushes went.
+#[derive(Debug, Clone, Default)]
+struct History {
+    last_success: Option<Timestamp>,
+    last_error: Option<(Timestamp, String)>,
+    failing_since: Option<Timestamp>,
+}
+
 /// The metrics that wait while a push is in progress.
 #[derive(Default)]
 struct Waiting {
@@ -83,10 +109,15 @@ struct Shared {
     give_up: Notify,
     is_given_up: AtomicBool,
     counts: Counts,
+    history: Mutex<History>,
     shown: Shown,
 }
 
 impl Shared {
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Queues metrics for the task, replacing any that still wait; `false` if there were any.
     fn put(&self, next: Option<(u64, Collected)>, close: bool) -> bool {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,6 +151,7 @@ impl Shared {
 /// An exporter with its own task.
 pub struct Push {
     name: &'static str,
+    target: String,
     shared: Arc<Shared>,
     reader: Reader,
     histograms: Arc<Outlet>,
@@ -148,6 +180,7 @@ impl Push {
         (
             Push {
                 name,
+                target: target.to_owned(),
                 shared,
                 reader: reader.clone(),
                 histograms,
@@ -190,6 +223,19 @@ impl Push {
             ("skipped", skipped),
         ]
         .map(|(outcome, count)| (self.name, outcome, count.load(Ordering::Relaxed)))
+    }
+
+    /// How the last pushes went.
+    pub(super) fn delivered(&self) -> Delivered {
+        let history = self.shared.history().clone();
+        Delivered {
+            name: self.name,
+            target: self.target.clone(),
+            pushes: Some(self.counts().map(|(_, _, count)| count)),
+            last_success: history.last_success,
+            last_error: history.last_error,
+            failing_since: history.failing_since,
+        }
     }
 
     fn collect(&self) -> Option<Collected> {
@@ -261,10 +307,19 @@ impl Sender {
             match result {
                 Ok(()) => {
                     self.shared.counts.success.fetch_add(1, Ordering::Relaxed);
+                    let mut history = self.shared.history();
+                    history.last_success = Some(Timestamp::now());
+                    history.failing_since = None;
+                    drop(history);
                     self.note_success(&mut failed);
                 }
                 Err(error) => {
                     self.shared.counts.failure.fetch_add(1, Ordering::Relaxed);
+                    let mut history = self.shared.history();
+                    let now = Timestamp::now();
+                    history.failing_since.get_or_insert(now);
+                    history.last_error = Some((now, error.reason.clone()));
+                    drop(history);
                     self.note_failure(&mut failed, &error.reason);
                 }
             }

@@ -29,6 +29,12 @@ impl Shown {
         });
     }
 
+    /// How long ago a state was last delivered.
+    pub(super) fn since(&self) -> Option<Duration> {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.map(|last| last.at.elapsed())
+    }
+
     /// The latest state delivered, if that was within `window`.
     fn in_use(&self, window: Duration) -> Option<u64> {
         let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);

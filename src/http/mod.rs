@@ -1,4 +1,5 @@
-//! The agent's own endpoints: `/metrics`, `/healthz`, `/readyz`, and a page of links.
+//! The agent's own endpoints: `/metrics`, `/healthz`, `/readyz`, and the status at `/` and
+//! `/status`.
 
 mod request_metrics;
 mod server;
@@ -9,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use tower_http::compression::CompressionLayer;
@@ -19,10 +22,7 @@ pub use request_metrics::RequestMetrics;
 pub use server::serve;
 
 use crate::export::prometheus::{self, Page};
-
-const INDEX: &str = "<!doctype html><title>prefect-otel-agent</title><h1>prefect-otel-agent</h1>\
-<ul><li><a href=\"/metrics\">/metrics</a><li><a href=\"/healthz\">/healthz</a>\
-<li><a href=\"/readyz\">/readyz</a></ul>\n";
+use crate::status::{Served, page as status_html};
 
 /// Whether the agent is ready: the last cycle that could read Prefect is not long ago.
 #[derive(Debug, Clone)]
@@ -65,9 +65,15 @@ impl Readiness {
 }
 
 /// The routes. Without a page, `/metrics` is not there.
-pub fn router(page: Option<Page>, readiness: Readiness, requests: RequestMetrics) -> Router {
+pub fn router(
+    page: Option<Page>,
+    status: Served,
+    readiness: Readiness,
+    requests: RequestMetrics,
+) -> Router {
     let router = Router::new()
-        .route("/", get(Html(INDEX)))
+        .route("/", get(status_page))
+        .route("/status", get(status_json).with_state(status))
         .route("/healthz", get("ok\n"))
         .route("/readyz", get(ready).with_state(readiness));
     let router = match page {
@@ -84,6 +90,23 @@ pub fn router(page: Option<Page>, readiness: Readiness, requests: RequestMetrics
 
 async fn metrics(State(page): State<Page>) -> Response {
     ([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], page.scrape()).into_response()
+}
+
+/// What is served next is another one, and it is for this page alone.
+const FRESH: [(HeaderName, HeaderValue); 3] = [
+    (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+];
+
+async fn status_page() -> Response {
+    let (policy, html) = status_html::render();
+    ([(CONTENT_SECURITY_POLICY, policy)], FRESH, Html(html)).into_response()
+}
+
+async fn status_json(State(status): State<Served>) -> Response {
+    let json = [(CONTENT_TYPE, "application/json")];
+    (json, FRESH, status.json()).into_response()
 }
 
 async fn ready(State(readiness): State<Readiness>) -> Response {

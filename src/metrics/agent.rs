@@ -66,7 +66,8 @@ const SERIES: Family = Family::gauge(
     |_, _| {},
 );
 
-const SERIES_DROPPED: Family = Family::gauge(
+/// Series beyond the limit, by metric.
+pub const SERIES_DROPPED: Family = Family::gauge(
     "prefect.agent.series.dropped",
     "{series}",
     "Number of series of each metric beyond METRICS_CARDINALITY_LIMIT. They are combined into one series with otel_metric_overflow=\"true\".",

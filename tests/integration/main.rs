@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod alerts;
+mod browser;
 mod check;
 mod checkpoint;
 mod choice;
@@ -35,6 +36,7 @@ mod recreate;
 mod settings;
 mod soak;
 mod stack;
+mod status;
 mod support;
 mod truth;
 mod tutorial;

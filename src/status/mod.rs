@@ -1,0 +1,92 @@
+//! The status page: what `/` shows and `/status` returns as JSON.
+//!
+//! The JSON is made whenever metrics are published, from the same snapshot as the metrics, and
+//! served as it is. Lists are cut to a bounded length and report what is left out, so its size does
+//! not depend on the workspace.
+
+mod deployments;
+pub mod journal;
+mod links;
+mod make;
+mod model;
+pub mod page;
+mod problems;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::export::Delivered;
+use crate::metrics::{Reading, View};
+use crate::settings::Settings;
+use journal::Journal;
+use links::Ui;
+
+/// The JSON of `/status` as made last.
+#[derive(Debug, Clone, Default)]
+pub struct Served(Arc<RwLock<Bytes>>);
+
+impl Served {
+    /// The JSON.
+    pub fn json(&self) -> Bytes {
+        let json = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        json.clone()
+    }
+
+    fn set(&self, json: Vec<u8>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Bytes::from(json);
+    }
+}
+
+/// What a status is made of.
+pub struct Input<'a> {
+    /// What the metrics are read from.
+    pub view: &'a View<'a>,
+    /// The metrics.
+    pub readings: &'a [Reading],
+    /// The cycles so far.
+    pub journal: &'a Journal,
+    /// How the exporters do.
+    pub delivered: Vec<Delivered>,
+}
+
+/// Makes the status.
+#[derive(Debug)]
+pub struct Writer {
+    /// Without credentials: the settings accept none in a URL.
+    api_url: String,
+    ui: Ui,
+    interval: Duration,
+    inventory_interval: Duration,
+    serves_metrics: bool,
+    served: Served,
+}
+
+impl Writer {
+    /// A writer by `settings`.
+    pub fn new(settings: &Settings) -> Self {
+        let api_url = &settings.prefect.api_url;
+        Writer {
+            api_url: links::without_query(api_url.as_str()).to_owned(),
+            ui: Ui::of(api_url),
+            interval: settings.sampling.interval,
+            inventory_interval: settings.sampling.inventory_interval,
+            serves_metrics: settings.otel.metrics.prometheus,
+            served: Served::default(),
+        }
+    }
+
+    /// Where the status is served from.
+    pub fn served(&self) -> Served {
+        self.served.clone()
+    }
+
+    /// Makes the status, and serves it from now on.
+    pub fn write(&self, input: &Input<'_>) {
+        match serde_json::to_vec(&self.make(input)) {
+            Ok(json) => self.served.set(json),
+            Err(error) => tracing::error!(%error, "the status cannot be written"),
+        }
+    }
+}
