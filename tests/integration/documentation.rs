@@ -74,7 +74,7 @@ const COMMANDS: &[(&str, By)] = &[
     ),
     (
         "cargo build*",
-        By::Check("packaging/build", "maturin build --release --locked"),
+        By::Check("packaging/build", "build --release --locked"),
     ),
     (
         "cargo run -p numbers --example step*",
@@ -110,7 +110,7 @@ const COMMANDS: &[(&str, By)] = &[
     ),
     (
         "maturin build --release --locked --out dist",
-        By::Check("packaging/build", "maturin build --release --locked"),
+        By::Check("packaging/build", "build --release --locked"),
     ),
     (
         "packaging/build x86_64-unknown-linux-musl dist",
@@ -122,11 +122,17 @@ const COMMANDS: &[(&str, By)] = &[
     ),
     (
         "tar xzf prefect-otel-agent-*",
-        By::Check("packaging/build", ".tar.gz"),
+        By::Check(
+            "packaging/test_release.py",
+            "test_the_archive_has_an_executable_binary",
+        ),
     ),
     (
         "sudo install prefect-otel-agent-*",
-        By::Check("packaging/build", ".tar.gz"),
+        By::Check(
+            "packaging/test_release.py",
+            "test_the_archive_has_an_executable_binary",
+        ),
     ),
     ("docker *", By::Docker),
     ("helm *", By::Kubernetes),

@@ -61,10 +61,9 @@ fn exporter(command: &str, world: &World) -> String {
 
 /// The types of the exporter's families, and their samples.
 fn read(page: &str) -> (BTreeMap<&str, &str>, BTreeMap<String, Samples>) {
-    let types = page.lines().filter_map(|line| {
-        let (name, kind) = line.strip_prefix("# TYPE prefect_")?.split_once(' ')?;
-        Some((name, kind))
-    });
+    let types = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let mut samples: BTreeMap<String, Samples> = BTreeMap::new();
     // Line by line: the exporter's page has duplicates.
     for line in page.lines().filter(|line| line.starts_with("prefect_")) {
@@ -90,12 +89,11 @@ fn read(page: &str) -> (BTreeMap<&str, &str>, BTreeMap<String, Samples>) {
 fn differences(theirs: &str, ours: &str) -> Vec<String> {
     let ((their_types, theirs), (our_types, ours)) = (read(theirs), read(ours));
     let mut found = Vec::new();
-    for (family, kind) in their_types {
-        if our_types.get(family) != Some(&kind) {
-            found.push(format!("prefect_{family} is {:?}", our_types.get(family)));
-        }
-    }
     for (family, theirs) in theirs {
+        let kind = our_types.get(family.as_str());
+        if kind != their_types.get(family.as_str()) {
+            found.push(format!("type: {family} is {kind:?}"));
+        }
         let ours = ours.get(&family).cloned().unwrap_or_default();
         let missing = theirs.difference(&ours);
         found.extend(missing.map(|sample| format!("missing: {family} {sample:?}")));
