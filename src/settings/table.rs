@@ -132,8 +132,8 @@ pub static SETTINGS: &[Setting] = &[
     prefect(
         "PAGINATION_LIMIT",
         Some("200"),
-        "a whole number from 1 to 200 (the server refuses more)",
-        "Maximum number of objects per page. If the server allows fewer, its limit is used.",
+        "a whole number from 1 to 1000000",
+        "Maximum number of objects per page. If the server allows fewer (200 by default), its limit is used.",
     ),
     sampling(
         "SAMPLE_INTERVAL_SECONDS",
@@ -193,7 +193,7 @@ pub static SETTINGS: &[Setting] = &[
         "METRICS_INCLUDE",
         None,
         NAMES,
-        "Metrics to export. If it is not set, all metrics are exported.",
+        "Metrics to export. If it is not set, all metrics but `prefect_deployment_last_failed_flow_run` are exported.",
     ),
     metrics(
         "METRICS_EXCLUDE",

@@ -29,6 +29,7 @@ mod lifecycle;
 mod native;
 mod once;
 mod otlp;
+mod parity;
 mod push_path;
 mod push_pull;
 mod receivers;
