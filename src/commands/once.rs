@@ -19,7 +19,7 @@ use crate::metrics::Options;
 use crate::metrics::agent::SERVED_DURATION;
 use crate::publisher::Publisher;
 use crate::settings::{self, MetricsExporters, Settings};
-use crate::telemetry;
+use crate::{status, telemetry};
 
 /// How the metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,7 @@ pub async fn run(settings: Settings, format: Format) -> Result<bool, Error> {
         Arc::clone(&exporters),
         Arc::clone(&options),
         requests,
+        status::Writer::new(&settings),
         interval,
     );
     let mut cycles = Cycles::new(&settings, options, Arc::clone(&exporters))?;

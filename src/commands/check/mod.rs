@@ -6,7 +6,6 @@ mod prefect;
 mod receivers;
 mod report;
 
-use std::future::Future;
 use std::io;
 use std::time::Duration;
 

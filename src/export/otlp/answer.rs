@@ -179,7 +179,7 @@ pub(super) fn refused(refusal: &Refusal<'_>) -> Failure {
         _ => Then::Stop,
     };
     Failure {
-        cause: format!("HTTP {status}{}: {said}", by.unwrap_or_default()),
+        cause: format!("HTTP {status}{}: {detail}", by.unwrap_or_default()),
         hint: hint.map(Cow::Borrowed),
         then,
     }
