@@ -18,7 +18,7 @@ pub(super) fn of(input: &Input<'_>, sections: &[SectionRow], series: &[Series]) 
     }
     let mut problems = match input.view.snapshot.up {
         false => vec![down(input)],
-        true => unread(input, sections),
+        true => unread(sections),
     };
     let failing = input.delivered.iter();
     let failing = failing.filter(|exporter| exporter.failing_since.is_some());
@@ -75,15 +75,12 @@ fn down(input: &Input<'_>) -> Problem {
 }
 
 /// Prefect can be read, but not all of it.
-fn unread(input: &Input<'_>, sections: &[SectionRow]) -> Vec<Problem> {
+fn unread(sections: &[SectionRow]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for row in sections {
-        let failing = input.journal.failing.iter();
-        let failing = failing.filter(|failing| failing.section.as_str() == row.section);
-        let failing = failing.last();
         let (advice, runbook) = match row.state {
             SectionCondition::Absent | SectionCondition::Fresh => continue,
-            SectionCondition::Unread if failing.is_none() => continue,
+            SectionCondition::Unread if row.error.is_none() => continue,
             SectionCondition::Failing => (
                 "Its metrics keep their last values until they are stale, after three intervals.",
                 "PrefectAgentPartialCycles",

@@ -245,9 +245,8 @@ async fn every_field_is_documented() {
     agent.cycle().await;
     let mut late = fleet::run_at(1, "SCHEDULED", 60);
     late["state_name"] = json!("Late");
-    let mut contents = stub.contents();
-    contents.flow_runs.extend([late, fleet::ended(0, "FAILED")]);
-    drop(contents);
+    let runs = [late, fleet::ended(0, "FAILED")];
+    stub.contents().flow_runs.extend(runs);
     stub.fault(failing("/automations/filter"));
     let mut found = BTreeSet::new();
     fields(&cycle(&mut agent).await, &mut found);
