@@ -129,7 +129,7 @@ pub(crate) fn built(name: &str) -> std::path::PathBuf {
     let path = agent.with_file_name(name);
     assert!(
         path.exists(),
-        "{path:?} is not there: build the whole workspace"
+        "{path:?} does not exist: run cargo build --workspace --bins --examples"
     );
     path
 }
