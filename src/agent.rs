@@ -1,4 +1,4 @@
-//! The agent: wires the modules, and runs the cycles and the publisher concurrently.
+//! The agent: wires the modules, and runs the cycles beside the publisher.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use crate::publisher::{Publisher, Report};
 use crate::settings::{self, Settings};
 use crate::shutdown::Shutdown;
 
-/// The shutdown may take five seconds in total.
+/// The end may take five seconds in all.
 const LAST_PUSH: Duration = Duration::from_secs(3);
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Why the agent cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The port cannot be used.
+    /// The port cannot be had.
     #[error(
         "METRICS_ADDR and METRICS_PORT: cannot listen on {address}: {reason}; is another process using the port?"
     )]
@@ -35,13 +35,13 @@ pub enum Error {
         /// Why not.
         reason: std::io::Error,
     },
-    /// A setting refers to something that does not exist.
+    /// A setting names what is not there.
     #[error(transparent)]
     Settings(#[from] settings::Error),
     /// An exporter cannot be built.
     #[error(transparent)]
     Export(#[from] export::Error),
-    /// Cycles cannot be started.
+    /// There can be no cycles.
     #[error(transparent)]
     Cycles(#[from] cycles::Error),
 }
@@ -50,7 +50,7 @@ pub enum Error {
 pub struct Agent {
     cycles: Cycles,
     publisher: Publisher,
-    /// The last published report.
+    /// What was published last.
     last: Report,
     exporters: Arc<Exporters>,
     requests: RequestMetrics,
@@ -59,12 +59,11 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Creates an agent according to `settings`, and binds its port. No request is sent to Prefect
-    /// yet.
+    /// An agent by `settings` and its port, bound; nothing is asked of Prefect yet.
     ///
     /// # Errors
     ///
-    /// If the port is in use, or the settings of an exporter contradict each other.
+    /// When the port is taken, or an exporter's settings do not fit together.
     pub async fn new(settings: &Settings) -> Result<(Self, TcpListener), Error> {
         let options = Arc::new(Options::new(settings)?);
         let address = settings.metrics_address;
@@ -85,7 +84,7 @@ impl Agent {
             interval,
         );
         let mut cycles = Cycles::new(settings, options, Arc::clone(&exporters))?;
-        // The content of the checkpoint is published before anything is counted.
+        // What a checkpoint holds is shown before anything is counted.
         let restored = cycles.restored();
         publisher.publish(&restored).await;
         let agent = Agent {
@@ -100,24 +99,23 @@ impl Agent {
         Ok((agent, listener))
     }
 
-    /// The address at which `/metrics` is served.
+    /// Where `/metrics` is served.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The page for `/metrics`, if it is enabled.
+    /// The page of `/metrics`, where it is served.
     pub fn page(&self) -> Option<Page> {
         self.exporters.page()
     }
 
-    /// Runs one cycle and publishes the result.
+    /// One cycle, published.
     pub async fn cycle(&mut self) {
         self.last = self.cycles.next().await;
         self.publisher.publish(&self.last).await;
     }
 
-    /// Runs until `shutdown`: the first cycle immediately, then one per interval. Then sends a last
-    /// push.
+    /// Runs until `shutdown`: a cycle at once and then every interval. Then one last push.
     pub async fn run(self, listener: TcpListener, mut shutdown: Shutdown) {
         let (mut cycles, publisher) = (self.cycles, self.publisher);
         let (stop_serving, stopped) = Shutdown::new();

@@ -1,8 +1,8 @@
-//! Generates reference tables from the declarations in the code: as text, Markdown and JSON.
+//! Reference tables of what the program declares: for people, as Markdown and as JSON.
 
 use std::fmt::Write as _;
 
-/// The format of a reference.
+/// How a reference is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Columns, for a terminal.
@@ -22,13 +22,13 @@ impl Format {
     ];
 }
 
-/// The fields of one entry.
+/// One thing that is declared, field by field.
 pub type Row = Vec<(&'static str, Field)>;
 
-/// The content of a field.
+/// What a field holds.
 #[derive(Debug, Clone)]
 pub enum Field {
-    /// Any number of names: code in Markdown, an array in JSON.
+    /// A name, or several: code in Markdown, an array in JSON.
     Names(Vec<String>),
     /// A name that may be missing.
     Name(Option<String>),
@@ -40,14 +40,14 @@ pub enum Field {
 pub struct Reference {
     /// The page's title.
     pub title: &'static str,
-    /// The text before the table.
+    /// What comes before the table.
     pub introduction: &'static str,
-    /// The entries, which all have the same fields.
+    /// What it lists; all have the same fields.
     pub rows: Vec<Row>,
 }
 
 impl Reference {
-    /// The complete reference in `format`, ending with a newline.
+    /// The whole reference in `format`, with a line feed at its end.
     pub fn render(&self, format: Format) -> String {
         match format {
             Format::Table => self.table(),

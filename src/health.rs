@@ -1,4 +1,4 @@
-//! Queries the health of a running agent, for the health check of a container.
+//! Asks a running agent for its health: what a container's health check runs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -6,11 +6,11 @@ use std::time::Duration;
 /// A health check that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The endpoint to query.
+/// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Probe {
-    /// Whether the process is running. An outage of Prefect does not affect it: restarting the
-    /// agent would not help, and would lose its state.
+    /// Whether the process runs. An outage of Prefect does not change the answer: a restart would
+    /// not end it, and would lose what the agent knows.
     Live,
     /// Whether it has read Prefect recently.
     Ready,
@@ -25,18 +25,18 @@ impl Probe {
     }
 }
 
-/// Why the health check failed.
+/// Why the agent is not healthy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no answer.
     #[error("no answer from {0}: {1}")]
     NoAnswer(String, reqwest::Error),
-    /// The agent answers that it is not healthy.
+    /// The agent answers that it is not.
     #[error("{0}: {1}")]
     Unhealthy(String, String),
 }
 
-/// Queries the agent that listens on `address`.
+/// Asks the agent that listens on `address`.
 ///
 /// # Errors
 ///

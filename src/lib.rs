@@ -1,25 +1,22 @@
 //! A push-based metrics agent for Prefect 3.
 //!
-//! It reads the API of a Prefect server (or of a Prefect Cloud workspace) and exports OpenTelemetry
-//! metrics: pushed over OTLP, and served on `/metrics` for Prometheus. Data flows one way through
-//! these modules (`docs/architecture.md` has a diagram):
+//! It samples the API of a Prefect server (or of a Prefect Cloud workspace) and turns what it
+//! reads into OpenTelemetry metrics: pushed by OTLP, and served on `/metrics` for Prometheus.
+//! Data flows one way, through these modules; `docs/architecture.md` draws them:
 //!
-//! - [`settings`]: every setting, with its default and validation;
+//! - [`settings`]: every setting, its default and its check;
 //! - [`prefect`]: the API as a typed client;
-//! - [`core`]: the agent's knowledge of the workspace, what to request next, what an answer
-//!   changes; no I/O, no clock;
-//! - [`sampler`]: sends the requests that the core plans, concurrently, under one deadline per
-//!   cycle;
-//! - [`checkpoint`]: the core's memory, in a file;
+//! - [`core`]: what is known, what to ask next, what an answer changes; no I/O, no clock;
+//! - [`sampler`]: sends what the core plans, side by side, under one deadline per cycle;
+//! - [`checkpoint`]: what the core has to remember, in a file;
 //! - [`metrics`]: the catalogue, every family declared once;
 //! - [`export`]: OpenTelemetry's meter providers, OTLP, the Prometheus bridge;
 //! - [`http`]: `/metrics`, `/healthz`, `/readyz`;
-//! - [`cycles`]: read, count, write the checkpoint, report; [`publisher`]: publishes the reports at
-//!   its own pace;
-//! - [`agent`]: wires the modules, starts and stops;
-//! - [`cli`]: arguments; [`health`]: queries a running agent; [`docgen`]: the generated references;
-//! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and memory;
-//!   [`shutdown`]: its shutdown.
+//! - [`cycles`]: sample, count, keep, report; [`publisher`]: publishes the reports, at its own pace;
+//! - [`agent`]: wires them, starts and stops;
+//! - [`cli`]: arguments; [`health`]: asks a running agent; [`docgen`]: the generated reference;
+//! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and
+//!   memory; [`shutdown`]: its end.
 
 pub mod agent;
 pub mod checkpoint;

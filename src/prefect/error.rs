@@ -1,4 +1,4 @@
-//! Errors of requests, and what the user can do about them.
+//! What can go wrong with a request, and what a person can do about it.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use reqwest::header::{LOCATION, RETRY_AFTER};
 use super::body::{excerpt, printable};
 use super::http_date;
 
-/// Why a request to Prefect failed. The text contains the request and a hint.
+/// Why a request to Prefect failed. Its text names the request and what to do.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// No answer.
@@ -29,14 +29,14 @@ pub enum Error {
         request: String,
         /// The status.
         status: u16,
-        /// The start of the body, or the target of a redirect.
+        /// The start of the body, or where a redirect leads.
         detail: String,
         /// The wait in `Retry-After`.
         retry_after: Option<Duration>,
         /// Whether the server reports that it is in maintenance.
         maintenance: bool,
     },
-    /// An answer that the API does not give.
+    /// An answer that is not what the API gives.
     #[error("{request}: unexpected answer: {reason}")]
     Body {
         /// Method and URL.
@@ -44,18 +44,18 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// An answer that exceeds the size limit.
+    /// An answer beyond the bound.
     #[error("{request}: the answer has more than {limit} bytes; lower PAGINATION_LIMIT")]
     TooLarge {
         /// Method and URL.
         request: String,
-        /// The limit in bytes.
+        /// The bound in bytes.
         limit: usize,
     },
-    /// The deadline of the cycle was reached.
+    /// The cycle's time was over.
     #[error("not done within {} s; Prefect is too slow, or MAX_CONCURRENT_REQUESTS too low", .0.as_secs())]
     Deadline(Duration),
-    /// A version of Prefect that is not supported.
+    /// A version of Prefect that lacks what is needed.
     #[error("this is Prefect {version}; the agent needs Prefect 3.0.4 or newer, or Prefect Cloud")]
     Unsupported {
         /// The version.
@@ -108,7 +108,7 @@ impl Error {
                 .and_then(|value| value.to_str().ok())
         };
         let status = response.status().as_u16();
-        // Both are defined only for these two.
+        // Both are defined for these two only.
         let throttled = matches!(status, 429 | 503);
         let retry_after = header(RETRY_AFTER.as_str())
             .filter(|_| throttled)
@@ -153,7 +153,7 @@ impl Error {
         }
     }
 
-    /// `error.type` of the semantic conventions: the status, or a short word.
+    /// `error.type` of the OpenTelemetry conventions: the status, or a short word.
     pub fn kind(&self) -> Cow<'static, str> {
         match self {
             Error::Transport { kind, .. } => Cow::Borrowed(kind),
@@ -165,7 +165,7 @@ impl Error {
         }
     }
 
-    /// Whether a retry can help.
+    /// Whether trying again can help.
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Transport { .. } => true,
@@ -188,7 +188,7 @@ impl Error {
         }
     }
 
-    /// Whether the answer does not come from Prefect, so that no other answer from this URL would.
+    /// Whether the answer is not one that Prefect gives: nothing else at this URL will be.
     pub fn is_not_prefect(&self) -> bool {
         match self {
             Error::Status { status, .. } => matches!(status, 300..=399 | 404 | 405),
@@ -197,7 +197,7 @@ impl Error {
         }
     }
 
-    /// Whether the API does not have what was requested.
+    /// Whether the API does not have what was asked for.
     pub fn is_not_found(&self) -> bool {
         matches!(
             self,
@@ -208,7 +208,7 @@ impl Error {
         )
     }
 
-    /// Whether the API refuses the request itself (422), because it is too old to support a filter.
+    /// Whether the API refuses the question itself (422): it is too old to know a filter.
     pub fn is_refused(&self) -> bool {
         matches!(self, Error::Status { status: 422, .. })
     }
@@ -223,8 +223,8 @@ impl Error {
         }
     }
 
-    /// The maximum page size of the server, if it refused a larger one: 422 `Invalid limit: must be
-    /// less than or equal to 200.`
+    /// The largest page that the server allows, where it refused a larger one: 422 `Invalid
+    /// limit: must be less than or equal to 200.`
     pub fn page_limit(&self) -> Option<usize> {
         let Error::Status {
             status: 422,
@@ -239,7 +239,7 @@ impl Error {
         digits.parse().ok().filter(|limit| *limit > 0)
     }
 
-    /// How long the server asks for no requests.
+    /// How long the server asks to be left alone.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Error::Status { retry_after, .. } => *retry_after,
@@ -253,8 +253,8 @@ impl Error {
     }
 }
 
-/// `Retry-After` is a number of seconds, or a date, which is relative to the server's `Date` (RFC
-/// 9110, 10.2.3).
+/// `Retry-After` is a number of seconds or a date, which the server's own `Date` is the base
+/// of (RFC 9110, 10.2.3).
 fn seconds_or_date(text: &str, date: Option<&str>) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse::<u32>() {
         return Some(Duration::from_secs(seconds.into()));
