@@ -93,7 +93,7 @@ fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + 
     match log.format {
         LogFormat::Text => fmt::layer()
             .with_writer(std::io::stderr)
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .with_ansi(has_colors(&std::io::stderr()))
             .with_filter(targets)
             .boxed(),
         LogFormat::Json => fmt::layer()
@@ -102,6 +102,12 @@ fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + 
             .with_filter(targets)
             .boxed(),
     }
+}
+
+/// Whether `stream` is a terminal that is to have colours. <https://no-color.org>
+pub(crate) fn has_colors(stream: &impl std::io::IsTerminal) -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !unwanted
 }
 
 impl Telemetry {

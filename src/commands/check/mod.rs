@@ -6,11 +6,12 @@ mod prefect;
 mod receivers;
 mod report;
 
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::time::Duration;
 
 use crate::metrics::Options;
 use crate::settings::{self, Settings};
+use crate::telemetry;
 use report::{Line, Report};
 
 /// No single request or answer is waited for longer.
@@ -54,8 +55,7 @@ pub async fn run(
     format: Format,
 ) -> io::Result<Verdict> {
     let stdout = io::stdout();
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let colored = stdout.is_terminal() && !plain;
+    let colored = telemetry::has_colors(&stdout);
     let mut report = Report::new(stdout.lock(), format, colored);
     let usable = settings.and_then(|settings| {
         let options = Options::new(&settings)?;
