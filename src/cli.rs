@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap_complete::Shell;
 
 use crate::commands::health::Probe;
-use crate::commands::{check, once};
+use crate::commands::{check, config, once};
 use crate::docgen::{Format, Reference};
 use crate::metrics;
 use crate::settings::table::SETTINGS;
@@ -24,11 +25,17 @@ const RUN: &str = "run";
 const CHECK: &str = "check";
 const ONCE: &str = "once";
 const HEALTH: &str = "health";
+const CONFIG: &str = "config";
+
+/// The subcommands that print what a shell and `man` need.
+const COMPLETIONS: &str = "completions";
+const MAN: &str = "man";
 
 /// A flag of `health`.
 const READY: &str = "ready";
 const FORMAT: &str = "format";
-const CONFIG: &str = "config";
+const FILE: &str = "config";
+const SHELL: &str = "shell";
 
 /// A subcommand that prints what the program declares: its name, what it is for, what it prints.
 type ReferenceCommand = (&'static str, &'static str, fn() -> Reference);
@@ -36,14 +43,10 @@ type ReferenceCommand = (&'static str, &'static str, fn() -> Reference);
 const REFERENCES: [ReferenceCommand; 2] = [
     (
         "metrics",
-        "Prints every metric that the agent exports",
+        "Print all metrics that the agent exports",
         metrics::docs::reference,
     ),
-    (
-        "settings",
-        "Prints every setting",
-        settings::docs::reference,
-    ),
+    ("settings", "Print all settings", settings::docs::reference),
 ];
 
 /// What the program is asked to do.
@@ -61,6 +64,8 @@ pub enum Task {
     Run,
     /// Tries everything that the agent needs.
     Check(check::Format),
+    /// Prints the settings in use.
+    Config(Format),
     /// Prints what one cycle reads.
     Once(once::Format),
     /// Asks a running agent for its health.
@@ -73,36 +78,49 @@ pub fn command() -> Command {
         .version(VERSION)
         .about("Samples the API of Prefect 3 into OpenTelemetry metrics: OTLP push, Prometheus pull bridge")
         .subcommands([
-            with_settings(Command::new(RUN)).about("Runs the agent; so does no subcommand at all"),
+            with_settings(Command::new(RUN)).about("Run the agent (the default)"),
             with_settings(Command::new(CHECK))
-                .about("Tries everything that the agent needs, and says what to do: exit code 0 or 1")
+                .about("Check settings, Prefect, exporters, port and state folder: exit code 0 or 1")
                 .arg(format(&check::Format::ALL.map(|(name, _)| name))),
+            with_settings(Command::new(CONFIG))
+                .about("Print the value and the source of each setting, with secrets masked")
+                .arg(format(&config::FORMATS.map(|(name, _)| name))),
             with_settings(Command::new(ONCE))
-                .about("Prints the metrics of one cycle, without running the agent")
+                .about("Run one cycle and print its metrics")
                 .arg(format(&once::Format::ALL.map(|(name, _)| name))),
             with_settings(Command::new(HEALTH))
-                .about("Asks the agent on this machine whether it runs: exit code 0 or 1")
+                .about("Ask the agent on this machine whether it is running: exit code 0 or 1")
                 .arg(
                     Arg::new(READY)
                         .long(READY)
                         .action(ArgAction::SetTrue)
-                        .help("Asks whether it has read Prefect recently (/readyz, not /healthz)"),
+                        .help("Ask whether it has read Prefect recently (/readyz instead of /healthz)"),
                 ),
         ])
         .subcommands(REFERENCES.map(|(name, about, _)| {
             let formats = Format::ALL.map(|(name, _)| name);
             Command::new(name).about(about).arg(format(&formats))
         }))
+        .subcommand(
+            Command::new(COMPLETIONS)
+                .about("Print a shell completion script")
+                .arg(
+                    Arg::new(SHELL)
+                        .required(true)
+                        .value_parser(clap::value_parser!(Shell)),
+                ),
+        )
+        .subcommand(Command::new(MAN).about("Print the manual page"))
 }
 
 /// Adds the flags that are made from the settings. Every subcommand that takes settings has them,
 /// so that they can be written before or after its name.
 fn with_settings(command: Command) -> Command {
-    let config = Arg::new(CONFIG)
-        .long(CONFIG)
+    let file = Arg::new(FILE)
+        .long(FILE)
         .value_name("FILE")
         .value_parser(clap::value_parser!(PathBuf))
-        .help("TOML or YAML file of settings, named as below with underscores: max_retries = 5");
+        .help("TOML or YAML file with settings, with underscores in their names: max_retries = 5");
     let flags = SETTINGS.iter().filter_map(|setting| {
         let mut help = setting.help.to_owned();
         if let Some(default) = setting.default {
@@ -111,15 +129,16 @@ fn with_settings(command: Command) -> Command {
         let flag = Arg::new(setting.name)
             .long(setting.flag()?)
             .value_name("VALUE")
+            .help_heading(setting.group.title())
             .help(help);
         Some(flag.hide_short_help(setting.name.starts_with("OTEL_")))
     });
-    command.arg(config).args(flags).after_help(
-        "Every flag is also an environment variable: --max-retries is MAX_RETRIES.\n\
-         Secrets have no flag: PREFECT_API_KEY, PREFECT_API_AUTH_STRING and OTEL_EXPORTER_OTLP_HEADERS\n\
-         are read from the environment, from --config, or from files that PREFECT_API_KEY_FILE\n\
-         and so on name.\n\
-         Order: defaults < --config < environment < flags. --help shows the OTEL_* settings too.",
+    command.arg(file).args(flags).after_help(
+        "Every flag is also an environment variable: --max-retries is MAX_RETRIES. Secrets have no \
+         flag: they are read from the environment, from --config, or from a file that a variable \
+         like PREFECT_API_KEY_FILE names.\n\n\
+         Order of precedence: flags, environment, --config, the active Prefect profile (if nothing \
+         else sets PREFECT_API_URL), defaults.",
     )
 }
 
@@ -142,9 +161,12 @@ pub fn invocation() -> Invocation {
     let task = match name {
         RUN => Task::Run,
         CHECK => Task::Check(named(&check::Format::ALL, arguments)),
+        CONFIG => Task::Config(named(&config::FORMATS, arguments)),
         ONCE => Task::Once(named(&once::Format::ALL, arguments)),
         HEALTH if arguments.get_flag(READY) => Task::Health(Probe::Ready),
         HEALTH => Task::Health(Probe::Live),
+        COMPLETIONS => return Invocation::Print(completions(arguments)),
+        MAN => return Invocation::Print(manual()),
         reference => return Invocation::Print(printed(reference, arguments)),
     };
     Invocation::Do(task, sources(&[arguments, &matches]))
@@ -159,12 +181,29 @@ fn sources(matches: &[&ArgMatches]) -> Sources {
         let value = value(setting.name)?;
         Some((setting.name.to_owned(), value.clone()))
     });
-    let mut files = matches.iter().map(|all| all.get_one::<PathBuf>(CONFIG));
+    let mut files = matches.iter().map(|all| all.get_one::<PathBuf>(FILE));
     Sources {
         file: files.find_map(|file| file.cloned()),
         flags: flags.collect(),
         ..Sources::from_process()
     }
+}
+
+/// The completion script of a shell.
+fn completions(arguments: &ArgMatches) -> String {
+    let mut script = Vec::new();
+    if let Some(shell) = arguments.get_one::<Shell>(SHELL) {
+        clap_complete::generate(*shell, &mut command(), env!("CARGO_PKG_NAME"), &mut script);
+    }
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+/// The manual page, for `man`.
+fn manual() -> String {
+    let mut page = Vec::new();
+    // Writing to memory does not fail.
+    _ = clap_mangen::Man::new(command()).render(&mut page);
+    String::from_utf8_lossy(&page).into_owned()
 }
 
 /// The reference of this name.

@@ -22,6 +22,73 @@ impl Format {
     ];
 }
 
+/// The width that a table has to fit into: `COLUMNS`, or the terminal's. Where stdout is a file or a
+/// pipe, each row stays one line.
+fn width() -> Option<u16> {
+    let columns = std::env::var("COLUMNS").ok();
+    let columns = columns.and_then(|columns| columns.parse().ok());
+    let terminal = || {
+        let (width, _) = terminal_size::terminal_size_of(std::io::stdout())?;
+        Some(width.0)
+    };
+    columns.or_else(terminal).filter(|width| *width > 0)
+}
+
+/// Lines of cells as aligned columns, within the terminal's width. Each line has as many cells.
+pub fn columns(lines: &[Vec<String>]) -> String {
+    aligned(lines, width())
+}
+
+fn aligned(lines: &[Vec<String>], width: Option<u16>) -> String {
+    let mut table = comfy_table::Table::new();
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .add_rows(lines);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    if let Some(width) = width {
+        table
+            .set_content_arrangement(comfy_table::ContentArrangement::Dynamic)
+            .set_width(width);
+    }
+    let lines = table.lines().map(|line| format!("{}\n", line.trim_end()));
+    lines.collect()
+}
+
+/// More columns than these cannot be read where they are squeezed.
+const SQUEEZABLE: usize = 3;
+
+/// The same with titles on top; as one block per line if there are many columns and they do not
+/// fit.
+fn titled(titles: &[&str], lines: Vec<Vec<String>>, width: Option<u16>) -> String {
+    let top = titles.iter().map(|title| title.to_uppercase()).collect();
+    let lines: Vec<Vec<String>> = std::iter::once(top).chain(lines).collect();
+    let whole = aligned(&lines, None);
+    let fits = |width: u16| {
+        let mut lines = whole.lines();
+        lines.all(|line| line.chars().count() <= usize::from(width))
+    };
+    match width {
+        Some(width) if !fits(width) && titles.len() > SQUEEZABLE => {
+            let blocks = lines.iter().skip(1);
+            blocks.map(|line| block(titles, line, width)).collect()
+        }
+        Some(width) if !fits(width) => aligned(&lines, Some(width)),
+        _ => whole,
+    }
+}
+
+/// A line of cells as a block: the first cell, and the others below it.
+fn block(titles: &[&str], line: &[String], width: u16) -> String {
+    let cells = titles.iter().zip(line).skip(1);
+    let cells = cells.filter(|(_, cell)| !cell.is_empty());
+    let cells: Vec<_> = cells
+        .map(|(title, cell)| vec![format!("    {title}"), cell.clone()])
+        .collect();
+    format!("{}\n{}\n", line[0], aligned(&cells, Some(width)))
+}
+
 /// One thing that is declared, field by field.
 pub type Row = Vec<(&'static str, Field)>;
 
@@ -34,27 +101,6 @@ pub enum Field {
     Name(Option<String>),
     /// Prose.
     Text(String),
-}
-
-/// Lines of cells as aligned columns. Each line has as many cells.
-pub fn columns(lines: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        let cells = lines.iter().filter_map(|line| line.get(column));
-        cells
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..lines.first().map_or(0, Vec::len)).map(width).collect();
-    let mut text = String::new();
-    for line in lines {
-        let mut row = String::new();
-        for (cell, width) in line.iter().zip(&widths) {
-            _ = write!(row, "{cell:width$}  ");
-        }
-        _ = writeln!(text, "{}", row.trim_end());
-    }
-    text
 }
 
 /// A reference.
@@ -88,15 +134,9 @@ impl Reference {
             Field::Name(name) => name.clone().unwrap_or_default(),
             Field::Text(text) => text.clone(),
         };
-        let mut lines: Vec<Vec<String>> = vec![
-            self.columns()
-                .iter()
-                .map(|name| name.to_uppercase())
-                .collect(),
-        ];
         let rows = self.rows.iter();
-        lines.extend(rows.map(|row| row.iter().map(|(_, field)| plain(field)).collect()));
-        columns(&lines)
+        let lines = rows.map(|row| row.iter().map(|(_, field)| plain(field)).collect());
+        titled(&self.columns(), lines.collect(), width())
     }
 
     fn markdown(&self) -> String {
@@ -136,5 +176,43 @@ impl Reference {
             .collect();
         let rows = serde_json::Value::from(rows);
         format!("{rows:#}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(cells: &[[&str; 4]]) -> Vec<Vec<String>> {
+        let owned = |line: &[&str; 4]| line.map(str::to_owned).to_vec();
+        cells.iter().map(owned).collect()
+    }
+
+    const TITLES: [&str; 4] = ["setting", "default", "accepts", "meaning"];
+
+    #[test]
+    fn what_fits_is_columns() {
+        let text = titled(&TITLES, lines(&[["A", "", "b c", "d"]]), Some(40));
+        assert_eq!(
+            text,
+            "SETTING  DEFAULT  ACCEPTS  MEANING\nA                 b c      d\n"
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_blocks_that_do_and_no_name_is_broken() {
+        let wide = lines(&[[
+            "A_RATHER_LONG_NAME",
+            "",
+            "one or two",
+            "what it is for, and why",
+        ]]);
+        let text = titled(&TITLES, wide.clone(), Some(30));
+        assert_eq!(
+            text,
+            "A_RATHER_LONG_NAME\n    accepts  one or two\n    meaning  what it is for,\n             and why\n\n"
+        );
+        // Where nobody has to read it, a line stays a line.
+        assert_eq!(titled(&TITLES, wide, None).lines().count(), 2);
     }
 }

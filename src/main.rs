@@ -7,7 +7,7 @@ use std::time::Duration;
 use prefect_otel_agent::agent::{self, Agent};
 use prefect_otel_agent::cli::{Invocation, Task};
 use prefect_otel_agent::commands::check::{self, Verdict};
-use prefect_otel_agent::commands::{health, once};
+use prefect_otel_agent::commands::{config, health, once};
 use prefect_otel_agent::settings::Settings;
 use prefect_otel_agent::shutdown::Shutdown;
 use prefect_otel_agent::{cli, telemetry};
@@ -41,6 +41,10 @@ fn main() -> ExitCode {
             Ok(Verdict::Unusable) => ExitCode::from(USAGE),
             Err(error) => fail(FAILURE, &error),
         },
+        (Task::Config(format), settings) => match config::run(&sources, settings, format) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(USAGE, &error),
+        },
         (_, Err(error)) => fail(USAGE, &error),
         (Task::Run, Ok(settings)) => runtime.block_on(run(settings)),
         (Task::Once(format), Ok(settings)) => {
@@ -73,6 +77,13 @@ async fn run(settings: Settings) -> ExitCode {
         (_, Err(error @ agent::Error::Settings(_))) => return fail(USAGE, &error),
         (_, Err(error)) => return fail(FAILURE, &error),
     };
+    if let Some(profile) = &settings.prefect.profile {
+        tracing::info!(
+            profile = profile.name,
+            file = %profile.path.display(),
+            "PREFECT_API_URL is not set: using the active Prefect profile"
+        );
+    }
     tracing::info!(
         version = cli::VERSION,
         prefect_api_url = %settings.prefect.api_url,

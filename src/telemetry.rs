@@ -1,5 +1,7 @@
 //! The agent's own logs (on stderr, and by OTLP where wanted) and traces.
 
+use std::io::IsTerminal;
+
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_sdk::logs::SdkLoggerProvider;
@@ -14,6 +16,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, fmt};
 
+use crate::export::console::Console;
 use crate::export::{Error, otlp, resource};
 use crate::settings::{Log, LogFormat, Settings};
 
@@ -49,6 +52,9 @@ pub fn start(settings: &Settings) -> Result<Telemetry, Error> {
         .with(traces)
         .with(pushed_logs)
         .init();
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
     Ok(Telemetry {
         tracer_provider,
         logger_provider,
@@ -56,25 +62,44 @@ pub fn start(settings: &Settings) -> Result<Telemetry, Error> {
 }
 
 fn tracer_provider(settings: &Settings) -> Result<Option<SdkTracerProvider>, Error> {
-    let Some(otlp) = &settings.otel.otlp_traces else {
+    let otel = &settings.otel;
+    if otel.otlp_traces.is_none() && !otel.console_traces {
         return Ok(None);
-    };
-    let processor = BatchSpanProcessor::builder(otlp::traces(otlp)?, Tokio).build();
-    let provider = SdkTracerProvider::builder()
-        .with_span_processor(processor)
-        .with_resource(resource(settings));
+    }
+    let mut provider = SdkTracerProvider::builder().with_resource(resource(settings));
+    if let Some(otlp) = &otel.otlp_traces {
+        let processor = BatchSpanProcessor::builder(otlp::traces(otlp)?, Tokio).build();
+        provider = provider.with_span_processor(processor);
+    }
+    if otel.console_traces {
+        let processor = BatchSpanProcessor::builder(Console::default(), Tokio).build();
+        provider = provider.with_span_processor(processor);
+    }
     Ok(Some(provider.build()))
 }
 
 fn logger_provider(settings: &Settings) -> Result<Option<SdkLoggerProvider>, Error> {
-    let Some(otlp) = &settings.otel.otlp_logs else {
+    let otel = &settings.otel;
+    if otel.otlp_logs.is_none() && !otel.console_logs {
         return Ok(None);
-    };
-    let processor = BatchLogProcessor::builder(otlp::logs(otlp)?, Tokio).build();
-    let provider = SdkLoggerProvider::builder()
-        .with_log_processor(processor)
-        .with_resource(resource(settings));
+    }
+    let mut provider = SdkLoggerProvider::builder().with_resource(resource(settings));
+    if let Some(otlp) = &otel.otlp_logs {
+        let processor = BatchLogProcessor::builder(otlp::logs(otlp)?, Tokio).build();
+        provider = provider.with_log_processor(processor);
+    }
+    if otel.console_logs {
+        let processor = BatchLogProcessor::builder(Console::default(), Tokio).build();
+        provider = provider.with_log_processor(processor);
+    }
     Ok(Some(provider.build()))
+}
+
+/// Whether colors may be written to `stream`: to a terminal, unless `NO_COLOR` is set.
+/// <https://no-color.org>
+pub fn has_color(stream: &impl IsTerminal) -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !no_color && stream.is_terminal()
 }
 
 fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + Send + Sync> {
@@ -93,7 +118,7 @@ fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + 
     match log.format {
         LogFormat::Text => fmt::layer()
             .with_writer(std::io::stderr)
-            .with_ansi(has_colors(&std::io::stderr()))
+            .with_ansi(has_color(&std::io::stderr()))
             .with_filter(targets)
             .boxed(),
         LogFormat::Json => fmt::layer()
@@ -102,12 +127,6 @@ fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + 
             .with_filter(targets)
             .boxed(),
     }
-}
-
-/// Whether `stream` is a terminal that is to have colours. <https://no-color.org>
-pub(crate) fn has_colors(stream: &impl std::io::IsTerminal) -> bool {
-    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    stream.is_terminal() && !unwanted
 }
 
 impl Telemetry {

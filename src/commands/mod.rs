@@ -1,5 +1,6 @@
 //! What the program can do apart from running the agent.
 
 pub mod check;
+pub mod config;
 pub mod health;
 pub mod once;

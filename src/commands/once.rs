@@ -112,6 +112,8 @@ fn alone(mut settings: Settings) -> Settings {
     settings.otel.otlp_metrics = None;
     settings.otel.otlp_traces = None;
     settings.otel.otlp_logs = None;
+    settings.otel.console_traces = false;
+    settings.otel.console_logs = false;
     let quiet = tracing_subscriber::filter::LevelFilter::WARN;
     if settings.log.level == tracing_subscriber::filter::LevelFilter::INFO {
         settings.log.level = quiet;

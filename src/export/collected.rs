@@ -5,7 +5,6 @@ use std::future::Future;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::metrics::Temporality;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
-use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::metrics::reader::MetricReader as _;
 
 use tokio::sync::Notify;
@@ -76,22 +75,4 @@ pub(super) trait Exporter: Send + Sync + 'static {
 
     /// The temporality that it collects with.
     fn temporality(&self) -> Temporality;
-}
-
-/// The SDK's exporters send each part by itself.
-impl<E: PushMetricExporter> Exporter for E {
-    async fn export(&self, collected: &Collected, _: &Notify) -> Result<(), NotAccepted> {
-        for part in collected.parts() {
-            PushMetricExporter::export(self, part).await?;
-        }
-        Ok(())
-    }
-
-    fn shutdown(&self) -> OTelSdkResult {
-        PushMetricExporter::shutdown(self)
-    }
-
-    fn temporality(&self) -> Temporality {
-        PushMetricExporter::temporality(self)
-    }
 }

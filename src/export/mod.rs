@@ -5,6 +5,7 @@
 //! exporter gets the same readings; `shown` keeps track of which have been delivered.
 
 mod collected;
+pub mod console;
 mod histograms;
 mod instruments;
 pub mod otlp;
@@ -107,7 +108,7 @@ impl Exporters {
             exporters.pushes.push(push);
         }
         if settings.otel.metrics.console {
-            let exporter = opentelemetry_stdout::MetricExporter::default();
+            let exporter = console::Console::default();
             let own = exporters.histograms.pushed(exporter.temporality(), false)?;
             let patience = Duration::from_secs(10);
             let (push, reader) = Push::start("console", "stdout", exporter, own, patience);

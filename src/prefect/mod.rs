@@ -104,7 +104,18 @@ impl Client {
         if let Some(value) = authorization(&settings.credentials) {
             headers.insert(AUTHORIZATION, value);
         }
-        let http = reqwest::Client::builder()
+        for (name, value) in &settings.headers {
+            // The settings have checked it.
+            if let Ok(mut value) = HeaderValue::from_bytes(value.expose_secret().as_bytes()) {
+                value.set_sensitive(true);
+                headers.insert(name, value);
+            }
+        }
+        let mut http = reqwest::Client::builder();
+        if let Some(authorities) = &settings.authorities {
+            http = http.tls_certs_only(authorities.clone());
+        }
+        let http = http
             .default_headers(headers)
             .timeout(settings.request_timeout)
             .user_agent(concat!(

@@ -1,30 +1,35 @@
 //! Every setting: where it comes from, its default, its check.
 //!
-//! [`table`] declares them, `sources` merges defaults, file, environment and flags, and this
-//! file turns their values into [`Settings`]. Secrets are wrapped so that neither `Debug`
-//! nor a log can print them.
+//! [`table`] declares them, `sources` merges defaults, a Prefect profile, file, environment and
+//! flags, and this file and its neighbours turn their values into [`Settings`]. Secrets are wrapped
+//! so that neither `Debug` nor a log can print them.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use reqwest::Url;
-use secrecy::SecretString;
 
 pub mod docs;
 mod metrics;
+mod near;
 mod otel;
+mod prefect;
+mod profile;
+pub mod report;
+mod setting;
 mod sources;
 pub mod table;
 
 pub use metrics::Metrics;
 pub use otel::{Compression, MetricsExporters, Otel, Otlp, Protocol, Signal, Temporality};
+pub use prefect::{Credentials, Prefect};
+pub use profile::Profile;
 pub use sources::Sources;
 use sources::{Found, Merged};
 use table::{SETTINGS, Setting};
-
-const SIGNALS: [&str; 3] = ["METRICS", "TRACES", "LOGS"];
 
 /// Why the settings cannot be used. One line each; no secret in any of them.
 #[derive(Debug, thiserror::Error)]
@@ -40,14 +45,14 @@ pub enum Error {
         accepts: String,
     },
     /// A key of the configuration file that is not a setting.
-    #[error("--config {}: unknown key {key:?}; accepted: {}", path.display(), accepted.join(", "))]
+    #[error("--config {}: unknown key {key:?}; {hint}", path.display())]
     UnknownKey {
         /// The key.
         key: String,
         /// The file.
         path: PathBuf,
-        /// All keys.
-        accepted: Vec<String>,
+        /// The key that was probably meant, or all of them.
+        hint: String,
     },
     /// A file that cannot be read.
     #[error("{setting}: cannot use the file {}: {reason}", path.display())]
@@ -83,10 +88,7 @@ impl Error {
     }
 
     fn value(setting: &Setting, name: &str, value: &str) -> Self {
-        let value = match setting.is_secret() {
-            true => "its value (not shown)".to_owned(),
-            false => format!("{value:?}"),
-        };
+        let value = shown(setting, value);
         Error::Value {
             name: name.to_owned(),
             value,
@@ -112,43 +114,8 @@ pub struct Settings {
     pub log: Log,
     /// Where metrics and traces go.
     pub otel: Otel,
-}
-
-/// How Prefect is reached.
-#[derive(Debug, Clone)]
-pub struct Prefect {
-    /// The API, without a slash at its end.
-    pub api_url: Url,
-    /// How the agent authenticates.
-    pub credentials: Credentials,
-    /// Fetch a CSRF token before being asked to.
-    pub csrf_enabled: bool,
-    /// Tries after the first.
-    pub max_retries: usize,
-    /// Of one request.
-    pub request_timeout: Duration,
-    /// Requests at one time.
-    pub max_concurrent_requests: usize,
-    /// Read every page.
-    pub pagination_enabled: bool,
-    /// Objects a page.
-    pub pagination_limit: usize,
-}
-
-/// How the agent authenticates at Prefect.
-#[derive(Debug, Clone)]
-pub enum Credentials {
-    /// Not at all.
-    None,
-    /// An API key.
-    Bearer(SecretString),
-    /// User and password.
-    Basic {
-        /// The user.
-        user: String,
-        /// The password.
-        password: SecretString,
-    },
+    /// What is strange about the settings, one line each; no secret in any of them.
+    pub warnings: Vec<String>,
 }
 
 /// What is asked, and how often.
@@ -198,11 +165,9 @@ impl Settings {
     /// The first value that cannot be used, an unknown key of the file, a file that cannot
     /// be read.
     pub fn load(sources: &Sources) -> Result<Self, Error> {
-        let reader = Reader {
-            merged: Merged::new(sources)?,
-        };
-        Ok(Settings {
-            prefect: prefect(&reader)?,
+        let reader = Reader::new(sources)?;
+        let settings = Settings {
+            prefect: prefect::load(&reader)?,
             sampling: sampling(&reader)?,
             state_dir: reader.optional("STATE_DIR", |text| {
                 (!text.is_empty()).then(|| PathBuf::from(text))
@@ -221,49 +186,23 @@ impl Settings {
                 })?,
             },
             otel: Otel::load(&reader)?,
+            warnings: Vec::new(),
+        };
+        Ok(Settings {
+            warnings: reader.warnings.into_inner(),
+            ..settings
         })
     }
 }
 
-fn prefect(reader: &Reader) -> Result<Prefect, Error> {
-    let key = reader.optional("PREFECT_API_KEY", |text| {
-        text.chars()
-            .all(|c| c.is_ascii_graphic())
-            .then(|| SecretString::from(text))
-    })?;
-    let basic = reader.optional("PREFECT_API_AUTH_STRING", |text| {
-        let (user, password) = text.split_once(':')?;
-        Some(Credentials::Basic {
-            user: user.to_owned(),
-            password: SecretString::from(password),
-        })
-    })?;
-    Ok(Prefect {
-        api_url: reader.required("PREFECT_API_URL", |text| {
-            let url = web_url(text)?;
-            Url::parse(url.as_str().trim_end_matches('/')).ok()
-        })?,
-        credentials: key
-            .map(Credentials::Bearer)
-            .or(basic)
-            .unwrap_or(Credentials::None),
-        csrf_enabled: reader.required("PREFECT_CSRF_ENABLED", boolean)?,
-        max_retries: reader.required("MAX_RETRIES", |text| whole(text, 0, 20))?,
-        request_timeout: reader.required("REQUEST_TIMEOUT_SECONDS", seconds)?,
-        max_concurrent_requests: reader
-            .required("MAX_CONCURRENT_REQUESTS", |text| whole(text, 1, 64))?,
-        pagination_enabled: reader.required("PAGINATION_ENABLED", boolean)?,
-        pagination_limit: reader.required("PAGINATION_LIMIT", |text| whole(text, 1, 200))?,
-    })
-}
-
 fn sampling(reader: &Reader) -> Result<Sampling, Error> {
-    let own = reader.optional("SAMPLE_INTERVAL_SECONDS", seconds)?;
-    let standard = reader.optional("OTEL_METRIC_EXPORT_INTERVAL", |text| {
+    let own = reader.required("SAMPLE_INTERVAL_SECONDS", seconds)?;
+    let standard = reader.lenient("OTEL_METRIC_EXPORT_INTERVAL", None, |text| {
         whole(text, 1_000, 86_400_000).map(Duration::from_millis)
     })?;
+    let standard = standard.filter(|_| reader.merged.is_default("SAMPLE_INTERVAL_SECONDS"));
     Ok(Sampling {
-        interval: own.or(standard).unwrap_or(Duration::from_secs(30)),
+        interval: standard.unwrap_or(own),
         inventory_interval: reader.required("INVENTORY_INTERVAL_SECONDS", seconds)?,
         scheduled_lookahead: reader.required("SCHEDULED_LOOKAHEAD_MINUTES", |text| match text {
             "all" => Some(None),
@@ -285,9 +224,27 @@ fn sampling(reader: &Reader) -> Result<Sampling, Error> {
 /// Reads settings off the merged sources by their declaration.
 struct Reader {
     merged: Merged,
+    warnings: RefCell<Vec<String>>,
 }
 
 impl Reader {
+    fn new(sources: &Sources) -> Result<Self, Error> {
+        let mut merged = Merged::new(sources)?;
+        let warnings = std::mem::take(&mut merged.warnings);
+        Ok(Reader {
+            merged,
+            warnings: warnings.into(),
+        })
+    }
+
+    /// Keeps a warning, once: a setting may be read for several signals.
+    fn warn(&self, warning: String) {
+        let mut warnings = self.warnings.borrow_mut();
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
     fn setting(&self, name: &str) -> Result<&'static Setting, Error> {
         SETTINGS
             .iter()
@@ -300,8 +257,7 @@ impl Reader {
         name: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<Option<T>, Error> {
-        let setting = self.setting(name)?;
-        parsed(setting, self.merged.find(setting, name)?, parse)
+        self.of_signal(name, None, parse)
     }
 
     /// For a setting with a default.
@@ -310,29 +266,59 @@ impl Reader {
             .ok_or_else(|| Error::Internal(format!("{name} has no default")))
     }
 
+    /// For a setting that one signal can have of its own.
     fn of_signal<T>(
         &self,
         name: &str,
-        signal: &str,
+        signal: Option<Signal>,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<Option<T>, Error> {
         let setting = self.setting(name)?;
-        parsed(
-            setting,
-            self.merged.find_for_signal(setting, signal)?,
-            parse,
-        )
+        parsed(setting, self.merged.find_for(setting, signal)?, parse)
     }
 
-    /// The same for one signal of a setting with a default.
-    fn required_of_signal<T>(
+    /// For a setting of the OpenTelemetry specification: a value that cannot be used is a warning,
+    /// and counts as not set. The variables may be those of a whole cluster, and the value one
+    /// that other programs support.
+    fn lenient<T>(
         &self,
         name: &str,
-        signal: &str,
+        signal: Option<Signal>,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let setting = self.setting(name)?;
+        let Some(found) = self.merged.find_for(setting, signal)? else {
+            return Ok(None);
+        };
+        let value = parse(found.value.trim());
+        if value.is_some() {
+            return Ok(value);
+        }
+        self.warn_of(setting, &found);
+        Ok(setting.default.and_then(parse))
+    }
+
+    /// The same for a setting with a default.
+    fn lenient_required<T>(
+        &self,
+        name: &str,
+        signal: Option<Signal>,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Result<T, Error> {
-        self.of_signal(name, signal, parse)?
+        self.lenient(name, signal, parse)?
             .ok_or_else(|| Error::Internal(format!("{name} has no default")))
+    }
+
+    fn warn_of(&self, setting: &Setting, found: &Found) {
+        let value = shown(setting, &found.value);
+        let instead = match setting.default {
+            Some(default) => format!("using {default}"),
+            None => "it is ignored".to_owned(),
+        };
+        self.warn(format!(
+            "{}: {value} is not supported; accepted: {}; {instead}",
+            found.name, setting.accepts
+        ));
     }
 }
 
@@ -344,18 +330,22 @@ fn parsed<T>(
     let Some(Found { name, value }) = found else {
         return Ok(None);
     };
-    let parsed = parse(value.trim());
-    if parsed.is_none() && !setting.is_secret() && value.contains("://") && value.contains('@') {
-        // A URL with a password in it: refused, and not shown either.
-        return Err(Error::Value {
-            name,
-            value: "its value (not shown: it holds credentials)".to_owned(),
-            accepts: setting.accepts.to_owned(),
-        });
-    }
-    parsed
+    parse(value.trim())
         .map(Some)
         .ok_or_else(|| Error::value(setting, &name, &value))
+}
+
+/// A value in a message: quoted, unless it is a secret, or a URL with a password in it.
+fn shown(setting: &Setting, value: &str) -> String {
+    match (setting.is_secret(), has_credentials(value)) {
+        (true, _) => "its value (not shown)".to_owned(),
+        (false, true) => "its value (not shown: it holds credentials)".to_owned(),
+        (false, false) => format!("{value:?}"),
+    }
+}
+
+fn has_credentials(value: &str) -> bool {
+    value.contains("://") && value.contains('@')
 }
 
 fn boolean(text: &str) -> Option<bool> {

@@ -8,8 +8,8 @@ use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::SecretString;
 
-use super::table::for_signal;
-use super::{Error, Reader, boolean, sources, web_url, whole};
+use super::setting::for_signal;
+use super::{Error, Reader, sources, web_url, whole};
 
 /// Where metrics and traces go.
 #[derive(Debug, Clone)]
@@ -22,6 +22,10 @@ pub struct Otel {
     pub otlp_traces: Option<Otlp>,
     /// OTLP for the agent's own logs, where they are wanted.
     pub otlp_logs: Option<Otlp>,
+    /// The agent's own spans are printed.
+    pub console_traces: bool,
+    /// The agent's own logs are printed, besides stderr.
+    pub console_logs: bool,
     /// Temporality of counters and histograms over OTLP.
     pub temporality: Temporality,
     /// Histograms over OTLP are exponential ones.
@@ -40,7 +44,7 @@ pub struct Otel {
 pub struct MetricsExporters {
     /// Pushed by OTLP.
     pub otlp: bool,
-    /// RequestMetrics on `/metrics`.
+    /// Served on `/metrics`.
     pub prometheus: bool,
     /// Printed.
     pub console: bool,
@@ -86,7 +90,11 @@ pub enum Signal {
 }
 
 impl Signal {
-    fn name(self) -> &'static str {
+    /// Every signal.
+    pub(super) const ALL: [Signal; 3] = [Signal::Metrics, Signal::Traces, Signal::Logs];
+
+    /// As names of settings have it.
+    pub(super) fn name(self) -> &'static str {
         match self {
             Signal::Metrics => "METRICS",
             Signal::Traces => "TRACES",
@@ -142,30 +150,32 @@ pub struct Otlp {
 
 impl Otel {
     pub(super) fn load(reader: &Reader) -> Result<Self, Error> {
-        let disabled = reader.required("OTEL_SDK_DISABLED", boolean)?;
-        let metrics = match reader.required("OTEL_METRICS_EXPORTER", exporters)? {
-            _ if disabled => MetricsExporters::default(),
-            metrics => metrics,
+        let disabled = boolean(reader, "OTEL_SDK_DISABLED", None)?;
+        let exporters = |name: &str, known: &[&'static str]| match disabled {
+            true => Ok(Vec::new()),
+            false => exporters(reader, name, known),
         };
-        let own = |name: &str, signal: Signal| {
-            let wanted = reader.required(name, |text| match text {
-                "otlp" => Some(true),
-                "none" => Some(false),
-                _ => None,
-            })?;
-            let otlp = (wanted && !disabled).then(|| Otlp::load(reader, signal));
-            otlp.transpose()
+        let metrics = exporters("OTEL_METRICS_EXPORTER", &[OTLP, PROMETHEUS, CONSOLE])?;
+        let traces = exporters("OTEL_TRACES_EXPORTER", &[OTLP, CONSOLE])?;
+        let logs = exporters("OTEL_LOGS_EXPORTER", &[OTLP, CONSOLE])?;
+        let otlp = |exporters: &[&str], signal: Signal| {
+            let wanted = exporters.contains(&OTLP);
+            wanted.then(|| Otlp::load(reader, signal)).transpose()
         };
         Ok(Otel {
-            metrics,
-            otlp_metrics: metrics
-                .otlp
-                .then(|| Otlp::load(reader, Signal::Metrics))
-                .transpose()?,
-            otlp_traces: own("OTEL_TRACES_EXPORTER", Signal::Traces)?,
-            otlp_logs: own("OTEL_LOGS_EXPORTER", Signal::Logs)?,
-            temporality: reader.required(
+            otlp_metrics: otlp(&metrics, Signal::Metrics)?,
+            otlp_traces: otlp(&traces, Signal::Traces)?,
+            otlp_logs: otlp(&logs, Signal::Logs)?,
+            console_traces: traces.contains(&CONSOLE),
+            console_logs: logs.contains(&CONSOLE),
+            metrics: MetricsExporters {
+                otlp: metrics.contains(&OTLP),
+                prometheus: metrics.contains(&PROMETHEUS),
+                console: metrics.contains(&CONSOLE),
+            },
+            temporality: reader.lenient_required(
                 "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+                None,
                 |text| match text.to_ascii_lowercase().as_str() {
                     "cumulative" => Some(Temporality::Cumulative),
                     "delta" => Some(Temporality::Delta),
@@ -173,8 +183,9 @@ impl Otel {
                     _ => None,
                 },
             )?,
-            exponential_histograms: reader.required(
+            exponential_histograms: reader.lenient_required(
                 "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+                None,
                 |text| match text.to_ascii_lowercase().as_str() {
                     "explicit_bucket_histogram" => Some(false),
                     "base2_exponential_bucket_histogram" => Some(true),
@@ -186,7 +197,7 @@ impl Otel {
             })?,
             service_name: reader.optional("OTEL_SERVICE_NAME", |text| Some(text.to_owned()))?,
             resource: reader
-                .optional("OTEL_RESOURCE_ATTRIBUTES", pairs)?
+                .lenient("OTEL_RESOURCE_ATTRIBUTES", None, pairs)?
                 .unwrap_or_default(),
         })
     }
@@ -194,15 +205,17 @@ impl Otel {
 
 impl Otlp {
     fn load(reader: &Reader, signal: Signal) -> Result<Self, Error> {
-        let name = signal.name();
+        let own = Some(signal);
         let of = |setting: &str| format!("OTEL_EXPORTER_OTLP_{setting}");
-        let protocol = reader.required_of_signal(&of("PROTOCOL"), name, |text| match text {
-            "http/protobuf" => Some(Protocol::HttpProtobuf),
-            "grpc" => Some(Protocol::Grpc),
-            _ => None,
+        let protocol = reader.lenient_required(&of("PROTOCOL"), own, |text| {
+            match text.to_ascii_lowercase().as_str() {
+                "http/protobuf" => Some(Protocol::HttpProtobuf),
+                "grpc" => Some(Protocol::Grpc),
+                _ => None,
+            }
         })?;
         let pem = |setting: &str| -> Result<Option<String>, Error> {
-            let path = reader.of_signal(&of(setting), name, |text| Some(PathBuf::from(text)))?;
+            let path = reader.of_signal(&of(setting), own, |text| Some(PathBuf::from(text)))?;
             path.map(|path: PathBuf| pem(&of(setting), &path))
                 .transpose()
         };
@@ -227,20 +240,18 @@ impl Otlp {
             endpoint: endpoint(reader, signal, protocol)?,
             protocol,
             headers: reader
-                .of_signal(&of("HEADERS"), name, headers)?
+                .of_signal(&of("HEADERS"), own, headers)?
                 .unwrap_or_default(),
-            timeout: reader.required_of_signal(&of("TIMEOUT"), name, |text| {
+            timeout: reader.lenient_required(&of("TIMEOUT"), own, |text| {
                 whole(text, 1, 600_000).map(Duration::from_millis)
             })?,
-            compression: reader.required_of_signal(
-                &of("COMPRESSION"),
-                name,
-                |text| match text {
+            compression: reader.lenient_required(&of("COMPRESSION"), own, |text| {
+                match text.to_ascii_lowercase().as_str() {
                     "gzip" => Some(Compression::Gzip),
                     "none" => Some(Compression::None),
                     _ => None,
-                },
-            )?,
+                }
+            })?,
             certificate: pem("CERTIFICATE")?,
             client_identity,
         })
@@ -252,8 +263,7 @@ impl Otlp {
 /// <https://opentelemetry.io/docs/specs/otel/protocol/exporter/#endpoint-urls-for-otlphttp>
 fn endpoint(reader: &Reader, signal: Signal, protocol: Protocol) -> Result<Url, Error> {
     const NAME: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-    let insecure =
-        reader.required_of_signal("OTEL_EXPORTER_OTLP_INSECURE", signal.name(), boolean)?;
+    let insecure = boolean(reader, "OTEL_EXPORTER_OTLP_INSECURE", Some(signal))?;
     let parse = |text: &str| match (protocol, text.contains("://")) {
         (Protocol::Grpc, false) => {
             let scheme = if insecure { "http" } else { "https" };
@@ -282,20 +292,54 @@ fn endpoint(reader: &Reader, signal: Signal, protocol: Protocol) -> Result<Url, 
     Ok(url)
 }
 
-fn exporters(text: &str) -> Option<MetricsExporters> {
-    let mut exporters = MetricsExporters::default();
-    if text == "none" {
-        return Some(exporters);
+const OTLP: &str = "otlp";
+const PROMETHEUS: &str = "prometheus";
+const CONSOLE: &str = "console";
+const NONE: &str = "none";
+
+/// A list of exporters, those of `known`. Others are a warning; if nothing else is listed, the
+/// default is used.
+fn exporters(
+    reader: &Reader,
+    name: &str,
+    known: &[&'static str],
+) -> Result<Vec<&'static str>, Error> {
+    let setting = reader.setting(name)?;
+    let listed = reader.optional(name, |text| Some(text.to_ascii_lowercase()))?;
+    let listed = listed.unwrap_or_default();
+    let items = |text: &str| -> Vec<String> {
+        let items = text.split(',').map(str::trim);
+        let items = items.filter(|item| !item.is_empty());
+        items.map(str::to_owned).collect()
+    };
+    let is_known = |item: &String| item == NONE || known.contains(&item.as_str());
+    let (mut wanted, unknown): (Vec<_>, Vec<_>) = items(&listed).into_iter().partition(is_known);
+    if wanted.is_empty() {
+        wanted = items(setting.default.unwrap_or(NONE));
     }
-    for name in text.split(',') {
-        match name.trim() {
-            "otlp" => exporters.otlp = true,
-            "prometheus" => exporters.prometheus = true,
-            "console" => exporters.console = true,
-            _ => return None,
+    for item in unknown {
+        reader.warn(format!(
+            "{name}: {item:?} is not supported; accepted: {}; using {}",
+            setting.accepts,
+            wanted.join(",")
+        ));
+    }
+    let known = known.iter().copied();
+    Ok(known
+        .filter(|name| wanted.iter().any(|item| item == name))
+        .collect())
+}
+
+/// True only for "true", in any case; anything else but "false" is a warning.
+/// <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/#boolean>
+fn boolean(reader: &Reader, name: &str, signal: Option<Signal>) -> Result<bool, Error> {
+    reader.lenient_required(name, signal, |text| {
+        match text.to_ascii_lowercase().as_str() {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
         }
-    }
-    Some(exporters)
+    })
 }
 
 /// `key=value` pairs as W3C baggage writes them: comma-separated, values percent-encoded.

@@ -1,13 +1,18 @@
-//! Where settings come from, and their order: defaults < file < environment < flags.
+//! Where settings come from, and their order: defaults < Prefect profile < file < environment
+//! < flags.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use config::{Config, File, Source, Value, ValueKind};
+use config::{File, FileFormat, Source as _, Value, ValueKind};
 
-use super::table::{SETTINGS, Setting};
-use super::{Error, SIGNALS, table::for_signal};
+use super::near::nearest;
+use super::profile::{self, Profile};
+use super::setting::{Setting, for_signal};
+use super::table::SETTINGS;
+use super::{Error, Signal};
 
 /// What the process was started with.
 #[derive(Debug, Clone, Default)]
@@ -28,11 +33,43 @@ impl Sources {
             ..Sources::default()
         }
     }
+
+    /// A variable that is set, and not empty.
+    fn variable(&self, name: &str) -> Option<String> {
+        let mut variables = self.environment.iter();
+        let (_, value) = variables.find(|(known, _)| known == name)?;
+        let value = value.to_str()?;
+        (!value.is_empty()).then(|| value.to_owned())
+    }
 }
 
-/// The merged settings, not yet checked.
-pub(super) struct Merged {
-    values: config::Map<String, Value>,
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    Default,
+    Profile(Profile),
+    File(PathBuf),
+    Environment,
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::Profile(profile) => profile.fmt(f),
+            Origin::File(path) => write!(f, "file {}", path.display()),
+            Origin::Environment => f.write_str("environment"),
+            Origin::Flag => f.write_str("flag"),
+        }
+    }
+}
+
+/// A value as somebody wrote it.
+#[derive(Debug, Clone)]
+pub(super) struct Written {
+    pub(super) value: String,
+    pub(super) origin: Origin,
 }
 
 /// A value and where it stands.
@@ -42,42 +79,149 @@ pub(super) struct Found {
     pub(super) value: String,
 }
 
+/// The merged settings, not yet checked.
+pub(super) struct Merged {
+    /// By the environment's spelling.
+    values: BTreeMap<String, Written>,
+    /// The profile that is used.
+    pub(super) profile: Option<Profile>,
+    /// What is strange about the sources.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Settings by every name that they have.
+type Known = HashMap<String, &'static Setting>;
+
 impl Merged {
     pub(super) fn new(sources: &Sources) -> Result<Self, Error> {
-        let known: HashMap<String, &Setting> = SETTINGS
+        let known: Known = SETTINGS
             .iter()
             .flat_map(|setting| setting.names().into_iter().map(move |name| (name, setting)))
             .collect();
-        let mut builder = Config::builder();
-        for setting in SETTINGS {
-            if let Some(default) = setting.default {
-                builder = builder
-                    .set_default(key(setting.name), default)
-                    .map_err(|error| Error::Internal(error.to_string()))?;
+        let mut merged = Merged {
+            values: BTreeMap::new(),
+            profile: None,
+            warnings: Vec::new(),
+        };
+        if let Some(path) = &sources.file {
+            for (name, value) in file(path, &known)? {
+                merged.set(name, value, Origin::File(path.clone()));
             }
         }
-        if let Some(path) = &sources.file {
-            builder = builder.add_source(file(path, &known)?);
-        }
-        builder = builder.add_source(environment(&sources.environment, &known)?);
+        merged.add_environment(&sources.environment, &known)?;
         for (name, value) in &sources.flags {
-            builder = builder
-                .set_override(key(name), value.as_str())
-                .map_err(|error| Error::Internal(error.to_string()))?;
+            merged.set(name.clone(), value.clone(), Origin::Flag);
         }
-        let merged = builder.build().and_then(|config| config.collect());
-        let values = merged.map_err(|error| Error::Internal(error.to_string()))?;
-        Ok(Merged { values })
+        if !merged.values.contains_key("PREFECT_API_URL") {
+            merged.add_profile(sources);
+        }
+        for setting in SETTINGS {
+            if let Some(default) = setting.default {
+                merged.set_if_unset(setting.name, default, Origin::Default);
+            }
+        }
+        Ok(merged)
+    }
+
+    /// An empty value is no value, as the OpenTelemetry specification has it.
+    fn set(&mut self, name: String, value: String, origin: Origin) {
+        if !value.is_empty() {
+            self.values.insert(name, Written { value, origin });
+        }
+    }
+
+    fn set_if_unset(&mut self, name: &str, value: &str, origin: Origin) {
+        if !self.values.contains_key(name) {
+            self.set(name.to_owned(), value.to_owned(), origin);
+        }
+    }
+
+    fn add_environment(
+        &mut self,
+        variables: &[(OsString, OsString)],
+        known: &Known,
+    ) -> Result<(), Error> {
+        let variables = variables.iter();
+        let named = variables.filter_map(|(name, value)| Some((name.to_str()?, value)));
+        let sorted: BTreeMap<_, _> = named.collect();
+        for (name, value) in sorted {
+            let shown = value.to_string_lossy();
+            if is_service_link(name, &shown) {
+                if known.contains_key(name) {
+                    self.warnings.push(format!(
+                        "{name}: {shown:?} is a variable that Kubernetes sets for a Service; it is ignored"
+                    ));
+                }
+                continue;
+            }
+            if let Some(setting) = known.get(name) {
+                let value = value.to_str();
+                let value = value.ok_or_else(|| Error::value(setting, name, &shown))?;
+                self.set(name.to_owned(), value.to_owned(), Origin::Environment);
+            } else if name == "PREFECT_API_TLS_INSECURE_SKIP_VERIFY" {
+                if matches!(shown.to_ascii_lowercase().as_str(), "true" | "1") {
+                    self.warnings.push(format!(
+                        "{name} is not supported: certificates are always verified; set PREFECT_API_SSL_CERT_FILE to the certificate of the authority"
+                    ));
+                }
+            } else if let Some(near) = nearest(name, known.keys().map(String::as_str)) {
+                self.warnings
+                    .push(format!("{name} is not a setting; did you mean {near}?"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the active Prefect profile has, below all that is set elsewhere. Credentials are taken
+    /// as a whole: a key of the profile does not replace a password of the environment.
+    fn add_profile(&mut self, sources: &Sources) {
+        let active = profile::active(|name| sources.variable(name), &mut self.warnings);
+        let Some((profile, values)) = active else {
+            return;
+        };
+        let is_set = |name: &str| {
+            let file = format!("{name}_FILE");
+            self.values.contains_key(name) || self.values.contains_key(&file)
+        };
+        let credentials = ["PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"];
+        let has_credentials = credentials.into_iter().any(is_set);
+        let wanted = profile::SETTINGS
+            .into_iter()
+            .filter(|name| !is_set(name) && !(has_credentials && credentials.contains(name)));
+        for name in wanted.collect::<Vec<_>>() {
+            if let Some(value) = values.get(name) {
+                self.set_if_unset(name, value, Origin::Profile(profile.clone()));
+            }
+        }
+        self.profile = Some(profile);
+    }
+
+    /// What stands under exactly this name.
+    pub(super) fn written(&self, name: &str) -> Option<&Written> {
+        self.values.get(name)
+    }
+
+    /// Whether nobody has set it.
+    pub(super) fn is_default(&self, name: &str) -> bool {
+        let written = self.written(name);
+        written.is_none_or(|written| written.origin == Origin::Default)
     }
 
     /// The value of `name`, or the content of the file that `NAME_FILE` names.
     pub(super) fn find(&self, setting: &Setting, name: &str) -> Result<Option<Found>, Error> {
-        let written = self.written(setting, name)?;
+        let found = |name: &str| {
+            let Written { value, origin } = self.written(name)?.clone();
+            let name = match origin {
+                Origin::Profile(profile) => format!("{name} ({profile})"),
+                _ => name.to_owned(),
+            };
+            Some(Found { name, value })
+        };
         if !setting.is_secret() {
-            return Ok(written);
+            return Ok(found(name));
         }
         let file_name = format!("{name}_FILE");
-        match (written, self.written(setting, &file_name)?) {
+        match (found(name), found(&file_name)) {
             (Some(_), Some(_)) => Err(Error::Twice {
                 name: name.to_owned(),
                 file_name,
@@ -96,36 +240,24 @@ impl Merged {
 
     /// The same for a setting that can be set for one signal: its own name goes before the
     /// general one.
-    pub(super) fn find_for_signal(
+    pub(super) fn find_for(
         &self,
         setting: &Setting,
-        signal: &str,
+        signal: Option<Signal>,
     ) -> Result<Option<Found>, Error> {
-        debug_assert!(SIGNALS.contains(&signal));
-        match self.find(setting, &for_signal(setting.name, signal))? {
-            Some(found) => Ok(Some(found)),
-            None => self.find(setting, setting.name),
+        if let Some(signal) = signal {
+            let own = self.find(setting, &for_signal(setting.name, signal.name()))?;
+            if own.is_some() {
+                return Ok(own);
+            }
         }
+        self.find(setting, setting.name)
     }
+}
 
-    fn written(&self, setting: &Setting, name: &str) -> Result<Option<Found>, Error> {
-        let Some(value) = self.values.get(&key(name)) else {
-            return Ok(None);
-        };
-        if matches!(value.kind, ValueKind::Nil) {
-            return Ok(None);
-        }
-        let shown = format!("{value}");
-        let value = value
-            .clone()
-            .into_string()
-            .map_err(|_| Error::value(setting, name, &shown))?;
-        // An empty variable means one that is not set, as the OpenTelemetry specification has it.
-        Ok((!value.is_empty()).then(|| Found {
-            name: name.to_owned(),
-            value,
-        }))
-    }
+/// Kubernetes sets `X_PORT` and more for every Service `x` of a namespace.
+fn is_service_link(name: &str, value: &str) -> bool {
+    name.contains("_PORT") && (value.starts_with("tcp://") || value.starts_with("udp://"))
 }
 
 fn key(name: &str) -> String {
@@ -141,85 +273,85 @@ pub(super) fn read(setting: &str, path: &Path) -> Result<String, Error> {
     })
 }
 
-/// Values as a source of the `config` crate.
-#[derive(Debug, Clone)]
-struct Given(config::Map<String, Value>);
-
-impl Source for Given {
-    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn collect(&self) -> Result<config::Map<String, Value>, config::ConfigError> {
-        Ok(self.0.clone())
-    }
-}
-
-fn file(path: &Path, known: &HashMap<String, &Setting>) -> Result<Given, Error> {
+/// The settings of a file, by the environment's spelling.
+fn file(path: &Path, known: &Known) -> Result<Vec<(String, String)>, Error> {
     let unreadable = |reason: String| Error::File {
         setting: "--config".to_owned(),
         path: path.to_owned(),
         reason,
     };
     let format = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("toml") => config::FileFormat::Toml,
-        Some("yaml" | "yml") => config::FileFormat::Yaml,
+        Some("toml") => FileFormat::Toml,
+        Some("yaml" | "yml") => FileFormat::Yaml,
         _ => {
             return Err(unreadable(
                 "its name must end in .toml, .yaml or .yml".to_owned(),
             ));
         }
     };
-    let text = read("--config", path)?;
-    // The parser's message shows the lines around an error, which may hold a secret: only
-    // where it is, is passed on.
-    let values = File::from_str(&text, format).collect().map_err(|error| {
-        unreadable(format!(
-            "it is not valid {}",
-            first_line(&error.to_string())
-        ))
-    })?;
+    let content = read("--config", path)?;
+    let values = parse(&content, format).map_err(unreadable)?;
     let sorted: BTreeMap<_, _> = values.iter().collect();
-    for name in sorted.keys() {
-        let setting = name.to_ascii_uppercase();
-        if **name != key(name) || !known.contains_key(&setting) {
-            return Err(Error::UnknownKey {
-                key: (*name).clone(),
-                path: path.to_owned(),
-                accepted: SETTINGS.iter().map(|setting| key(setting.name)).collect(),
-            });
+    let mut settings = Vec::new();
+    for (written, value) in sorted {
+        let name = written.to_ascii_uppercase();
+        let setting = known.get(&name).filter(|_| *written == key(&name));
+        let setting = setting.ok_or_else(|| unknown_key(written, path, known))?;
+        match text(value) {
+            Some(value) => settings.push((name, value)),
+            None if matches!(value.kind, ValueKind::Nil) => {}
+            None => return Err(Error::value(setting, &name, &value.to_string())),
         }
     }
-    Ok(Given(values))
+    Ok(settings)
 }
 
-fn first_line(text: &str) -> String {
-    let line = text.lines().next().unwrap_or_default();
-    if line.contains("line") {
-        format!("TOML or YAML ({line})")
-    } else {
-        "TOML or YAML".to_owned()
+fn unknown_key(written: &str, path: &Path, known: &Known) -> Error {
+    let near = nearest(written, known.keys().map(String::as_str));
+    Error::UnknownKey {
+        key: written.to_owned(),
+        path: path.to_owned(),
+        hint: match near {
+            Some(near) => format!("did you mean {}?", key(near)),
+            None => {
+                let accepted: Vec<_> = SETTINGS.iter().map(|setting| key(setting.name)).collect();
+                format!("accepted: {}", accepted.join(", "))
+            }
+        },
     }
 }
 
-fn environment(
-    variables: &[(OsString, OsString)],
-    known: &HashMap<String, &Setting>,
-) -> Result<Given, Error> {
-    let mut values = config::Map::new();
-    for (name, value) in variables {
-        let Some((name, setting)) = name
-            .to_str()
-            .and_then(|name| known.get(name).map(|setting| (name, setting)))
-        else {
-            continue;
-        };
-        let value = value
-            .to_str()
-            .ok_or_else(|| Error::value(setting, name, &value.to_string_lossy()))?;
-        if !value.is_empty() {
-            values.insert(key(name), Value::new(None, value));
+/// The values of a file. The parser's message shows the lines around an error, which may hold a
+/// secret: only where it is, is passed on.
+pub(super) fn parse(
+    content: &str,
+    format: FileFormat,
+) -> Result<config::Map<String, Value>, String> {
+    let parsed = File::from_str(content, format).collect();
+    parsed.map_err(|error| {
+        let message = error.to_string();
+        let first = message.lines().next().unwrap_or_default();
+        let place = first.contains("line").then_some(first);
+        invalid(place.unwrap_or_default())
+    })
+}
+
+/// Why a file of settings cannot be used.
+pub(super) fn invalid(reason: &str) -> String {
+    match reason.is_empty() {
+        true => "it is not valid TOML or YAML".to_owned(),
+        false => format!("it is not valid TOML or YAML ({reason})"),
+    }
+}
+
+/// A value as a variable would have it; a table as JSON. `None` for nothing, and for lists.
+pub(super) fn text(value: &Value) -> Option<String> {
+    match &value.kind {
+        ValueKind::Nil | ValueKind::Array(_) => None,
+        ValueKind::Table(_) => {
+            let table: serde_json::Value = value.clone().try_deserialize().ok()?;
+            Some(table.to_string())
         }
+        _ => value.clone().into_string().ok(),
     }
-    Ok(Given(values))
 }

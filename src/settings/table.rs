@@ -3,86 +3,22 @@
 //! A setting has one name in three spellings: the environment's (`SAMPLE_INTERVAL_SECONDS`),
 //! the file's (`sample_interval_seconds`) and the flag's (`--sample-interval-seconds`).
 
-/// A setting as declared.
-#[derive(Debug, Clone, Copy)]
-pub struct Setting {
-    /// The environment's spelling.
-    pub name: &'static str,
-    /// The default.
-    pub default: Option<&'static str>,
-    /// What a value may be: the end of an error message.
-    pub accepts: &'static str,
-    /// What it is for.
-    pub help: &'static str,
-    /// What sort of setting it is.
-    pub kind: Kind,
-}
-
-/// What sets a setting apart from the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Nothing.
-    Plain,
-    /// Never printed, never a flag; `NAME_FILE` reads it from a file.
-    Secret,
-    /// Of the OpenTelemetry specification; `OTEL_EXPORTER_OTLP_X` can be set for one signal
-    /// by `OTEL_EXPORTER_OTLP_METRICS_X`, `…_TRACES_X` or `…_LOGS_X`.
-    PerSignal,
-    /// The same, and a secret.
-    PerSignalSecret,
-}
-
-impl Setting {
-    /// Whether its value may never be shown.
-    pub fn is_secret(&self) -> bool {
-        matches!(self.kind, Kind::Secret | Kind::PerSignalSecret)
-    }
-
-    /// Whether it can be set for one signal.
-    pub fn is_per_signal(&self) -> bool {
-        matches!(self.kind, Kind::PerSignal | Kind::PerSignalSecret)
-    }
-
-    /// Every name under which it is known: its own, those for one signal, those of files.
-    pub fn names(&self) -> Vec<String> {
-        let mut names = vec![self.name.to_owned()];
-        if self.is_per_signal() {
-            names.extend(super::SIGNALS.map(|signal| for_signal(self.name, signal)));
-        }
-        if self.is_secret() {
-            let files: Vec<_> = names.iter().map(|name| format!("{name}_FILE")).collect();
-            names.extend(files);
-        }
-        names
-    }
-
-    /// The flag's spelling, without the dashes in front; secrets have none, since arguments
-    /// show in the list of processes.
-    pub fn flag(&self) -> Option<String> {
-        (!self.is_secret()).then(|| self.name.to_ascii_lowercase().replace('_', "-"))
-    }
-}
-
-/// `OTEL_EXPORTER_OTLP_X` for one signal.
-pub(super) fn for_signal(name: &str, signal: &str) -> String {
-    name.replacen(
-        "OTEL_EXPORTER_OTLP_",
-        &format!("OTEL_EXPORTER_OTLP_{signal}_"),
-        1,
-    )
-}
+pub use super::setting::{Group, Kind, Setting};
 
 const BOOLEAN: &str = "True, False, true, false, 1 or 0";
+const OTEL_BOOLEAN: &str = "true or false, in any case";
 const SECONDS: &str = "a whole number of seconds from 1 to 86400";
+const NAMES: &str = "comma-separated metric names, as `prefect.flow_runs.finished` or as `prefect_flow_runs_finished_total`; * matches any text, ? one character; each must match a metric";
+const BOUNDARIES: &str = "comma-separated, increasing numbers of seconds above 0, at most 100";
 
-const NAMES: &str = "names of metrics, comma-separated, as `prefect.flow_runs.finished` or as `prefect_flow_runs_finished_total`; * stands for any text, ? for one character; each matches some metric";
-const BOUNDARIES: &str = "numbers of seconds above 0, comma-separated, rising, at most 100";
+type Text = &'static str;
 
 const fn plain(
-    name: &'static str,
-    default: Option<&'static str>,
-    accepts: &'static str,
-    help: &'static str,
+    group: Group,
+    name: Text,
+    default: Option<Text>,
+    accepts: Text,
+    help: Text,
 ) -> Setting {
     Setting {
         name,
@@ -90,7 +26,32 @@ const fn plain(
         accepts,
         help,
         kind: Kind::Plain,
+        group,
     }
+}
+
+const fn prefect(name: Text, default: Option<Text>, accepts: Text, help: Text) -> Setting {
+    plain(Group::Prefect, name, default, accepts, help)
+}
+
+const fn sampling(name: Text, default: Option<Text>, accepts: Text, help: Text) -> Setting {
+    plain(Group::Sampling, name, default, accepts, help)
+}
+
+const fn metrics(name: Text, default: Option<Text>, accepts: Text, help: Text) -> Setting {
+    plain(Group::Metrics, name, default, accepts, help)
+}
+
+const fn endpoint(name: Text, default: Option<Text>, accepts: Text, help: Text) -> Setting {
+    plain(Group::Endpoint, name, default, accepts, help)
+}
+
+const fn logging(name: Text, default: Option<Text>, accepts: Text, help: Text) -> Setting {
+    plain(Group::Logging, name, default, accepts, help)
+}
+
+const fn otel(name: Text, default: Option<Text>, accepts: Text, help: Text) -> Setting {
+    plain(Group::OpenTelemetry, name, default, accepts, help)
 }
 
 const fn of_kind(kind: Kind, setting: Setting) -> Setting {
@@ -99,273 +60,288 @@ const fn of_kind(kind: Kind, setting: Setting) -> Setting {
 
 /// Every setting, in the order of the documentation.
 pub static SETTINGS: &[Setting] = &[
-    plain(
+    prefect(
         "PREFECT_API_URL",
         Some("http://localhost:4200/api"),
         "an http:// or https:// URL without user name and password",
-        "The API of a Prefect server or of a Prefect Cloud workspace.",
+        "URL of the API of a Prefect server or of a Prefect Cloud workspace. If it is not set, the active Prefect profile is used.",
     ),
     of_kind(
         Kind::Secret,
-        plain(
+        prefect(
             "PREFECT_API_KEY",
             None,
             "a key of visible ASCII characters",
-            "API key, sent as a bearer token. It takes precedence over `PREFECT_API_AUTH_STRING`.",
+            "API key, sent as a bearer token. Takes precedence over `PREFECT_API_AUTH_STRING`.",
         ),
     ),
     of_kind(
         Kind::Secret,
-        plain(
+        prefect(
             "PREFECT_API_AUTH_STRING",
             None,
             "user:password",
-            "User and password for basic authentication.",
+            "User name and password for basic authentication.",
         ),
     ),
-    plain(
+    of_kind(
+        Kind::Secret,
+        prefect(
+            "PREFECT_CLIENT_CUSTOM_HEADERS",
+            None,
+            "a JSON object of header names and values: {\"X-Header\": \"value\"}",
+            "Headers added to every request to Prefect. `Authorization` replaces the one made from the credentials; `User-Agent`, `Prefect-Csrf-Token` and `Prefect-Csrf-Client` are ignored.",
+        ),
+    ),
+    prefect(
+        "PREFECT_API_SSL_CERT_FILE",
+        None,
+        "a readable PEM file with at least one certificate",
+        "Certificate authorities that the server's certificate is verified against, instead of the system's.",
+    ),
+    prefect(
         "PREFECT_CSRF_ENABLED",
         Some("False"),
         BOOLEAN,
-        "Fetch a CSRF token before the first request. Otherwise one is fetched when the server asks for it.",
+        "Fetch a CSRF token before the first request. By default, one is fetched when the server asks for it.",
     ),
-    plain(
+    prefect(
         "MAX_RETRIES",
         Some("3"),
         "a whole number from 0 to 20",
-        "How often a failed request is tried again.",
+        "Maximum number of retries of a failed request to Prefect.",
     ),
-    plain(
+    prefect(
         "REQUEST_TIMEOUT_SECONDS",
         Some("30"),
         SECONDS,
-        "Time-out of one request to Prefect.",
+        "Timeout of a request to Prefect.",
     ),
-    plain(
+    prefect(
         "MAX_CONCURRENT_REQUESTS",
         Some("4"),
         "a whole number from 1 to 64",
-        "Requests to Prefect at one time.",
+        "Maximum number of concurrent requests to Prefect.",
     ),
-    plain(
+    prefect(
         "PAGINATION_ENABLED",
         Some("True"),
         BOOLEAN,
-        "Read every page of a list. `False` reads only the first.",
+        "Read all pages of a list. If `False`, only the first page is read.",
     ),
-    plain(
+    prefect(
         "PAGINATION_LIMIT",
         Some("200"),
         "a whole number from 1 to 200 (the server refuses more)",
-        "Objects per page. If the server allows fewer, its own limit is used.",
+        "Maximum number of objects per page. If the server allows fewer, its limit is used.",
     ),
-    plain(
+    sampling(
         "SAMPLE_INTERVAL_SECONDS",
-        None,
+        Some("30"),
         SECONDS,
-        "Time between two cycles; 30 if neither it nor `OTEL_METRIC_EXPORT_INTERVAL` is set. Metrics are pushed at the end of each cycle, and in between if a cycle takes long.",
+        "Time between two cycles. Metrics are pushed after each cycle, and during a cycle that takes long.",
     ),
-    plain(
+    sampling(
         "INVENTORY_INTERVAL_SECONDS",
         Some("60"),
         SECONDS,
-        "Time between two readings of deployments, flows, work pools, work queues, workers, concurrency limits, automations and the run history.",
+        "How often deployments, flows, work pools, work queues, workers, concurrency limits, automations and the run history are read.",
     ),
-    plain(
+    sampling(
         "SCHEDULED_LOOKAHEAD_MINUTES",
         Some("60"),
         "a whole number of minutes from 0 to 525600, or all",
-        "Runs scheduled farther ahead are not read. `all` reads every scheduled run, as the Python exporter does.",
+        "How far ahead scheduled runs are read. `all` reads every scheduled run, as the Python exporter does.",
     ),
-    plain(
+    sampling(
         "OFFSET_MINUTES",
         Some("5"),
         "a whole number of minutes from 1 to 10080",
-        "The window of the `prefect_flow_runs_*` and `prefect_info_flow_runs` families.",
+        "Time window of the `prefect_flow_runs_*` and `prefect_info_flow_runs` families.",
     ),
-    plain(
+    sampling(
         "FAILED_RUNS_OFFSET_MINUTES",
         Some("10080"),
         "a whole number of minutes from 0 to 525600",
-        "The window of the failed-runs families. 0 turns them off.",
+        "Time window of the failed-runs families. 0 disables them.",
     ),
-    plain(
+    sampling(
         "FAILED_RUNS_LIMIT",
         Some("10"),
         "a whole number from 1 to 1000",
-        "Newest failed runs shown for each deployment, flow and state name.",
+        "Maximum number of failed runs exported per deployment, flow and state name; the newest are kept.",
     ),
-    plain(
+    sampling(
+        "TASK_RUNS_ENABLED",
+        Some("False"),
+        BOOLEAN,
+        "Count task runs as well (`prefect.task_runs.finished`, `prefect.task_run.duration`). There can be many.",
+    ),
+    sampling(
+        "STATE_DIR",
+        None,
+        "a writable folder",
+        "Folder for the checkpoint and `service.instance.id`, in separate files for each API. Only one agent at a time can use them. It must outlive the process and its container. With it, counters resume after a restart, and runs that ended in the meantime are counted once. Without it, counters start at zero with the process.",
+    ),
+    sampling(
+        "CATCH_UP_HOURS",
+        Some("24"),
+        "a whole number of hours from 1 to 720",
+        "How far back the agent catches up after a restart or an outage. Runs that ended earlier are not counted.",
+    ),
+    metrics(
+        "METRICS_INCLUDE",
+        None,
+        NAMES,
+        "Metrics to export. If it is not set, all metrics are exported.",
+    ),
+    metrics(
+        "METRICS_EXCLUDE",
+        None,
+        NAMES,
+        "Metrics not to export, applied after `METRICS_INCLUDE`.",
+    ),
+    metrics(
+        "METRICS_ATTRIBUTES",
+        None,
+        "comma-separated, percent-encoded key=value pairs; keys of letters, digits, _ and . that no metric has",
+        "Attributes added to every series: `env=prod,team=data`.",
+    ),
+    metrics(
+        "DEPLOYMENT_TAG_LABELS",
+        None,
+        "comma-separated keys of letters, digits and _ that no metric has",
+        "Deployment tags to add as attributes: with `team,owner`, the tag `team:data` becomes `team=\"data\"`.",
+    ),
+    metrics(
         "ENABLE_FLOW_RUN_NAME_LABEL",
         Some("False"),
         BOOLEAN,
         "Add the label `flow_run_name` to `prefect_info_flow_runs` and `prefect_flow_runs_ongoing_run_time`.",
     ),
-    plain(
-        "TASK_RUNS_ENABLED",
-        Some("False"),
-        BOOLEAN,
-        "Count task runs too (`prefect.task_runs.finished`, `prefect.task_run.duration`). They can be many.",
-    ),
-    plain(
-        "STATE_DIR",
-        None,
-        "a folder that can be written to",
-        "Where the checkpoint and `service.instance.id` are kept, in files for each API; one agent at a time can use them. It has to outlive the process and its container. Counters resume after a restart, and runs that ended in the meantime are counted, once. Without it, counters start at zero with the process.",
-    ),
-    plain(
-        "CATCH_UP_HOURS",
-        Some("24"),
-        "a whole number of hours from 1 to 720",
-        "How far back a restart or an outage is caught up: runs that ended earlier are not counted.",
-    ),
-    plain(
-        "METRICS_INCLUDE",
-        None,
-        NAMES,
-        "The metrics to export; all of them if it is not set.",
-    ),
-    plain(
-        "METRICS_EXCLUDE",
-        None,
-        NAMES,
-        "Metrics not to export, of those that `METRICS_INCLUDE` lets through.",
-    ),
-    plain(
-        "METRICS_ATTRIBUTES",
-        None,
-        "key=value pairs, comma-separated, percent-encoded; keys of letters, digits, _ and . that no metric has",
-        "Attributes for every series: `env=prod,team=data`.",
-    ),
-    plain(
-        "DEPLOYMENT_TAG_LABELS",
-        None,
-        "keys, comma-separated, of letters, digits and _, that no metric has",
-        "Tags of deployments that become attributes of their series: with `team,owner` a tag `team:data` becomes `team=\"data\"`.",
-    ),
-    plain(
+    metrics(
         "RUN_DURATION_BUCKETS_SECONDS",
         Some("1,5,10,30,60,120,300,600,1800,3600,7200,14400,28800,86400"),
         BOUNDARIES,
-        "Bucket boundaries of the histograms of flow-run and task-run durations.",
+        "Bucket boundaries of the histograms of flow run and task run durations.",
     ),
-    plain(
+    metrics(
         "START_DELAY_BUCKETS_SECONDS",
         Some("1,5,10,30,60,120,300,600,1800,3600,14400"),
         BOUNDARIES,
         "Bucket boundaries of the histogram of start delays.",
     ),
-    plain(
+    metrics(
         "METRICS_CARDINALITY_LIMIT",
         Some("50000"),
         "a whole number from 1 to 10000000",
-        "Largest number of series of a metric. Those beyond it are added up in one series with `otel_metric_overflow=\"true\"`.",
+        "Maximum number of series per metric. Series beyond it are aggregated into one with `otel_metric_overflow=\"true\"`.",
     ),
-    plain(
+    endpoint(
         "METRICS_ADDR",
         Some("0.0.0.0"),
         "an IP address",
-        "Where `/metrics`, `/healthz` and `/readyz` are served.",
+        "Address to listen on for `/metrics`, `/healthz` and `/readyz`.",
     ),
-    plain(
+    endpoint(
         "METRICS_PORT",
         Some("8000"),
         "a port from 0 to 65535 (0 takes a free one)",
-        "Port of `/metrics`, `/healthz` and `/readyz`.",
+        "Port to listen on for `/metrics`, `/healthz` and `/readyz`.",
     ),
-    plain(
+    logging(
         "LOG_LEVEL",
         Some("INFO"),
         "TRACE, DEBUG, INFO, WARNING, ERROR, CRITICAL or OFF",
-        "How much is logged on stderr.",
+        "Only log messages with this severity or above. Logs are written to stderr.",
     ),
-    plain(
+    logging(
         "LOG_FORMAT",
         Some("text"),
         "text or json",
-        "How it is logged.",
+        "Output format of log messages.",
     ),
-    plain(
+    otel(
         "OTEL_METRICS_EXPORTER",
         Some("otlp,prometheus"),
         "otlp, prometheus, console, or a comma-separated list of them, or none",
-        "Where metrics go: `otlp` pushes, `prometheus` serves `/metrics`, `console` prints.",
+        "Metrics exporters: `otlp` pushes, `prometheus` serves `/metrics`, `console` writes OTLP JSON to stdout.",
     ),
-    plain(
+    otel(
         "OTEL_TRACES_EXPORTER",
         Some("none"),
-        "otlp or none",
-        "Where the agent's own spans go.",
+        "otlp, console, or a comma-separated list of them, or none",
+        "Exporters of the agent's own spans. `console` writes OTLP JSON to stdout.",
     ),
-    plain(
+    otel(
         "OTEL_LOGS_EXPORTER",
         Some("none"),
-        "otlp or none",
-        "Where the agent's own logs go besides stderr.",
+        "otlp, console, or a comma-separated list of them, or none",
+        "Exporters of the agent's own logs, in addition to stderr. `console` writes OTLP JSON to stdout.",
     ),
-    plain(
+    otel(
         "OTEL_SDK_DISABLED",
         Some("false"),
-        BOOLEAN,
-        "`true` turns every exporter off.",
+        OTEL_BOOLEAN,
+        "If `true`, no exporter is started.",
     ),
-    plain(
+    otel(
         "OTEL_SERVICE_NAME",
         None,
         "any text",
-        "Resource attribute `service.name`; `prefect-otel-agent` if neither it nor `OTEL_RESOURCE_ATTRIBUTES` sets it.",
+        "Resource attribute `service.name`. `prefect-otel-agent` if neither it nor `OTEL_RESOURCE_ATTRIBUTES` sets it.",
     ),
-    plain(
+    otel(
         "OTEL_RESOURCE_ATTRIBUTES",
         None,
-        "key=value pairs, comma-separated, percent-encoded",
-        "More resource attributes. `service.instance.id`, Prometheus' `instance`, can be one of them.",
+        "comma-separated, percent-encoded key=value pairs",
+        "Additional resource attributes. `service.instance.id`, which is `instance` in Prometheus, can be one of them.",
     ),
-    plain(
+    otel(
         "OTEL_METRIC_EXPORT_INTERVAL",
         None,
         "a whole number of milliseconds from 1000 to 86400000",
-        "The standard's name for `SAMPLE_INTERVAL_SECONDS`, which takes precedence.",
+        "The specification's name for `SAMPLE_INTERVAL_SECONDS`, which takes precedence.",
     ),
     of_kind(
         Kind::PerSignal,
-        plain(
+        otel(
             "OTEL_EXPORTER_OTLP_ENDPOINT",
             None,
             "an http:// or https:// URL",
-            "The collector: `http://localhost:4318` for `http/protobuf`, `http://localhost:4317` for `grpc`. Over HTTP, `/v1/metrics` is added, except to an endpoint of one signal.",
+            "URL of the collector. Default: `http://localhost:4318` for `http/protobuf`, `http://localhost:4317` for `grpc`. For HTTP, the path `/v1/metrics` is added, unless the endpoint is set for one signal.",
         ),
     ),
     of_kind(
         Kind::PerSignal,
-        plain(
+        otel(
             "OTEL_EXPORTER_OTLP_PROTOCOL",
             Some("http/protobuf"),
             "http/protobuf or grpc",
-            "How OTLP travels.",
+            "OTLP transport protocol.",
         ),
     ),
     of_kind(
         Kind::PerSignalSecret,
-        plain(
+        otel(
             "OTEL_EXPORTER_OTLP_HEADERS",
             None,
-            "key=value pairs, comma-separated, percent-encoded",
-            "Headers (gRPC: metadata) of each push; often a token.",
+            "comma-separated, percent-encoded key=value pairs",
+            "Headers (gRPC: metadata) of each push, for example a token.",
         ),
     ),
     of_kind(
         Kind::PerSignal,
-        plain(
+        otel(
             "OTEL_EXPORTER_OTLP_TIMEOUT",
             Some("10000"),
             "a whole number of milliseconds from 1 to 600000",
-            "Time-out of one message of a push, retries included. Most pushes are one message (`OTLP_MAX_MESSAGE_BYTES`).",
+            "Timeout of one message, retries included. Most pushes are one message (see `OTLP_MAX_MESSAGE_BYTES`).",
         ),
     ),
     of_kind(
         Kind::PerSignal,
-        plain(
+        otel(
             "OTEL_EXPORTER_OTLP_COMPRESSION",
             Some("none"),
             "gzip or none",
@@ -374,56 +350,56 @@ pub static SETTINGS: &[Setting] = &[
     ),
     of_kind(
         Kind::PerSignal,
-        plain(
+        otel(
             "OTEL_EXPORTER_OTLP_INSECURE",
             Some("false"),
-            BOOLEAN,
-            "gRPC only: connect without TLS to an endpoint without a scheme.",
+            OTEL_BOOLEAN,
+            "gRPC only: connect without TLS if the endpoint has no scheme.",
         ),
     ),
     of_kind(
         Kind::PerSignal,
-        plain(
+        otel(
             "OTEL_EXPORTER_OTLP_CERTIFICATE",
             None,
             "a readable PEM file",
-            "Certificates of the authorities that the collector's certificate is checked against.",
+            "Certificate authorities that the collector's certificate is verified against.",
         ),
     ),
     of_kind(
         Kind::PerSignal,
-        plain(
+        otel(
             "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
             None,
             "a readable PEM file",
-            "The agent's own certificate, for mutual TLS.",
+            "Client certificate of the agent, for mutual TLS.",
         ),
     ),
     of_kind(
         Kind::PerSignal,
-        plain(
+        otel(
             "OTEL_EXPORTER_OTLP_CLIENT_KEY",
             None,
             "a readable PEM file",
-            "Its private key.",
+            "Private key of the client certificate.",
         ),
     ),
-    plain(
+    otel(
         "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
         Some("cumulative"),
         "cumulative, delta or lowmemory",
         "Temporality of counters and histograms over OTLP. `lowmemory`: delta for histograms, cumulative for counters.",
     ),
-    plain(
+    otel(
         "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
         Some("explicit_bucket_histogram"),
         "explicit_bucket_histogram or base2_exponential_bucket_histogram",
-        "Aggregation of histograms over OTLP. `/metrics` has explicit buckets either way.",
+        "Aggregation of histograms over OTLP. On `/metrics`, histograms always have explicit buckets.",
     ),
-    plain(
+    otel(
         "OTLP_MAX_MESSAGE_BYTES",
         None,
         "a whole number of bytes from 10000 to 1073741824",
-        "Largest message of metrics over OTLP, encoded and uncompressed; a larger push is divided. If it is not set, just below the limit of an unmodified collector: 4 MiB over gRPC, 20 MiB over HTTP.",
+        "Maximum size of an encoded, uncompressed OTLP metrics message. Larger pushes are split. Default: just below the default limit of a collector, which is 4 MiB for gRPC and 20 MiB for HTTP.",
     ),
 ];

@@ -442,7 +442,7 @@ async fn from_each_bad_certificate_to_the_fix() {
             ];
             if let Some(trusted) = &trusted {
                 settings.push(("OTEL_EXPORTER_OTLP_CERTIFICATE", trusted));
-                settings.push(("SSL_CERT_FILE", trusted));
+                settings.push(("PREFECT_API_SSL_CERT_FILE", trusted));
             }
             let checked = check(&url, &settings).await;
             if reason.is_empty() {

@@ -32,6 +32,7 @@ mod push_path;
 mod push_pull;
 mod receivers;
 mod recreate;
+mod settings;
 mod soak;
 mod stack;
 mod support;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::metrics::Options;
 use crate::settings::{self, Settings};
-use crate::telemetry;
+use crate::telemetry::has_color;
 use report::{Line, Report};
 
 /// No single request or answer is waited for longer.
@@ -55,7 +55,7 @@ pub async fn run(
     format: Format,
 ) -> io::Result<Verdict> {
     let stdout = io::stdout();
-    let colored = telemetry::has_colors(&stdout);
+    let colored = has_color(&stdout);
     let mut report = Report::new(stdout.lock(), format, colored);
     let usable = settings.and_then(|settings| {
         let options = Options::new(&settings)?;
@@ -76,6 +76,15 @@ pub async fn run(
     let exporters = settings.otel.metrics;
     let detail = format!("a cycle every {interval} s; exporters: {exporters}");
     report.add(Line::ok("settings", detail))?;
+    if let Some(profile) = &settings.prefect.profile {
+        report.add(Line::ok(
+            "settings",
+            format!("PREFECT_API_URL from {profile}"),
+        ))?;
+    }
+    for warning in &settings.warnings {
+        report.add(Line::warn("settings", warning))?;
+    }
     prefect::check(&settings, &options, &mut report).await?;
     receivers::check(&settings, &mut report).await?;
     report.add(machine::port(settings.metrics_address).await)?;

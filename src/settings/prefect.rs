@@ -1,0 +1,142 @@
+//! How Prefect is reached: as Prefect's own client reads it, where the names are the same.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::{Certificate, Url};
+use secrecy::SecretString;
+
+use super::profile::Profile;
+use super::{Error, Reader, boolean, seconds, sources, web_url, whole};
+
+/// How Prefect is reached.
+#[derive(Debug, Clone)]
+pub struct Prefect {
+    /// The API, without a slash at its end.
+    pub api_url: Url,
+    /// The Prefect profile that the URL comes from.
+    pub profile: Option<Profile>,
+    /// How the agent authenticates.
+    pub credentials: Credentials,
+    /// Headers for every request; checked, their values secret.
+    pub headers: Vec<(HeaderName, SecretString)>,
+    /// The authorities that the server's certificate is verified against, instead of the system's.
+    pub authorities: Option<Vec<Certificate>>,
+    /// Fetch a CSRF token before being asked to.
+    pub csrf_enabled: bool,
+    /// Tries after the first.
+    pub max_retries: usize,
+    /// Of one request.
+    pub request_timeout: Duration,
+    /// Requests at one time.
+    pub max_concurrent_requests: usize,
+    /// Read every page.
+    pub pagination_enabled: bool,
+    /// Objects per page.
+    pub pagination_limit: usize,
+}
+
+/// How the agent authenticates at Prefect.
+#[derive(Debug, Clone)]
+pub enum Credentials {
+    /// Not at all.
+    None,
+    /// An API key.
+    Bearer(SecretString),
+    /// User and password.
+    Basic {
+        /// The user.
+        user: String,
+        /// The password.
+        password: SecretString,
+    },
+}
+
+pub(super) fn load(reader: &Reader) -> Result<Prefect, Error> {
+    Ok(Prefect {
+        api_url: reader.required("PREFECT_API_URL", |text| {
+            let url = web_url(text)?;
+            Url::parse(url.as_str().trim_end_matches('/')).ok()
+        })?,
+        profile: reader.merged.profile.clone(),
+        credentials: credentials(reader)?,
+        headers: headers(reader)?,
+        authorities: authorities(reader)?,
+        csrf_enabled: reader.required("PREFECT_CSRF_ENABLED", boolean)?,
+        max_retries: reader.required("MAX_RETRIES", |text| whole(text, 0, 20))?,
+        request_timeout: reader.required("REQUEST_TIMEOUT_SECONDS", seconds)?,
+        max_concurrent_requests: reader
+            .required("MAX_CONCURRENT_REQUESTS", |text| whole(text, 1, 64))?,
+        pagination_enabled: reader.required("PAGINATION_ENABLED", boolean)?,
+        pagination_limit: reader.required("PAGINATION_LIMIT", |text| whole(text, 1, 200))?,
+    })
+}
+
+fn credentials(reader: &Reader) -> Result<Credentials, Error> {
+    let key = reader.optional("PREFECT_API_KEY", |text| {
+        text.chars()
+            .all(|c| c.is_ascii_graphic())
+            .then(|| SecretString::from(text))
+    })?;
+    let basic = reader.optional("PREFECT_API_AUTH_STRING", |text| {
+        let (user, password) = text.split_once(':')?;
+        Some(Credentials::Basic {
+            user: user.to_owned(),
+            password: SecretString::from(password),
+        })
+    })?;
+    let credentials = key.map(Credentials::Bearer).or(basic);
+    Ok(credentials.unwrap_or(Credentials::None))
+}
+
+/// Headers that the client sets itself, in Prefect's client too.
+const PROTECTED: [&str; 3] = ["user-agent", "prefect-csrf-token", "prefect-csrf-client"];
+
+fn headers(reader: &Reader) -> Result<Vec<(HeaderName, SecretString)>, Error> {
+    const NAME: &str = "PREFECT_CLIENT_CUSTOM_HEADERS";
+    let headers = reader.optional(NAME, |text| {
+        let headers: BTreeMap<String, String> = serde_json::from_str(text).ok()?;
+        let headers = headers.into_iter().map(|(name, value)| {
+            HeaderValue::from_bytes(value.as_bytes()).ok()?;
+            let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+            Some((name, SecretString::from(value)))
+        });
+        headers.collect::<Option<Vec<_>>>()
+    })?;
+    let (protected, own): (Vec<_>, Vec<_>) = headers
+        .unwrap_or_default()
+        .into_iter()
+        .partition(|(name, _)| PROTECTED.contains(&name.as_str()));
+    for (name, _) in protected {
+        reader.warn(format!(
+            "{NAME}: the header {name} is ignored: the agent sets it"
+        ));
+    }
+    Ok(own)
+}
+
+fn authorities(reader: &Reader) -> Result<Option<Vec<Certificate>>, Error> {
+    const NAME: &str = "PREFECT_API_SSL_CERT_FILE";
+    let Some(path) = reader.optional(NAME, |text| Some(PathBuf::from(text)))? else {
+        return Ok(None);
+    };
+    let pem = sources::read(NAME, &path)?;
+    let unusable = |reason: &str| Error::File {
+        setting: NAME.to_owned(),
+        path: path.clone(),
+        reason: reason.to_owned(),
+    };
+    let certificates = Certificate::from_pem_bundle(pem.as_bytes())
+        .map_err(|_| unusable("it is not a PEM file of certificates"))?;
+    if certificates.is_empty() {
+        return Err(unusable("it holds no certificate in PEM"));
+    }
+    // Only a client looks into the certificates.
+    let client = reqwest::Client::builder().tls_certs_only(certificates.clone());
+    match client.build() {
+        Ok(_) => Ok(Some(certificates)),
+        Err(_) => Err(unusable("it holds a certificate that cannot be decoded")),
+    }
+}

@@ -1,0 +1,83 @@
+//! The settings in use.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::docgen::Format;
+
+fn report(
+    file: Option<PathBuf>,
+    environment: &[(&str, &str)],
+    flags: &[(&str, &str)],
+) -> Vec<Value> {
+    let reference = crate::settings::report::report(&sources(file, environment, flags)).unwrap();
+    serde_json::from_str(&reference.render(Format::Json)).unwrap()
+}
+
+fn row(rows: &[Value], name: &str) -> Value {
+    let mut rows = rows.iter().filter(|row| row["setting"] == name);
+    let row = rows.next().unwrap_or_else(|| panic!("{name} is missing"));
+    assert!(rows.next().is_none(), "{name} is there twice");
+    json!([row["value"], row["source"]])
+}
+
+#[test]
+fn each_setting_is_there_with_its_value_and_where_it_comes_from() {
+    let file = file(".toml", "max_retries = 1\n");
+    let rows = report(
+        Some(file.path().into()),
+        &[
+            ("OFFSET_MINUTES", "7"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "500"),
+        ],
+        &[("LOG_LEVEL", "DEBUG")],
+    );
+    let from_file = format!("file {}", file.path().display());
+    assert_eq!(row(&rows, "MAX_RETRIES"), json!(["1", from_file]));
+    assert_eq!(row(&rows, "OFFSET_MINUTES"), json!(["7", "environment"]));
+    assert_eq!(row(&rows, "LOG_LEVEL"), json!(["DEBUG", "flag"]));
+    assert_eq!(row(&rows, "LOG_FORMAT"), json!(["text", "default"]));
+    assert_eq!(row(&rows, "STATE_DIR"), json!([null, "not set"]));
+    let own = "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT";
+    assert_eq!(row(&rows, own), json!(["500", "environment"]));
+    for setting in SETTINGS {
+        row(&rows, setting.name);
+    }
+}
+
+#[test]
+fn secrets_are_masked() {
+    let profile = tempfile::tempdir().unwrap();
+    std::fs::write(
+        profile.path().join("profiles.toml"),
+        "active = \"p\"\n[profiles.p]\nPREFECT_API_URL = \"http://h/api\"\nPREFECT_API_KEY = \"hunter2\"\n",
+    )
+    .unwrap();
+    let rows = report(
+        None,
+        &[
+            ("PREFECT_HOME", profile.path().to_str().unwrap()),
+            ("PREFECT_CLIENT_CUSTOM_HEADERS", "{\"X\": \"hunter2\"}"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=hunter2"),
+            ("OTEL_EXPORTER_OTLP_LOGS_HEADERS_FILE", "/run/secrets/otlp"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://u:hunter2@h"),
+        ],
+        &[],
+    );
+    let text = format!("{rows:?}");
+    assert!(!text.contains("hunter2"), "{text}");
+    let from = row(&rows, "PREFECT_API_KEY");
+    assert_eq!(from[0], "********");
+    assert!(from[1].as_str().unwrap().starts_with("profile \"p\" of /"));
+    let file = row(&rows, "OTEL_EXPORTER_OTLP_LOGS_HEADERS_FILE");
+    assert_eq!(file, json!(["/run/secrets/otlp", "environment"]));
+}
+
+#[test]
+fn the_specifications_interval_is_named_where_it_is_used() {
+    let standard = [("OTEL_METRIC_EXPORT_INTERVAL", "15000")];
+    let own = row(&report(None, &standard, &[]), "SAMPLE_INTERVAL_SECONDS");
+    assert_eq!(own, json!([null, "OTEL_METRIC_EXPORT_INTERVAL"]));
+    let own = row(&report(None, &[], &[]), "SAMPLE_INTERVAL_SECONDS");
+    assert_eq!(own, json!(["30", "default"]));
+}
