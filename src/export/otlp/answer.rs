@@ -282,6 +282,7 @@ fn no_answer(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
         "frame",
         "protocol error",
         "http2 error",
+        "not negotiated",
         "h2",
     ]);
     let hint = match protocol {
