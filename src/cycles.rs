@@ -274,11 +274,11 @@ fn note_down(cycle: &Cycle) {
     match error.is_not_prefect() {
         true => tracing::warn!(
             %error,
-            "PREFECT_API_URL does not lead to the API of Prefect 3; gauges will be withheld, and the agent keeps trying"
+            "PREFECT_API_URL does not lead to the API of Prefect 3; its gauges are withheld until it does"
         ),
         false => tracing::warn!(
             %error,
-            "Prefect cannot be read; its gauges will be withheld, and the agent keeps trying"
+            "Prefect cannot be read; its gauges are withheld until it can be"
         ),
     }
 }

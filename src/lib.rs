@@ -20,6 +20,7 @@
 //!   memory; [`shutdown`]: its end.
 
 pub mod agent;
+mod cause;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;

@@ -33,20 +33,26 @@ pub(crate) fn problem(error: &(dyn Error + 'static), names: Names) -> Option<Pro
     let Names {
         address, trusted, ..
     } = names;
-    let hint = match cause {
+    let (cause, hint) = match cause {
         TlsError::InvalidCertificate(error) => return Some(certificate(error, names)),
-        TlsError::InvalidMessage(_) => {
+        TlsError::InvalidMessage(_) => (
+            "the answer is not TLS".to_owned(),
             format!(
                 "the server does not use TLS on this port: check the port of {address}, or begin it with http://"
-            )
-        }
-        TlsError::AlertReceived(_) => match names.own {
-            Some(own) => format!("the server may require a client certificate: set {own}"),
-            None => format!("the server refused the TLS connection: check {address}"),
-        },
-        _ => format!("check {trusted}, and the TLS settings of the server"),
+            ),
+        ),
+        TlsError::AlertReceived(_) => (
+            format!("the server refuses the TLS connection: {cause}"),
+            match names.own {
+                Some(own) => format!("the server may require a client certificate: set {own}"),
+                None => format!("check {address}"),
+            },
+        ),
+        _ => (
+            cause.to_string(),
+            format!("check {trusted}, and the TLS settings of the server"),
+        ),
     };
-    let cause = cause.to_string();
     Some(Problem { cause, hint })
 }
 

@@ -1,23 +1,24 @@
 //! Tries everything that a running agent needs, and says what to do about what fails.
 
+mod areas;
 mod machine;
 mod prefect;
 mod receivers;
 mod report;
 
-use std::future::Future;
 use std::io;
 use std::time::Duration;
 
+use crate::metrics::Options;
 use crate::settings::{self, Settings};
-use crate::telemetry::has_color;
+use crate::telemetry;
 use report::{Line, Report};
 
 /// No single request or answer is waited for longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Nor a whole step, with everything that it asks.
-const STEP: Duration = Duration::from_secs(15);
+/// Nor one with everything around it: waits that a server asks for, a token.
+const STEP: Duration = Duration::from_secs(10);
 
 /// How the report is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,10 +55,14 @@ pub async fn run(
     format: Format,
 ) -> io::Result<Verdict> {
     let stdout = io::stdout();
-    let colored = has_color(&stdout);
+    let colored = telemetry::has_colors(&stdout);
     let mut report = Report::new(stdout.lock(), format, colored);
-    let settings = match settings {
-        Ok(settings) => settings,
+    let usable = settings.and_then(|settings| {
+        let options = Options::new(&settings)?;
+        Ok((settings, options))
+    });
+    let (settings, options) = match usable {
+        Ok(usable) => usable,
         Err(error) => {
             report.add(Line::fail("settings", error.to_string()))?;
             for what in ["Prefect", "exporters", "port", "STATE_DIR"] {
@@ -80,7 +85,7 @@ pub async fn run(
     for warning in &settings.warnings {
         report.add(Line::warn("settings", warning))?;
     }
-    prefect::check(&settings, &mut report).await?;
+    prefect::check(&settings, &options, &mut report).await?;
     receivers::check(&settings, &mut report).await?;
     report.add(machine::port(settings.metrics_address).await)?;
     report.add(machine::state_dir(&settings))?;
@@ -88,10 +93,4 @@ pub async fn run(
         true => Verdict::Good,
         false => Verdict::Bad,
     })
-}
-
-/// The result of `step`, if it does not take too long.
-async fn bounded<T>(step: impl Future<Output = T>) -> Result<T, String> {
-    let result = tokio::time::timeout(STEP, step).await;
-    result.map_err(|_| format!("not done within {} s", STEP.as_secs()))
 }

@@ -1,5 +1,6 @@
 //! Whether Prefect can be read, and all of it.
 
+use std::future::Future;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,25 +8,21 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 
+use super::areas::{Area, Tried, areas, name};
 use super::report::{Line, Report};
-use super::{PATIENCE, bounded};
+use super::{PATIENCE, STEP};
 use crate::core::sections::Section;
 use crate::core::version;
 use crate::metrics::Options;
-use crate::prefect::objects::{Objects, Resource};
-use crate::prefect::request::{FlowRunFilter, Order, Page, Range, TaskRunFilter};
+use crate::prefect::request::{FlowRunFilter, Order};
 use crate::prefect::{Answer, Client, Error, Reply, Request, RequestObserver, RequestRecord};
-use crate::settings::{Prefect, Settings};
+use crate::settings::{Credentials, Prefect, Settings};
 
 /// `Date` has whole seconds, and an answer takes its time.
 const SAME_TIME: SignedDuration = SignedDuration::from_secs(3);
 
-const ONE: Page = Page {
-    offset: 0,
-    limit: 1,
-};
-
-const REST: [&str; 4] = ["version", "permissions", "clock", "page size"];
+/// The checks of this file, in their order.
+const CHECKS: [&str; 5] = ["Prefect", "version", "permissions", "clock", "page size"];
 
 /// Measures nothing.
 struct Unobserved;
@@ -34,15 +31,22 @@ impl RequestObserver for Unobserved {
     fn on_request(&self, _: &RequestRecord<'_>) {}
 }
 
-pub(super) async fn check<W: Write>(settings: &Settings, report: &mut Report<W>) -> io::Result<()> {
-    let url = &settings.prefect.api_url;
-    let options = match Options::new(settings) {
-        Ok(options) => options,
-        Err(error) => {
-            report.add(Line::fail("settings", error.to_string()))?;
-            return skip(report, "Prefect", "the settings cannot be used");
-        }
-    };
+/// What the first answer tells.
+struct First {
+    version: Option<Arc<str>>,
+    dated: Option<Dated>,
+    took: Duration,
+}
+
+/// A date of the server, when it was asked for, and how long that took.
+type Dated = (Timestamp, Timestamp, Duration);
+
+pub(super) async fn check<W: Write>(
+    settings: &Settings,
+    options: &Options,
+    report: &mut Report<W>,
+) -> io::Result<()> {
+    let url = settings.prefect.api_url.as_str();
     let short = Prefect {
         max_retries: 0,
         request_timeout: settings.prefect.request_timeout.min(PATIENCE),
@@ -50,221 +54,135 @@ pub(super) async fn check<W: Write>(settings: &Settings, report: &mut Report<W>)
     };
     let client = match Client::new(&short, Arc::new(Unobserved)) {
         Ok(client) => client,
+        Err(error) => return stop(report, failed("Prefect", &error)),
+    };
+    let first = match first(&client).await {
+        Ok(first) => first,
         Err(error) => {
-            report.add(failed("Prefect", &error))?;
-            return skip(report, "", CANNOT_BE_READ);
+            let line = failed("Prefect", &error);
+            return stop(report, line.hint_if(better_hint(&short, &error).await));
         }
     };
-    let (began, sent) = (Instant::now(), Timestamp::now());
-    let answer = match bounded(client.execute(&Request::Version)).await {
-        Ok(answer) => answer,
-        Err(late) => {
-            let request = format!("GET {url}/admin/version");
-            report.add(Line::fail("Prefect", format!("{request}: {late}")))?;
-            return skip(report, "", CANNOT_BE_READ);
-        }
-    };
-    let took = began.elapsed();
-    let answer = match answer {
-        Err(error) if !is_undecided(&error) => {
-            report.add(failed("Prefect", &error))?;
-            return skip(report, "", CANNOT_BE_READ);
-        }
-        answer => answer,
-    };
-    let areas = areas(settings, &options);
-    let results = match bounded(join_all(areas.iter().map(|area| area.try_it(&client)))).await {
+    if let Some(error) = first.version.as_deref().and_then(version::unsupported) {
+        report.add(first.line(url))?;
+        return stop(report, failed("version", &error));
+    }
+    let results = match read(&client, areas(settings, options)).await {
         Ok(results) => results,
-        Err(late) => {
-            report.add(Line::fail("Prefect", format!("{url}: {late}")))?;
-            return skip(report, "", CANNOT_BE_READ);
-        }
+        Err(line) => return stop(report, line),
     };
-    if let Some(error) = not_prefect(&results) {
-        report.add(failed("Prefect", error))?;
-        return skip(report, "", CANNOT_BE_READ);
-    }
-    let name = match answer.as_ref().map(|reply| &reply.answer) {
-        Ok(Answer::Version(version)) => format!("Prefect {version}"),
-        _ => "an API without a version, such as Prefect Cloud,".to_owned(),
-    };
-    let milliseconds = took.as_millis();
-    let detail = format!("{name} at {url} answers in {milliseconds} ms");
-    report.add(Line::ok("Prefect", detail))?;
-    if !report.add(version_line(answer.as_ref().ok()))? {
-        return skip(report, "version", "this version cannot be read");
-    }
+    report.add(first.line(url))?;
+    report.add(version_line(first.version.as_deref()))?;
     permissions(&results, report)?;
-    let dated = answer.ok().and_then(|reply| reply.date);
-    let dated = dated.map(|date| (date, sent, took));
-    report.add(clock(dated, &results))?;
-    report.add(page_size(&client, settings.prefect.pagination_limit).await)?;
+    report.add(clock(first.dated, &results))?;
+    report.add(page_size(&client, settings.prefect.pagination_limit).await)
+}
+
+/// The result of a request, if it does not take too long: the client waits for a server that
+/// asks to be left alone.
+pub(super) async fn bounded<T>(
+    request: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let result = tokio::time::timeout(STEP, request).await;
+    result.unwrap_or(Err(Error::Deadline(STEP)))
+}
+
+/// Adds a line that fails, and skips the checks after it.
+fn stop<W: Write>(report: &mut Report<W>, line: Line) -> io::Result<()> {
+    let failed = line.check;
+    let after = CHECKS.iter().skip_while(|name| **name != failed);
+    let since = format!("{failed} fails");
+    report.add(line)?;
+    for name in after.skip(1) {
+        report.add(Line::skipped(name, &since))?;
+    }
     Ok(())
 }
 
-const CANNOT_BE_READ: &str = "Prefect cannot be read";
-
-/// Skips what comes after `last`.
-fn skip<W: Write>(report: &mut Report<W>, last: &str, since: &str) -> io::Result<()> {
-    let position = REST.iter().position(|name| *name == last);
-    for name in &REST[position.map_or(0, |position| position + 1)..] {
-        report.add(Line::skipped(name, since))?;
+/// Asks for the version, which needs no database.
+async fn first(client: &Client) -> Result<First, Error> {
+    let (began, sent) = (Instant::now(), Timestamp::now());
+    let answer = bounded(client.execute(&Request::Version)).await;
+    let took = began.elapsed();
+    match answer {
+        Ok(Reply { answer, date }) => Ok(First {
+            version: match answer {
+                Answer::Version(version) => Some(version),
+                _ => None,
+            },
+            dated: date.map(|date| (date, sent, took)),
+            took,
+        }),
+        // Prefect Cloud does not tell it, and a key may lack the permission: the lists decide.
+        Err(Error::Status {
+            status: 403..=405, ..
+        }) => Ok(First {
+            version: None,
+            dated: None,
+            took,
+        }),
+        Err(error) => Err(error),
     }
-    Ok(())
+}
+
+/// What to do about an error that the settings tell more about.
+async fn better_hint(settings: &Prefect, error: &Error) -> Option<String> {
+    if let Error::Status { status: 401, .. } = error {
+        let hint = match &settings.credentials {
+            Credentials::None => {
+                "set PREFECT_API_KEY (Prefect Cloud), or PREFECT_API_AUTH_STRING to the server's user:password"
+            }
+            Credentials::Bearer(_) => {
+                "PREFECT_API_KEY is refused: create a new key; a server of your own uses PREFECT_API_AUTH_STRING instead"
+            }
+            Credentials::Basic { .. } => {
+                "PREFECT_API_AUTH_STRING is refused: set it to the PREFECT_SERVER_API_AUTH_STRING of the server"
+            }
+        };
+        return Some(hint.to_owned());
+    }
+    if !error.is_not_prefect() || settings.api_url.path().contains("/api") {
+        return None;
+    }
+    // The commonest mistake, if it is one: the address of the user interface.
+    let mut api_url = settings.api_url.clone();
+    api_url.set_path(&format!("{}/api", api_url.path().trim_end_matches('/')));
+    let there = Prefect {
+        api_url: api_url.clone(),
+        ..settings.clone()
+    };
+    let client = Client::new(&there, Arc::new(Unobserved)).ok()?;
+    let answer = first(&client).await.ok()?;
+    answer.version?;
+    Some(format!(
+        "the API is at {api_url}: set PREFECT_API_URL to that"
+    ))
+}
+
+impl First {
+    fn line(&self, url: &str) -> Line {
+        let name = match &self.version {
+            Some(version) => format!("Prefect {version}"),
+            None => "an API without a version, such as Prefect Cloud,".to_owned(),
+        };
+        let milliseconds = self.took.as_millis();
+        let detail = format!("{name} at {url} answers in {milliseconds} ms");
+        Line::ok("Prefect", detail)
+    }
+}
+
+/// Asks for something of each part of the API.
+async fn read(client: &Client, areas: Vec<Area>) -> Result<Vec<Tried>, Line> {
+    let asked = areas.iter().map(|area| area.try_it(client));
+    let results = join_all(asked).await;
+    match not_prefect(&results) {
+        Some(error) => Err(failed("Prefect", error)),
+        None => Ok(results),
+    }
 }
 
 fn failed(what: &'static str, error: &Error) -> Line {
     Line::fail(what, error.problem()).hint_if(error.hint())
-}
-
-/// Prefect Cloud does not tell its version, and a key may lack the permission: the lists decide.
-fn is_undecided(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Status {
-            status: 403..=405,
-            ..
-        }
-    )
-}
-
-/// A part of the API that the agent reads.
-struct Area {
-    section: Section,
-    request: Request,
-    /// Asked next, of an object in the answer.
-    then: Option<fn(&Answer) -> Option<Request>>,
-}
-
-/// How reading it went.
-struct Tried {
-    section: Section,
-    answer: Result<Reply, Error>,
-    /// When it was asked, and how long that took.
-    sent: Timestamp,
-    took: Duration,
-}
-
-impl Area {
-    async fn try_it(&self, client: &Client) -> Tried {
-        let (began, sent) = (Instant::now(), Timestamp::now());
-        let mut answer = client.execute(&self.request).await;
-        let took = began.elapsed();
-        let answered = answer.as_ref().ok().map(|reply| &reply.answer);
-        let next = self
-            .then
-            .zip(answered)
-            .and_then(|(then, answer)| then(answer));
-        if let Some(request) = next
-            && let Err(error) = client.execute(&request).await
-        {
-            answer = Err(error);
-        }
-        Tried {
-            section: self.section,
-            answer,
-            sent,
-            took,
-        }
-    }
-}
-
-/// Everything that the agent asks with these settings, as small as can be.
-fn areas(settings: &Settings, options: &Options) -> Vec<Area> {
-    let now = Timestamp::now();
-    let list = |section, resource| Area {
-        section,
-        request: Request::List {
-            resource,
-            page: ONE,
-        },
-        then: None,
-    };
-    let counted = |section, resource, then| Area {
-        then: Some(then),
-        ..list(section, resource)
-    };
-    let single = |section, request| Area {
-        section,
-        request,
-        then: None,
-    };
-    let ended = FlowRunFilter {
-        end_time: Range::after(now),
-        ..FlowRunFilter::default()
-    };
-    let newest_run = Request::FlowRuns {
-        filter: FlowRunFilter::default(),
-        order: Order::Id,
-        limit: 1,
-    };
-    let mut areas = vec![
-        Area {
-            section: Section::ActiveRuns,
-            request: newest_run,
-            then: Some(states_of_a_run),
-        },
-        single(Section::FinishedRuns, Request::CountFlowRuns(ended)),
-        counted(Section::Deployments, Resource::Deployments, |_| {
-            Some(Request::Count(Resource::Deployments))
-        }),
-        counted(Section::Flows, Resource::Flows, |_| {
-            Some(Request::Count(Resource::Flows))
-        }),
-        counted(Section::WorkPools, Resource::WorkPools, |_| {
-            Some(Request::Count(Resource::WorkPools))
-        }),
-        list(Section::WorkQueues, Resource::WorkQueues),
-        Area {
-            section: Section::Workers,
-            then: Some(workers_of_a_pool),
-            ..list(Section::Workers, Resource::WorkPools)
-        },
-        list(Section::ConcurrencyLimits, Resource::GlobalLimits),
-        list(Section::ConcurrencyLimits, Resource::TagLimits),
-        counted(Section::Automations, Resource::Automations, |_| {
-            Some(Request::Count(Resource::Automations))
-        }),
-        single(
-            Section::RunHistory,
-            Request::RunHistory {
-                since: now - SignedDuration::from_secs(60),
-                until: now,
-            },
-        ),
-    ];
-    if settings.sampling.task_runs {
-        let filter = TaskRunFilter {
-            end_time: Range::after(now),
-            ..TaskRunFilter::default()
-        };
-        let request = Request::TaskRuns { filter, page: ONE };
-        areas.push(single(Section::TaskRuns, request));
-    }
-    let unused = options.unused_sections();
-    // Flow runs are read in any case: events come from them.
-    areas.retain(|area| area.section.matters() || !unused.contains(&area.section));
-    areas
-}
-
-fn states_of_a_run(answer: &Answer) -> Option<Request> {
-    let Answer::FlowRuns(runs) = answer else {
-        return None;
-    };
-    let run = runs.items.first()?;
-    Some(Request::FlowRunStates(Arc::clone(&run.id)))
-}
-
-fn workers_of_a_pool(answer: &Answer) -> Option<Request> {
-    let Answer::Objects(Objects::WorkPools(pools)) = answer else {
-        return None;
-    };
-    let pool = pools.items.first()?.name.value()?;
-    Some(Request::Workers {
-        pool: Arc::clone(pool),
-        since: Timestamp::now(),
-        page: ONE,
-    })
 }
 
 /// Why none of the lists that every server has can be read.
@@ -276,23 +194,18 @@ fn not_prefect(results: &[Tried]) -> Option<&Error> {
     errors.iter().find(wrong).copied()
 }
 
-fn version_line(reply: Option<&Reply>) -> Line {
-    let Some(Answer::Version(text)) = reply.map(|reply| &reply.answer) else {
-        return Line::ok(
-            "version",
-            "not reported; Prefect Cloud is always recent enough",
-        );
+fn version_line(version: Option<&str>) -> Line {
+    let Some(version) = version else {
+        let detail = "not reported; Prefect Cloud is always recent enough";
+        return Line::ok("version", detail);
     };
-    if let Some(error) = version::unsupported(text) {
-        return failed("version", &error);
-    }
-    let missing = version::missing(text);
+    let missing = version::missing(version);
     match missing.is_empty() {
         true => Line::ok(
             "version",
-            format!("{text} has everything that the agent reads"),
+            format!("{version} has everything that the agent reads"),
         ),
-        false => Line::warn("version", format!("{text} lacks {}", missing.join("; ")))
+        false => Line::warn("version", format!("{version} lacks {}", missing.join("; ")))
             .hint("the other metrics are complete"),
     }
 }
@@ -333,27 +246,8 @@ fn permissions<W: Write>(results: &[Tried], report: &mut Report<W>) -> io::Resul
     Ok(())
 }
 
-fn name(section: Section) -> &'static str {
-    match section {
-        Section::ActiveRuns
-        | Section::ScheduledRuns
-        | Section::FinishedRuns
-        | Section::FailedRuns => "flow runs",
-        Section::Server => "the version",
-        Section::Deployments => "deployments",
-        Section::Flows => "flows",
-        Section::WorkPools => "work pools",
-        Section::WorkQueues => "work queues",
-        Section::Workers => "workers",
-        Section::ConcurrencyLimits => "concurrency limits",
-        Section::Automations => "automations",
-        Section::RunHistory => "the run history",
-        Section::TaskRuns => "task runs",
-    }
-}
-
 /// Compares the server's clock with this machine's, by an answer that has a date.
-fn clock(dated: Option<(Timestamp, Timestamp, Duration)>, results: &[Tried]) -> Line {
+fn clock(dated: Option<Dated>, results: &[Tried]) -> Line {
     let mut others = results.iter().filter_map(|tried| {
         let date = tried.answer.as_ref().ok()?.date?;
         Some((date, tried.sent, tried.took))
@@ -387,11 +281,7 @@ async fn page_size(client: &Client, wanted: usize) -> Line {
         order: Order::Id,
         limit: wanted,
     };
-    let answer = match bounded(client.execute(&request)).await {
-        Ok(answer) => answer,
-        Err(late) => return Line::fail("page size", late),
-    };
-    match answer {
+    match bounded(client.execute(&request)).await {
         Ok(_) => Line::ok("page size", format!("{wanted} objects per page")),
         Err(error) => match error.page_limit() {
             Some(limit) => {

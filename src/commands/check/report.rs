@@ -47,7 +47,7 @@ impl Status {
 #[derive(Debug, Serialize)]
 pub(super) struct Line {
     status: Status,
-    check: &'static str,
+    pub(super) check: &'static str,
     detail: String,
     /// What to do about it.
     hint: Option<String>,
@@ -136,15 +136,13 @@ impl<W: Write> Report<W> {
         }
     }
 
-    /// Adds a line; `false` if it says that something fails.
-    pub(super) fn add(&mut self, line: Line) -> io::Result<bool> {
+    pub(super) fn add(&mut self, line: Line) -> io::Result<()> {
         if self.format == Format::Text {
             self.out.write_all(line.text(self.colored).as_bytes())?;
             self.out.flush()?;
         }
-        let fails = line.status == Status::Fail;
         self.lines.push(line);
-        Ok(!fails)
+        Ok(())
     }
 
     /// Ends it; `false` if anything fails.

@@ -14,6 +14,7 @@ use super::answer::{self, Accepted, Failure, Then};
 use super::details;
 use super::secrets::Secrets;
 use super::transport::{self, Transport};
+use crate::cause::innermost;
 use crate::settings::{Otlp, Protocol, Signal};
 
 /// Why a receiver does not take OTLP.
@@ -107,7 +108,7 @@ fn request<T>(otlp: &Otlp, message: T) -> tonic::Request<T> {
 
 fn unusable(error: &(dyn std::error::Error + 'static)) -> Failure {
     Failure {
-        cause: answer::innermost(error),
+        cause: innermost(error),
         hint: None,
         then: Then::Stop,
     }
