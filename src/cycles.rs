@@ -295,7 +295,7 @@ fn note_down(cycle: &Cycle) {
         ),
         false => tracing::warn!(
             %error,
-            "Prefect cannot be read; its gauges will be withheld, and the agent keeps trying"
+            "Prefect cannot be read; its gauges are withheld until it can be"
         ),
     }
 }

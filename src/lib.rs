@@ -22,6 +22,7 @@
 //!   [`shutdown`]: its shutdown.
 
 pub mod agent;
+mod cause;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;

@@ -1,7 +1,5 @@
 //! The agent's own logs (on stderr, and by OTLP where wanted) and traces.
 
-use std::io::IsTerminal;
-
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_sdk::logs::SdkLoggerProvider;
@@ -95,13 +93,6 @@ fn logger_provider(settings: &Settings) -> Result<Option<SdkLoggerProvider>, Err
     Ok(Some(provider.build()))
 }
 
-/// Whether colors may be written to `stream`: to a terminal, unless `NO_COLOR` is set.
-/// <https://no-color.org>
-pub fn has_color(stream: &impl IsTerminal) -> bool {
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    !no_color && stream.is_terminal()
-}
-
 fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + Send + Sync> {
     // The SDK reports what the agent reports too, and at every push: only for who debugs.
     let sdk = if log.level >= LevelFilter::DEBUG {
@@ -118,7 +109,7 @@ fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + 
     match log.format {
         LogFormat::Text => fmt::layer()
             .with_writer(std::io::stderr)
-            .with_ansi(has_color(&std::io::stderr()))
+            .with_ansi(has_colors(&std::io::stderr()))
             .with_filter(targets)
             .boxed(),
         LogFormat::Json => fmt::layer()
@@ -127,6 +118,12 @@ fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + 
             .with_filter(targets)
             .boxed(),
     }
+}
+
+/// Whether `stream` is a terminal that is to have colours. <https://no-color.org>
+pub(crate) fn has_colors(stream: &impl std::io::IsTerminal) -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !unwanted
 }
 
 impl Telemetry {

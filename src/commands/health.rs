@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::cause::innermost;
+
 /// A health check that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -30,7 +32,7 @@ impl Probe {
 pub enum Error {
     /// There is no answer.
     #[error("no answer from {0}: {1}")]
-    NoAnswer(String, reqwest::Error),
+    NoAnswer(String, String),
     /// The agent answers that it is not healthy.
     #[error("{0}: {1}")]
     Unhealthy(String, String),
@@ -49,7 +51,7 @@ pub async fn ask(mut address: SocketAddr, probe: Probe) -> Result<(), Error> {
         });
     }
     let url = format!("http://{address}{}", probe.path());
-    let no_answer = |error| Error::NoAnswer(url.clone(), error);
+    let no_answer = |error: reqwest::Error| Error::NoAnswer(url.clone(), innermost(&error));
     let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy();
     let client = client.build().map_err(no_answer)?;
     let answer = client.get(&url).send().await.map_err(no_answer)?;

@@ -6,10 +6,11 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
-use opentelemetry_proto::tonic::metrics::v1::{NumberDataPoint, number_data_point};
+use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint, number_data_point};
 
 use crate::cycles::{self, Cycles};
 use crate::docgen;
@@ -141,68 +142,97 @@ async fn with_progress<T>(what: &str, work: impl Future<Output = T>) -> T {
     }
 }
 
-/// The metrics as columns.
+/// The metrics as columns: those of Prefect first, then those of the agent itself.
 fn table(request: &ExportMetricsServiceRequest) -> String {
-    let scopes = request
-        .resource_metrics
-        .iter()
-        .flat_map(|resource| &resource.scope_metrics);
-    let mut lines = Vec::new();
-    for metric in scopes.flat_map(|scope| &scope.metrics) {
-        let mut add = |attributes: &[KeyValue], value: String| {
-            let value = match metric.unit.starts_with('{') {
-                // `{run}` counts runs: the name says so.
-                true => value,
-                false => format!("{value} {}", metric.unit.trim_matches('1')),
-            };
-            lines.push(vec![
-                metric.name.clone(),
-                pairs(attributes),
-                value.trim().to_owned(),
-            ]);
-        };
-        let mut numbers = |points: &[NumberDataPoint]| {
-            for point in points {
-                add(&point.attributes, number(point));
-            }
-        };
-        match &metric.data {
-            Some(Data::Gauge(gauge)) => numbers(&gauge.data_points),
-            Some(Data::Sum(sum)) => numbers(&sum.data_points),
-            Some(Data::Histogram(histogram)) => {
-                for point in &histogram.data_points {
-                    add(&point.attributes, measured(point.count, point.sum));
-                }
-            }
-            Some(Data::ExponentialHistogram(histogram)) => {
-                for point in &histogram.data_points {
-                    add(&point.attributes, measured(point.count, point.sum));
-                }
-            }
-            Some(Data::Summary(_)) | None => {}
-        }
-    }
-    lines.sort();
+    let scopes = request.resource_metrics.iter();
+    let scopes = scopes.flat_map(|resource| &resource.scope_metrics);
+    let metrics = scopes.flat_map(|scope| &scope.metrics);
+    let mut rows: Vec<_> = metrics.flat_map(rows).collect();
+    rows.sort_by_cached_key(|row| {
+        let of_prefect =
+            |name: &String| name.starts_with("prefect.") && !name.starts_with("prefect.agent.");
+        (!row.first().is_some_and(of_prefect), row.clone())
+    });
     let titles = ["METRIC", "ATTRIBUTES", "VALUE"]
         .map(str::to_owned)
         .to_vec();
-    lines.insert(0, titles);
-    docgen::columns(&lines)
+    rows.insert(0, titles);
+    docgen::columns(&rows)
 }
 
-fn number(point: &NumberDataPoint) -> String {
-    match point.value {
-        Some(number_data_point::Value::AsDouble(value)) => value.to_string(),
-        Some(number_data_point::Value::AsInt(value)) => value.to_string(),
-        None => String::new(),
+/// A row for each point of a metric.
+fn rows(metric: &Metric) -> Vec<Vec<String>> {
+    let row = |attributes: &[KeyValue], value: String| {
+        vec![metric.name.clone(), pairs(attributes), value]
+    };
+    let numbers = |points: &[NumberDataPoint]| {
+        let number = |point: &NumberDataPoint| number(point, &metric.unit);
+        let rows = points
+            .iter()
+            .map(|point| row(&point.attributes, number(point)));
+        rows.collect()
+    };
+    match &metric.data {
+        Some(Data::Gauge(gauge)) => numbers(&gauge.data_points),
+        Some(Data::Sum(sum)) => numbers(&sum.data_points),
+        Some(Data::Histogram(histogram)) => {
+            let points = histogram.data_points.iter();
+            let rows = points.map(|point| {
+                row(
+                    &point.attributes,
+                    measured(point.count, point.sum, &metric.unit),
+                )
+            });
+            rows.collect()
+        }
+        Some(Data::ExponentialHistogram(histogram)) => {
+            let points = histogram.data_points.iter();
+            let rows = points.map(|point| {
+                row(
+                    &point.attributes,
+                    measured(point.count, point.sum, &metric.unit),
+                )
+            });
+            rows.collect()
+        }
+        // The SDK has no summaries.
+        Some(Data::Summary(_)) | None => Vec::new(),
+    }
+}
+
+/// A number with its unit, as it is read: times since 1970 are dates.
+fn number(point: &NumberDataPoint, unit: &str) -> String {
+    let value = match point.value {
+        Some(number_data_point::Value::AsDouble(value)) => value,
+        Some(number_data_point::Value::AsInt(value)) => value as f64,
+        None => return String::new(),
+    };
+    let date = (unit == "s" && value > 1e9)
+        .then(|| Timestamp::from_second(value as i64).ok())
+        .flatten();
+    match date {
+        Some(date) => date.to_string(),
+        None => with_unit(value, unit),
+    }
+}
+
+/// At most three decimals. `{run}` counts runs: the name says so.
+fn with_unit(value: f64, unit: &str) -> String {
+    let rounded = (value * 1e3).round() / 1e3;
+    match unit.starts_with('{') || unit == "1" || unit.is_empty() {
+        true => rounded.to_string(),
+        false => format!("{rounded} {unit}"),
     }
 }
 
 /// A histogram in short: how many values, and their mean.
-fn measured(count: u64, sum: Option<f64>) -> String {
+fn measured(count: u64, sum: Option<f64>, unit: &str) -> String {
     let values = if count == 1 { "value" } else { "values" };
     match sum {
-        Some(sum) if count > 0 => format!("{count} {values}, mean {:.3}", sum / count as f64),
+        Some(sum) if count > 0 => {
+            let mean = with_unit(sum / count as f64, unit);
+            format!("{count} {values}, mean {mean}")
+        }
         _ => format!("{count} {values}"),
     }
 }
@@ -227,4 +257,27 @@ fn text(value: Option<&AnyValue>) -> String {
         _ => Ok(()),
     };
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short_and_times_are_dates() {
+        let number = |value, unit| {
+            let value = Some(number_data_point::Value::AsDouble(value));
+            number(
+                &NumberDataPoint {
+                    value,
+                    ..NumberDataPoint::default()
+                },
+                unit,
+            )
+        };
+        assert_eq!(number(3.0, "{run}"), "3");
+        assert_eq!(number(0.001_221_886, "s"), "0.001 s");
+        assert_eq!(number(1_795_308_186.97, "s"), "2026-11-22T00:43:06Z");
+        assert_eq!(measured(2, Some(3.0), "s"), "2 values, mean 1.5 s");
+    }
 }

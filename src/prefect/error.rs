@@ -10,6 +10,7 @@ use reqwest::header::{LOCATION, RETRY_AFTER};
 
 use super::body::{excerpt, printable};
 use super::http_date;
+use crate::cause::innermost;
 use crate::tls;
 
 /// Why a request to Prefect failed. The text contains the request and a hint.
@@ -341,15 +342,6 @@ impl Error {
     pub(super) fn asks_for_csrf(&self) -> bool {
         matches!(self, Error::Status { status: 403, detail, .. } if detail.contains("CSRF"))
     }
-}
-
-/// The innermost cause, which is the most specific one; reqwest's own text repeats the URL.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 /// `Retry-After` is a number of seconds, or a date, which is relative to the server's `Date` (RFC

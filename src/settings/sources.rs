@@ -116,8 +116,11 @@ impl Merged {
             merged.add_profile(sources);
         }
         for setting in SETTINGS {
-            if let Some(default) = setting.default {
-                merged.set_if_unset(setting.name, default, Origin::Default);
+            let Some(default) = setting.default else {
+                continue;
+            };
+            if !merged.values.contains_key(setting.name) {
+                merged.set(setting.name.to_owned(), default.to_owned(), Origin::Default);
             }
         }
         Ok(merged)
@@ -127,12 +130,6 @@ impl Merged {
     fn set(&mut self, name: String, value: String, origin: Origin) {
         if !value.is_empty() {
             self.values.insert(name, Written { value, origin });
-        }
-    }
-
-    fn set_if_unset(&mut self, name: &str, value: &str, origin: Origin) {
-        if !self.values.contains_key(name) {
-            self.set(name.to_owned(), value.to_owned(), origin);
         }
     }
 
@@ -185,12 +182,14 @@ impl Merged {
         };
         let credentials = ["PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"];
         let has_credentials = credentials.into_iter().any(is_set);
-        let wanted = profile::SETTINGS
-            .into_iter()
-            .filter(|name| !is_set(name) && !(has_credentials && credentials.contains(name)));
-        for name in wanted.collect::<Vec<_>>() {
+        let is_overridden =
+            |name: &str| is_set(name) || (has_credentials && credentials.contains(&name));
+        let mut wanted = profile::SETTINGS.to_vec();
+        wanted.retain(|name| !is_overridden(name));
+        for name in wanted {
             if let Some(value) = values.get(name) {
-                self.set_if_unset(name, value, Origin::Profile(profile.clone()));
+                let origin = Origin::Profile(profile.clone());
+                self.set(name.to_owned(), value.clone(), origin);
             }
         }
         self.profile = Some(profile);

@@ -246,7 +246,7 @@ async fn from_a_wrong_key_url_port_and_collector_to_the_fix_at_real_servers() {
         }
         // The project's collector has a pipeline for metrics alone: it says so.
         let checked = check(&url, &[right, OTLP, protocol, traces, (name, to)]).await;
-        checked.fails("OTLP traces", "", "check OTEL_EXPORTER_OTLP_ENDPOINT");
+        checked.fails("OTLP traces", "", "set OTEL_TRACES_EXPORTER=none");
     }
 }
 
@@ -442,13 +442,15 @@ async fn from_each_bad_certificate_to_the_fix() {
             ];
             if let Some(trusted) = &trusted {
                 settings.push(("OTEL_EXPORTER_OTLP_CERTIFICATE", trusted));
-                settings.push(("SSL_CERT_FILE", trusted));
+                settings.push(("PREFECT_API_SSL_CERT_FILE", trusted));
             }
             let checked = check(&url, &settings).await;
             if reason.is_empty() {
                 checked.passes("Prefect");
-                if protocol != "grpc" {
-                    checked.passes("OTLP metrics");
+                // The receiver speaks HTTP alone.
+                match protocol {
+                    "grpc" => checked.fails("OTLP metrics", "", "this looks like an HTTP port"),
+                    _ => checked.passes("OTLP metrics"),
                 }
                 continue;
             }

@@ -1,5 +1,8 @@
 //! Arguments and exit codes.
 
+use std::process::Command;
+
+use crate::support::prefect::free_port;
 use crate::support::process::agent_command;
 
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
@@ -76,6 +79,45 @@ fn metrics_and_settings_are_printed_as_they_stand_in_the_documentation() {
         assert_eq!(print("table").lines().count(), rows + 1);
         assert!(rows > 30);
     }
+}
+
+#[test]
+fn health_asks_the_address_of_its_own_flags_and_says_why_there_is_no_answer() {
+    let port = free_port().to_string();
+    let flags = [
+        "health",
+        "--metrics-port",
+        &port,
+        "--metrics-addr",
+        "127.0.0.1",
+    ];
+    let (code, _, stderr) = run(&flags, &[("METRICS_PORT", "1")]);
+    assert_eq!(code, Some(1));
+    let expected = format!("no answer from http://127.0.0.1:{port}/healthz: Connection refused");
+    assert!(stderr.contains(&expected), "{stderr}");
+}
+
+#[test]
+fn colours_are_for_terminals_and_not_with_no_color() {
+    let agent = env!("CARGO_BIN_EXE_prefect-otel-agent");
+    let on_a_terminal = |no_color: &str| {
+        // `script` gives the command a terminal.
+        let output = Command::new("script")
+            .args(["--quiet", "--command"])
+            .arg(format!("{agent} check --max-retries many"))
+            .arg("/dev/null")
+            .env("NO_COLOR", no_color)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let colored = on_a_terminal("");
+    assert!(colored.contains("\u{1b}[31mFAIL"), "{colored:?}");
+    let plain = on_a_terminal("1");
+    assert!(
+        plain.contains("FAIL") && !plain.contains('\u{1b}'),
+        "{plain:?}"
+    );
 }
 
 #[test]

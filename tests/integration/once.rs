@@ -6,8 +6,10 @@ use serde_json::Value;
 
 use crate::support::page::Page;
 use crate::support::prefect::free_port;
-use crate::support::process::agent_command;
+use crate::support::process::{agent_command, fetch, wait_for};
+use crate::support::programs::programs;
 use crate::support::small_stub;
+use crate::support::stack::Collector;
 
 async fn once(url: &str, settings: &[(&str, &str)], format: &str) -> Output {
     let mut all = vec![("PREFECT_API_URL", url), ("MAX_RETRIES", "0")];
@@ -51,10 +53,7 @@ async fn one_cycle_is_printed_in_each_format_and_leaves_no_trace() {
         .unwrap();
     assert_eq!(&up[column..], "1");
     let values_are_aligned = |line: &&str| line.chars().nth(column - 1) == Some(' ');
-    assert!(
-        lines.iter().all(|line| values_are_aligned(&line)),
-        "{lines:#?}"
-    );
+    assert!(lines.iter().all(values_are_aligned), "{lines:#?}");
 
     let json = once(&stub.url, &settings, "otlp-json").await;
     assert!(json.status.success(), "{json:?}");
@@ -99,4 +98,30 @@ async fn a_prefect_that_cannot_be_read_is_exit_code_1_and_one_line_that_says_why
     assert_eq!(lines.len(), 1, "{lines:#?}");
     assert!(lines[0].contains("Connection refused"), "{}", lines[0]);
     assert!(lines[0].contains("nothing listens there"), "{}", lines[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_collector_reads_its_json() {
+    let Some(programs) = programs("the_real_collector_reads_its_json") else {
+        return;
+    };
+    let stub = small_stub().await;
+    let json = once(&stub.url, &[], "otlp-json").await.stdout;
+    let arrives = move || {
+        let collector = Collector::start(&programs);
+        let answer = reqwest::blocking::Client::new()
+            .post(format!("{}/v1/metrics", collector.otlp))
+            .header("content-type", "application/json")
+            .body(json)
+            .send()
+            .unwrap();
+        assert_eq!(answer.status(), 200, "{:?}", answer.text());
+        let page = format!("http://{}/metrics", collector.metrics);
+        wait_for("the metrics", || {
+            let text = fetch(&page).unwrap().text().unwrap();
+            Page::parse(&text).value("prefect_up", &[])
+        })
+    };
+    let up = tokio::task::spawn_blocking(arrives).await.unwrap();
+    assert_eq!(up, 1.0);
 }

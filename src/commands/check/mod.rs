@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::metrics::Options;
 use crate::settings::{self, Settings};
-use crate::telemetry::has_color;
+use crate::telemetry;
 use report::{Line, Report};
 
 /// No single request or answer is waited for longer.
@@ -55,7 +55,7 @@ pub async fn run(
     format: Format,
 ) -> io::Result<Verdict> {
     let stdout = io::stdout();
-    let colored = has_color(&stdout);
+    let colored = telemetry::has_colors(&stdout);
     let mut report = Report::new(stdout.lock(), format, colored);
     let usable = settings.and_then(|settings| {
         let options = Options::new(&settings)?;

@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use crate::cause::innermost;
 use crate::settings::Protocol;
 use crate::tls;
 
@@ -282,6 +283,7 @@ fn no_answer(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
         "frame",
         "protocol error",
         "http2 error",
+        "not negotiated",
         "h2",
     ]);
     let hint = match protocol {
@@ -304,15 +306,6 @@ fn no_answer(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
         hint: Some(Cow::Borrowed(hint)),
         then: Then::Retry,
     }
-}
-
-/// The innermost cause, which is the most specific one.
-pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 /// The start of `text` on one line, without control characters.

@@ -14,6 +14,7 @@ use super::answer::{self, Accepted, Failure, Then};
 use super::details;
 use super::secrets::Secrets;
 use super::transport::{self, Transport};
+use crate::cause::innermost;
 use crate::settings::{Otlp, Protocol, Signal};
 
 /// Why a receiver does not take OTLP.
@@ -44,8 +45,8 @@ pub async fn probe(otlp: &Otlp, signal: Signal, patience: Duration) -> Result<St
         (Protocol::Grpc, Signal::Traces | Signal::Logs) => over_grpc(&otlp, signal).await,
     };
     let accepted = sent.map_err(|failure| Refusal {
+        hint: lacking(signal, &failure.cause).or(failure.hint),
         reason: failure.cause,
-        hint: failure.hint,
     })?;
     let mut answer = match otlp.protocol {
         Protocol::HttpProtobuf => "HTTP 200".to_owned(),
@@ -58,6 +59,23 @@ pub async fn probe(otlp: &Otlp, signal: Signal, patience: Duration) -> Result<St
         answer += &format!(": {}", accepted.message);
     }
     Ok(answer)
+}
+
+/// What to do about a receiver of metrics that takes nothing else, as a collector without another
+/// pipeline.
+fn lacking(signal: Signal, cause: &str) -> Option<Cow<'static, str>> {
+    let is_lacking = ["HTTP 404", "gRPC Unimplemented"];
+    let is_lacking = is_lacking.iter().any(|start| cause.starts_with(start));
+    let (what, setting) = match signal {
+        Signal::Metrics => return None,
+        Signal::Traces => ("traces", "OTEL_TRACES_EXPORTER"),
+        Signal::Logs => ("logs", "OTEL_LOGS_EXPORTER"),
+    };
+    is_lacking.then(|| {
+        Cow::Owned(format!(
+            "add a pipeline for {what} to the collector, or set {setting}=none"
+        ))
+    })
 }
 
 async fn through_transport(otlp: &Otlp, patience: Duration) -> Result<Accepted, Failure> {
@@ -107,7 +125,7 @@ fn request<T>(otlp: &Otlp, message: T) -> tonic::Request<T> {
 
 fn unusable(error: &(dyn std::error::Error + 'static)) -> Failure {
     Failure {
-        cause: answer::innermost(error),
+        cause: innermost(error),
         hint: None,
         then: Then::Stop,
     }

@@ -23,6 +23,7 @@ use tonic::{Status, TimeoutExpired};
 use super::answer::{self, Accepted, Failure, Refusal, Then};
 use super::details::{self, Readable};
 use super::secrets::Secrets;
+use crate::cause::innermost;
 use crate::export::Error;
 use crate::settings::{Compression, Otlp, Protocol};
 
@@ -87,8 +88,7 @@ impl Transport {
                 })
             }
             Protocol::Grpc => {
-                let channel =
-                    channel(otlp).map_err(|error| Error::Otlp(answer::innermost(&error)))?;
+                let channel = channel(otlp).map_err(|error| Error::Otlp(innermost(&error)))?;
                 let mut client = MetricsServiceClient::new(details::readable(channel))
                     .accept_compressed(CompressionEncoding::Gzip)
                     .max_decoding_message_size(LARGEST_ANSWER);
