@@ -23,6 +23,11 @@ pub(super) const IS_PAUSED: &str = "is_paused";
 pub(super) const STATUS: &str = "status";
 pub(super) const TYPE: &str = "type";
 
+/// The second name of `prefect.deployment.failed_flow_runs`. No release of the Python exporter
+/// emits it, and failed runs can be most of a page, so it is off unless `METRICS_INCLUDE` asks
+/// for it.
+pub(super) const LAST_FAILED_FLOW_RUN: &str = "prefect.deployment.last_failed_flow_run";
+
 static TRUE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("True"));
 static FALSE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("False"));
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::compatible::{
-    DEPLOYMENT_NAME, FLOW_NAME, FLOW_RUN_NAME, STATE_NAME, STATE_TYPE, WORK_POOL_NAME,
-    WORK_QUEUE_NAME, family,
+    DEPLOYMENT_NAME, FLOW_NAME, FLOW_RUN_NAME, LAST_FAILED_FLOW_RUN, STATE_NAME, STATE_TYPE,
+    WORK_POOL_NAME, WORK_QUEUE_NAME, family,
 };
 use super::points::unix_seconds;
 use super::{Buckets, Family, Points, View};
@@ -93,8 +93,8 @@ pub(super) const FAMILIES: &[Family] = &[
         failed,
     ),
     family(
-        "prefect.deployment.last_failed_flow_run",
-        FAILED_HELP,
+        LAST_FAILED_FLOW_RUN,
+        "The series of prefect_deployment_failed_flow_runs under another name. Exported only if METRICS_INCLUDE matches this one.",
         FAILED_LABELS,
         FAILED,
         failed,

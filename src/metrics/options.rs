@@ -7,7 +7,7 @@ use std::time::Duration;
 use opentelemetry::{Key, KeyValue};
 use wildmatch::WildMatch;
 
-use super::compatible::{DEPLOYMENT_NAME, FLOW_NAME, FLOW_RUN_NAME};
+use super::compatible::{DEPLOYMENT_NAME, FLOW_NAME, FLOW_RUN_NAME, LAST_FAILED_FLOW_RUN};
 use super::{Buckets, Family, Source, catalogue};
 use crate::core::sections::Section;
 use crate::core::snapshot::Snapshot;
@@ -52,7 +52,10 @@ impl Options {
         let chosen = catalogue()
             .filter(|family| tasks || !family.is_of_task_runs())
             .map(|family| family.name)
-            .filter(|name| metrics.include.is_empty() || included.contains(name))
+            .filter(|name| match metrics.include.is_empty() {
+                true => *name != LAST_FAILED_FLOW_RUN,
+                false => included.contains(name),
+            })
             .filter(|name| !excluded.contains(name))
             .collect();
         check_keys(metrics)?;

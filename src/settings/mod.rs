@@ -253,7 +253,7 @@ fn prefect(reader: &Reader) -> Result<Prefect, Error> {
         max_concurrent_requests: reader
             .required("MAX_CONCURRENT_REQUESTS", |text| whole(text, 1, 64))?,
         pagination_enabled: reader.required("PAGINATION_ENABLED", boolean)?,
-        pagination_limit: reader.required("PAGINATION_LIMIT", |text| whole(text, 1, 200))?,
+        pagination_limit: reader.required("PAGINATION_LIMIT", |text| whole(text, 1, 1_000_000))?,
     })
 }
 

@@ -156,8 +156,8 @@ pub static SETTINGS: &[Setting] = &[
     plain(
         "PAGINATION_LIMIT",
         Some("200"),
-        "a whole number from 1 to 200 (the server refuses more)",
-        "Objects per page. If the server allows fewer, its own limit is used.",
+        "a whole number from 1 to 1000000",
+        "Objects per page. If the server allows fewer (200 by default), its own limit is used.",
     ),
     plain(
         "SAMPLE_INTERVAL_SECONDS",
@@ -223,7 +223,7 @@ pub static SETTINGS: &[Setting] = &[
         "METRICS_INCLUDE",
         None,
         NAMES,
-        "The metrics to export; all of them if it is not set.",
+        "The metrics to export. If it is not set: all but `prefect_deployment_last_failed_flow_run`.",
     ),
     plain(
         "METRICS_EXCLUDE",

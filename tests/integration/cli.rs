@@ -16,9 +16,9 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String
 fn a_bad_setting_is_exit_code_2_and_one_line() {
     for (arguments, environment, expected) in [
         (
-            &["--pagination-limit", "500"][..],
+            &["--pagination-limit", "0"][..],
             &[][..],
-            "PAGINATION_LIMIT: \"500\"",
+            "PAGINATION_LIMIT: \"0\"",
         ),
         (&[], &[("MAX_RETRIES", "many")], "MAX_RETRIES: \"many\""),
         (&["--config", "/nonexistent.toml"], &[], "/nonexistent.toml"),

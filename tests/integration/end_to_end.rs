@@ -59,17 +59,17 @@ impl Expectation {
 }
 
 /// What was created, by name.
-struct World {
-    server: Server,
+pub(crate) struct World {
+    pub(crate) server: Server,
     /// Ids of flow runs by a name for each.
-    runs: BTreeMap<&'static str, String>,
+    pub(crate) runs: BTreeMap<&'static str, String>,
 }
 
 fn ago(seconds: i64) -> String {
     (Timestamp::now() - SignedDuration::from_secs(seconds)).to_string()
 }
 
-fn create(server: Server) -> World {
+pub(crate) fn create(server: Server) -> World {
     let etl = server.create("/flows/", json!({"name": "etl"}));
     let report = server.create("/flows/", json!({"name": "report"}));
     server.create(
@@ -483,7 +483,7 @@ fn differences(page: &Page, expected: &Expected) -> Vec<String> {
 fn check(server_settings: &[(&str, &str)], agent_settings: &[(&str, &str)]) {
     let world = create(Server::start(server_settings));
     // All runs must be within the window all the time.
-    let mut settings = vec![("OFFSET_MINUTES", "30")];
+    let mut settings = vec![("OFFSET_MINUTES", "30"), ("METRICS_INCLUDE", "*")];
     settings.extend(agent_settings);
     let expected = expected(&world);
     for family in families() {

@@ -48,7 +48,8 @@ async fn only_the_newest_failed_runs_of_each_group_are_shown() {
             .flow_runs
             .push(fleet::run_at(number + 10, "CRASHED", 100 + number as i64));
     }
-    let page = cycle(&mut agent(&stub.url, &[("FAILED_RUNS_LIMIT", "2")]).await).await;
+    let settings = [("FAILED_RUNS_LIMIT", "2"), ("METRICS_INCLUDE", "*")];
+    let page = cycle(&mut agent(&stub.url, &settings).await).await;
     for family in FAILED {
         let shown: Vec<_> = page
             .family(family)
@@ -63,12 +64,34 @@ async fn only_the_newest_failed_runs_of_each_group_are_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn failed_runs_are_shown_under_one_name_unless_the_other_is_included() {
+    let stub = small_stub().await;
+    stub.contents()
+        .flow_runs
+        .push(fleet::run_at(1, "FAILED", 100));
+    for (include, shown) in [
+        ("", [1, 0]),
+        ("prefect_deployment_last_failed_flow_run", [0, 1]),
+        ("*", [1, 1]),
+    ] {
+        let settings = [("METRICS_INCLUDE", include)];
+        let page = cycle(&mut agent(&stub.url, &settings).await).await;
+        let series = FAILED.map(|family| page.family(family).len());
+        assert_eq!(series, shown, "METRICS_INCLUDE={include}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_failed_runs_window_can_be_turned_off_and_costs_nothing_then() {
     let stub = small_stub().await;
     stub.contents()
         .flow_runs
         .push(fleet::run_at(1, "FAILED", 20));
-    let mut agent = agent(&stub.url, &[("FAILED_RUNS_OFFSET_MINUTES", "0")]).await;
+    let settings = [
+        ("FAILED_RUNS_OFFSET_MINUTES", "0"),
+        ("METRICS_INCLUDE", "*"),
+    ];
+    let mut agent = agent(&stub.url, &settings).await;
     let page = cycle(&mut agent).await;
     assert!(FAILED.iter().all(|family| page.family(family).is_empty()));
     assert_eq!(page.value("prefect_flow_runs_total", &[]), Some(1.0));

@@ -115,7 +115,8 @@ async fn a_server_with_smaller_pages_is_read_completely_and_said_to_be_once() {
     let stub = small_stub().await;
     stub.contents().page_limit = Some(100);
     tokio::task::block_in_place(|| {
-        let agent = AgentProcess::start(&stub.url, &[]);
+        // The Python exporter accepts any number, too.
+        let agent = AgentProcess::start(&stub.url, &[("PAGINATION_LIMIT", "5000")]);
         wait_for("readiness", || {
             (agent.get("/readyz").0 == 200).then_some(())
         });

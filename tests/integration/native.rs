@@ -408,6 +408,7 @@ fn every_family_is_right_and_every_recipe_answers() {
     ];
     let _worker = Process::start(server.program("prefect").args(worker));
     let settings = [
+        ("METRICS_INCLUDE", "*"),
         ("TASK_RUNS_ENABLED", "True"),
         ("DEPLOYMENT_TAG_LABELS", "period"),
         ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
