@@ -1,4 +1,4 @@
-//! Every step of docs/tutorial.md, as a newcomer takes it.
+//! Every step of docs/tutorial.md, as a reader follows it.
 
 use std::process::Command;
 
@@ -30,8 +30,8 @@ fn step(name: &str, otlp: Option<&str>) -> (Process, String) {
     let process = Process::start(&mut command);
     let url = format!("http://{address}");
     wait_for(name, || {
-        let answer = reqwest::blocking::get(format!("{url}/square?num=20")).ok()?;
-        (answer.text().unwrap() == "400\n").then_some(())
+        let answer = reqwest::blocking::get(format!("{url}/square?num=7")).ok()?;
+        (answer.text().unwrap() == "49\n").then_some(())
     });
     (process, url)
 }
@@ -93,5 +93,44 @@ fn every_question_of_the_tutorial_has_an_answer() {
                 .any(|(_, value)| value.is_finite())
                 .then_some(())
         });
+    }
+}
+
+#[test]
+fn a_port_in_use_is_one_line_that_names_the_address() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for step in ["step1_bare", "step2_counter", "step3_histogram"] {
+        let mut command = Command::new(built(&format!("examples/{step}")));
+        let output = command.arg(&address).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{step}");
+        assert_eq!(errors.lines().count(), 1, "{step}: {errors}");
+        assert!(errors.contains(&format!(
+            "cannot listen on {address}: Address already in use"
+        )));
+    }
+}
+
+#[test]
+fn the_ports_of_the_tutorial_are_not_those_of_the_demo_or_the_stack() {
+    let others = ["demo/run", "compose.yml"].map(project_text).concat();
+    let mut ports = std::collections::BTreeSet::new();
+    for command in blocks("sh") {
+        let urls = command.split("http://127.0.0.1:").skip(1);
+        ports.extend(urls.map(|url| url[..4].to_owned()));
+    }
+    // Where the collector of the stack receives OTLP.
+    assert!(ports.remove("4318"));
+    assert!(!ports.is_empty());
+    for port in ports {
+        assert!(!others.contains(&port), "{port}");
+        for step in ["step1_bare", "step2_counter", "step3_histogram"] {
+            let code = project_text(&format!("examples/service/examples/{step}.rs"));
+            assert!(
+                code.contains(&format!("127.0.0.1:{port}")),
+                "{step}: {port}"
+            );
+        }
     }
 }

@@ -1,10 +1,10 @@
-//! Step 1 of docs/tutorial.md: a service that says nothing of itself.
+//! Step 1 of docs/tutorial.md: a service without metrics.
 
 use axum::Router;
 use axum::extract::Query;
 use axum::routing::get;
+use numbers::{Failure, listen};
 use serde::Deserialize;
-use tokio::net::TcpListener;
 
 #[derive(Deserialize)]
 struct Question {
@@ -17,10 +17,10 @@ async fn square(Query(question): Query<Question>) -> String {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Failure> {
     let app = Router::new().route("/square", get(square));
     let address = std::env::args().nth(1);
-    let listener = TcpListener::bind(address.as_deref().unwrap_or("127.0.0.1:8080")).await?;
+    let listener = listen(address.as_deref().unwrap_or("127.0.0.1:8081")).await?;
     axum::serve(listener, app).await?;
     Ok(())
 }

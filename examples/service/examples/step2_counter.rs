@@ -4,12 +4,12 @@ use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::routing::get;
+use numbers::{Failure, listen};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, MeterProvider as _};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use serde::Deserialize;
-use tokio::net::TcpListener;
 
 #[derive(Deserialize)]
 struct Question {
@@ -31,7 +31,7 @@ async fn metrics(State(registry): State<Registry>) -> Result<Vec<u8>, StatusCode
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Failure> {
     let registry = Registry::new();
     let bridge = opentelemetry_prometheus::exporter()
         .with_registry(registry.clone())
@@ -47,7 +47,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route("/square", get(square).with_state(requests))
         .route("/metrics", get(metrics).with_state(registry));
     let address = std::env::args().nth(1);
-    let listener = TcpListener::bind(address.as_deref().unwrap_or("127.0.0.1:8080")).await?;
+    let listener = listen(address.as_deref().unwrap_or("127.0.0.1:8081")).await?;
     axum::serve(listener, app).await?;
     Ok(())
 }

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::get;
+use numbers::{Failure, listen};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Histogram, MeterProvider as _};
 use opentelemetry_otlp::{MetricExporter, WithExportConfig as _};
@@ -18,7 +19,6 @@ use opentelemetry_sdk::metrics::periodic_reader_with_async_runtime::PeriodicRead
 use opentelemetry_sdk::runtime::Tokio;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use serde::Deserialize;
-use tokio::net::TcpListener;
 
 #[derive(Deserialize)]
 struct Question {
@@ -55,7 +55,7 @@ async fn metrics(State(registry): State<Registry>) -> Result<Vec<u8>, StatusCode
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Failure> {
     let registry = Registry::new();
     let bridge = opentelemetry_prometheus::exporter()
         .with_registry(registry.clone())
@@ -87,7 +87,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Behind the layer: not measured.
         .route("/metrics", get(metrics).with_state(registry));
     let address = std::env::args().nth(1);
-    let listener = TcpListener::bind(address.as_deref().unwrap_or("127.0.0.1:8080")).await?;
+    let listener = listen(address.as_deref().unwrap_or("127.0.0.1:8081")).await?;
     axum::serve(listener, app).await?;
     Ok(())
 }

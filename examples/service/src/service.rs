@@ -1,4 +1,4 @@
-//! What the service does: small questions about numbers, for users that it knows.
+//! What the service does: it answers requests about numbers from known users.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::telemetry::{Instruments, Telemetry, measure, metrics};
 
-/// Who may ask.
+/// The known users.
 const USERS: [&str; 3] = ["ann", "bob", "demo"];
 
-/// A number to ask about.
+/// The number in a request.
 #[derive(Debug, Deserialize)]
 struct Question {
     num: i64,
@@ -37,7 +37,7 @@ struct Even {
 }
 
 /// The routes. `/metrics` and `/healthz` are excluded from metrics: a scrape every few seconds
-/// would hide what users do.
+/// would hide the requests of users.
 pub fn router(telemetry: &Telemetry) -> Router {
     let instruments = Arc::clone(&telemetry.instruments);
     let trees = Arc::new(AtomicU64::new(0));
@@ -58,7 +58,7 @@ pub fn router(telemetry: &Telemetry) -> Router {
         .route("/metrics", get(metrics).with_state(telemetry.clone()))
 }
 
-/// Lets known users pass. Their names are no attribute: there could be any number of them.
+/// Rejects unknown users. User names are not an attribute, since there could be any number of them.
 async fn authenticate(
     State(instruments): State<Arc<Instruments>>,
     request: Request,
@@ -78,7 +78,7 @@ async fn authenticate(
 
 async fn square(Query(question): Query<Question>) -> Json<Square> {
     let num = question.num;
-    // Large numbers take longer, so that there is a latency to look at.
+    // Large numbers take longer, so that latencies differ.
     let milliseconds = num.unsigned_abs().min(200);
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
     let square = i128::from(num) * i128::from(num);
@@ -99,7 +99,7 @@ async fn even(
     })
 }
 
-/// How many trees have been counted, this one among them: one count for all threads.
+/// How many trees have been counted, including this one: one count for all threads.
 async fn treecounter(State(trees): State<Arc<AtomicU64>>) -> String {
     format!("{}\n", trees.fetch_add(1, Ordering::Relaxed) + 1)
 }

@@ -1,4 +1,4 @@
-//! The service's metrics: the instruments, where they go, and what is measured of each request.
+//! The service's metrics: the instruments, the exporters, and what is measured for each request.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,19 +17,19 @@ use opentelemetry_sdk::metrics::periodic_reader_with_async_runtime::PeriodicRead
 use opentelemetry_sdk::runtime::Tokio;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
-/// Bucket boundaries in seconds, as the conventions for HTTP servers advise.
+/// Bucket boundaries in seconds, as recommended by the conventions for HTTP servers.
 const SECONDS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
 
-/// Every instrument of the service. All threads share them, so totals are totals.
+/// Every instrument of the service, shared by all threads.
 #[derive(Debug)]
 pub struct Instruments {
     /// Requests by method, route and status.
     pub requests: Counter<u64>,
     /// Their duration, by route.
     pub duration: Histogram<f64>,
-    /// Those under way.
+    /// Requests in progress.
     pub active: UpDownCounter<i64>,
     /// Authentications by outcome.
     pub authentications: Counter<u64>,
@@ -37,7 +37,7 @@ pub struct Instruments {
     pub even_numbers: Counter<u64>,
 }
 
-/// The instruments and where they go.
+/// The instruments and their exporters.
 #[derive(Clone)]
 pub struct Telemetry {
     /// The instruments.
@@ -48,23 +48,19 @@ pub struct Telemetry {
 
 impl Telemetry {
     /// Metrics of the service `name`: served on `/metrics`, and pushed every `interval` to the
-    /// collector at `otlp` where there is one. Inside a tokio runtime.
+    /// collector at `otlp` if there is one. Requires a tokio runtime.
     ///
     /// # Errors
     ///
-    /// When an exporter cannot be built.
-    pub fn new(
-        name: &str,
-        otlp: Option<&str>,
-        interval: Duration,
-    ) -> Result<Self, Box<dyn std::error::Error>> {
+    /// If an exporter cannot be built.
+    pub fn new(name: &str, otlp: Option<&str>, interval: Duration) -> Result<Self, crate::Failure> {
         let registry = Registry::new();
         let bridge = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
             .scope_info_enabled(false)
             .build()?;
-        // `service.instance.id` keeps two processes apart: each has totals of its own, and
-        // sum() adds them up.
+        // `service.instance.id` distinguishes processes: each has its own totals, and sum()
+        // adds them up.
         let instance = format!("{name}-{}", std::process::id());
         let resource = Resource::builder()
             .with_service_name(name.to_owned())
@@ -118,7 +114,7 @@ impl Telemetry {
         })
     }
 
-    /// Pushes what has not been pushed yet, and ends.
+    /// Pushes what has not been pushed yet, and stops.
     pub fn shutdown(&self) {
         if let Err(error) = self.provider.shutdown() {
             eprintln!("numbers: the last push failed: {error}");
@@ -135,7 +131,7 @@ pub async fn metrics(State(telemetry): State<Telemetry>) -> Response {
     }
 }
 
-/// Takes one off the requests under way, also when the client goes away.
+/// Subtracts one from the requests in progress, even if the client disconnects.
 struct Active {
     instruments: Arc<Instruments>,
     attributes: [KeyValue; 1],
@@ -147,14 +143,14 @@ impl Drop for Active {
     }
 }
 
-/// Counts and times every request that passes. Routes that are not to be measured are added
-/// to the router behind this layer.
+/// Counts and times every request. Routes that should not be measured are added to the router
+/// after this layer.
 pub async fn measure(
     State(instruments): State<Arc<Instruments>>,
     request: Request,
     next: Next,
 ) -> Response {
-    // The route, not the path: a path can be anything, and each would be a series.
+    // The route, not the path: a client can send any path, and each would be a series.
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned());
     let by_route = [KeyValue::new("http.route", route)];

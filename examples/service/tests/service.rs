@@ -64,7 +64,7 @@ async fn it_answers_users_that_it_knows() {
 }
 
 #[tokio::test]
-async fn it_measures_every_route_but_two_and_no_path_as_it_was_typed() {
+async fn it_measures_every_route_but_two_and_no_path_of_a_request() {
     let service = Service::start();
     for number in 0..5 {
         service
@@ -100,4 +100,46 @@ async fn a_health_check_asks_the_running_service() {
     assert!(check().success());
     drop(service);
     assert!(!check().success());
+}
+
+/// Exit code, stdout and stderr.
+fn run(arguments: &[&str], address: &str) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_numbers"))
+        .args(arguments)
+        .env("NUMBERS_ADDR", address)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn help_is_printed_on_request() {
+    let (code, help, errors) = run(&["--help"], "127.0.0.1:0");
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+    for name in [
+        "numbers health",
+        "NUMBERS_ADDR",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+    ] {
+        assert!(help.contains(name), "{help}");
+    }
+    let (code, _, errors) = run(&["--frobnicate"], "127.0.0.1:0");
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("--frobnicate") && errors.contains("--help"));
+}
+
+#[test]
+fn a_port_in_use_is_one_line_that_names_the_address() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, _, errors) = run(&[], &address);
+    assert_eq!(code, Some(1));
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    let expected = format!("Error: cannot listen on {address}: Address already in use");
+    assert!(errors.starts_with(&expected), "{errors}");
 }
