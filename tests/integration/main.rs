@@ -26,6 +26,7 @@ mod image;
 mod lifecycle;
 mod native;
 mod otlp;
+mod parity;
 mod push_path;
 mod push_pull;
 mod receivers;
