@@ -11,6 +11,7 @@ use wildmatch::WildMatch;
 
 use crate::support::process::{Process, agent_command};
 use crate::support::programs::programs;
+use crate::support::small_stub;
 use crate::support::stack::{project, project_text, run};
 
 /// `file` is what `reference` generates, or is updated.
@@ -50,7 +51,7 @@ fn a_changed_help_text_makes_a_reference_stale() {
 /// What runs a command of the documentation.
 #[derive(Clone, Copy)]
 enum By {
-    /// This test: the agent is started as shown, or its output is printed.
+    /// This test: the agent is started as shown, and its commands are run with a server.
     Agent,
     /// A check of `.ci/run`: a file that it runs, and what this file has for the command.
     Check(&'static str, &'static str),
@@ -155,7 +156,7 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
     blocks
 }
 
-/// README.md, CONTRIBUTING.md excepted, and what is in docs: path and text.
+/// README.md and what is in docs: path and text.
 fn documents() -> Vec<(String, String)> {
     let in_folder = |folder: &str| {
         let files = std::fs::read_dir(project(folder)).unwrap();
@@ -237,11 +238,24 @@ fn start_agent(set: &[(&str, &str)], arguments: &[&str]) {
     agent.wait_for_line("listening_on");
 }
 
-fn run_agent(set: &[(&str, &str)], command: &str) {
-    let arguments: Vec<&str> = command.split(' ').skip(1).collect();
+/// Starts the agent, or runs one of its commands, for the Prefect server at `prefect`.
+fn run_agent(set: &[(&str, &str)], command: &str, prefect: &str) {
+    let words = command.split(' ').skip(1);
+    let arguments: Vec<&str> = words
+        .take_while(|word| !["|", ">"].contains(word))
+        .collect();
     match arguments.as_slice() {
         [] | ["--config", ..] => start_agent(set, &arguments),
-        _ => run(agent_command(set).args(&arguments)),
+        _ => {
+            let mut command = agent_command(set);
+            let here = [
+                ("PREFECT_API_URL", prefect),
+                ("METRICS_ADDR", "127.0.0.1"),
+                ("METRICS_PORT", "0"),
+                ("OTEL_METRICS_EXPORTER", "prometheus"),
+            ];
+            run(command.args(&arguments).envs(here));
+        }
     }
 }
 
@@ -310,8 +324,13 @@ fn check_docker(command: &str) {
     }
 }
 
-#[test]
-fn every_command_of_the_documentation_is_run() {
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_of_the_documentation_is_run() {
+    let stub = small_stub().await;
+    tokio::task::block_in_place(|| run_commands(&stub.url));
+}
+
+fn run_commands(prefect: &str) {
     let kubernetes = blocks(&project_text("docs/kubernetes.md"), "sh");
     let kubernetes: Vec<_> = kubernetes
         .iter()
@@ -332,7 +351,7 @@ fn every_command_of_the_documentation_is_run() {
             };
             used.insert(pattern);
             match by {
-                By::Agent => run_agent(&set, command),
+                By::Agent => run_agent(&set, command, prefect),
                 By::Check(file, needle) => {
                     assert!(
                         project_text(file).contains(needle),

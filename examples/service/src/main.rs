@@ -47,7 +47,7 @@ fn main() -> Result<(), Failure> {
         None => serve(),
         Some("health") => health(),
         Some("--help" | "-h") => {
-            print!("{HELP}");
+            std::io::stdout().write_all(HELP.as_bytes())?;
             Ok(())
         }
         Some(argument) => Err(Failure::new(format!(

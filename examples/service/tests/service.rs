@@ -64,7 +64,7 @@ async fn it_answers_users_that_it_knows() {
 }
 
 #[tokio::test]
-async fn it_measures_every_route_but_two_and_no_path_as_it_was_typed() {
+async fn it_measures_every_route_but_two_and_no_path_of_a_request() {
     let service = Service::start();
     for number in 0..5 {
         service
