@@ -65,16 +65,16 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A value as somebody wrote it.
+/// A value as it is written, and where.
 #[derive(Debug, Clone)]
 pub(super) struct Written {
     pub(super) value: String,
     pub(super) origin: Origin,
 }
 
-/// A value and where it stands.
+/// A value and the name that it is set under.
 pub(super) struct Found {
-    /// The setting's name as somebody wrote it (`OTEL_EXPORTER_OTLP_METRICS_TIMEOUT`).
+    /// The name, for messages: `OTEL_EXPORTER_OTLP_METRICS_TIMEOUT`, or one with its profile.
     pub(super) name: String,
     pub(super) value: String,
 }
@@ -85,7 +85,7 @@ pub(super) struct Merged {
     values: BTreeMap<String, Written>,
     /// The profile that is used.
     pub(super) profile: Option<Profile>,
-    /// What is strange about the sources.
+    /// Warnings about the sources.
     pub(super) warnings: Vec<String>,
 }
 
@@ -195,12 +195,12 @@ impl Merged {
         self.profile = Some(profile);
     }
 
-    /// What stands under exactly this name.
+    /// What is set under exactly this name.
     pub(super) fn written(&self, name: &str) -> Option<&Written> {
         self.values.get(name)
     }
 
-    /// Whether nobody has set it.
+    /// Whether it has its default, or no value.
     pub(super) fn is_default(&self, name: &str) -> bool {
         let written = self.written(name);
         written.is_none_or(|written| written.origin == Origin::Default)
@@ -237,8 +237,7 @@ impl Merged {
         }
     }
 
-    /// The same for a setting that can be set for one signal: its own name goes before the
-    /// general one.
+    /// The same for one signal: the signal's own name takes precedence over the general one.
     pub(super) fn find_for(
         &self,
         setting: &Setting,
@@ -320,8 +319,8 @@ fn unknown_key(written: &str, path: &Path, known: &Known) -> Error {
     }
 }
 
-/// The values of a file. The parser's message shows the lines around an error, which may hold a
-/// secret: only where it is, is passed on.
+/// The values of a file. The parser's message quotes the lines around an error, which may hold a
+/// secret: only the position of the error is kept.
 pub(super) fn parse(
     content: &str,
     format: FileFormat,
