@@ -89,6 +89,8 @@ pub(super) struct Merged {
     pub(super) warnings: Vec<String>,
 }
 
+const SKIP_VERIFY: &str = "PREFECT_API_TLS_INSECURE_SKIP_VERIFY";
+
 /// Settings by every name that they have.
 type Known = HashMap<String, &'static Setting>;
 
@@ -155,18 +157,23 @@ impl Merged {
                 let value = value.to_str();
                 let value = value.ok_or_else(|| Error::value(setting, name, &shown))?;
                 self.set(name.to_owned(), value.to_owned(), Origin::Environment);
-            } else if name == "PREFECT_API_TLS_INSECURE_SKIP_VERIFY" {
-                if matches!(shown.to_ascii_lowercase().as_str(), "true" | "1") {
-                    self.warnings.push(format!(
-                        "{name} is not supported: certificates are always verified; set PREFECT_API_SSL_CERT_FILE to the certificate of the authority"
-                    ));
-                }
+            } else if name == SKIP_VERIFY {
+                self.warn_of_skip_verify(&shown);
             } else if let Some(near) = nearest(name, known.keys().map(String::as_str)) {
                 self.warnings
                     .push(format!("{name} is not a setting; did you mean {near}?"));
             }
         }
         Ok(())
+    }
+
+    /// A setting of Prefect's client that the agent does not have on purpose.
+    fn warn_of_skip_verify(&mut self, value: &str) {
+        if matches!(value.to_ascii_lowercase().as_str(), "true" | "1") {
+            self.warnings.push(format!(
+                "{SKIP_VERIFY} is not supported: certificates are always verified; set PREFECT_API_SSL_CERT_FILE to the certificate of the authority"
+            ));
+        }
     }
 
     /// What the active Prefect profile has, below all that is set elsewhere. Credentials are taken
@@ -176,6 +183,9 @@ impl Merged {
         let Some((profile, values)) = active else {
             return;
         };
+        if let Some(value) = values.get(SKIP_VERIFY) {
+            self.warn_of_skip_verify(value);
+        }
         let is_set = |name: &str| {
             let file = format!("{name}_FILE");
             self.values.contains_key(name) || self.values.contains_key(&file)
