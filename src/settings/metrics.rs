@@ -7,11 +7,11 @@ use super::{Error, Reader, boolean, otel, whole};
 pub struct Metrics {
     /// Add `flow_run_name`.
     pub flow_run_name_label: bool,
-    /// Series a family.
+    /// Maximum number of series per family.
     pub cardinality_limit: usize,
     /// Names, or patterns of names, of the families to export; empty is all.
     pub include: Vec<String>,
-    /// The same of families not to export.
+    /// Names, or patterns of names, of the families not to export.
     pub exclude: Vec<String>,
     /// Attributes for every series.
     pub attributes: Vec<(String, String)>,
@@ -49,7 +49,7 @@ pub(super) fn load(reader: &Reader) -> Result<Metrics, Error> {
     })
 }
 
-/// What stands between commas.
+/// The items of a comma-separated list.
 fn items(text: &str) -> Vec<String> {
     text.split(',')
         .map(str::trim)
@@ -62,7 +62,7 @@ fn items(text: &str) -> Vec<String> {
 fn is_key(text: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
     let starts_well = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    // Prometheus keeps names with two underscores in front for itself.
+    // Prometheus reserves names that start with two underscores.
     starts_well && text.chars().all(good) && !text.starts_with("__")
 }
 

@@ -31,7 +31,7 @@ pub use sources::Sources;
 use sources::{Found, Merged};
 use table::{SETTINGS, Setting};
 
-/// Why the settings cannot be used. One line each; no secret in any of them.
+/// Why the settings cannot be used: one line, without secrets.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A value that cannot be used.
@@ -72,7 +72,7 @@ pub enum Error {
         /// The setting for its file.
         file_name: String,
     },
-    /// Not the user's fault.
+    /// A mistake in this program.
     #[error("settings: {0}")]
     Internal(String),
 }
@@ -112,9 +112,9 @@ pub struct Settings {
     pub metrics_address: SocketAddr,
     /// Logs.
     pub log: Log,
-    /// Where metrics and traces go.
+    /// Exporters.
     pub otel: Otel,
-    /// What is strange about the settings, one line each; no secret in any of them.
+    /// Warnings about the settings, one line each, without secrets.
     pub warnings: Vec<String>,
 }
 
@@ -123,7 +123,7 @@ pub struct Settings {
 pub struct Sampling {
     /// Between two cycles.
     pub interval: Duration,
-    /// Between two readings of the inventory.
+    /// How often the inventory is read.
     pub inventory_interval: Duration,
     /// How far ahead scheduled runs are read; `None` is all of them.
     pub scheduled_lookahead: Option<Duration>,

@@ -16,26 +16,26 @@ use super::{Error, Reader, sources, web_url, whole};
 pub struct Otel {
     /// Where metrics go.
     pub metrics: MetricsExporters,
-    /// OTLP for metrics, where they go there.
+    /// OTLP for metrics, if it is enabled.
     pub otlp_metrics: Option<Otlp>,
-    /// OTLP for the agent's own spans, where they are wanted.
+    /// OTLP for the agent's own spans, if it is enabled.
     pub otlp_traces: Option<Otlp>,
-    /// OTLP for the agent's own logs, where they are wanted.
+    /// OTLP for the agent's own logs, if it is enabled.
     pub otlp_logs: Option<Otlp>,
-    /// The agent's own spans are printed.
+    /// Whether the agent's own spans are written to stdout.
     pub console_traces: bool,
-    /// The agent's own logs are printed, besides stderr.
+    /// Whether the agent's own logs are written to stdout, in addition to stderr.
     pub console_logs: bool,
     /// Temporality of counters and histograms over OTLP.
     pub temporality: Temporality,
     /// Histograms over OTLP are exponential ones.
     pub exponential_histograms: bool,
     /// The largest message of metrics over OTLP, in bytes, encoded and uncompressed; by the
-    /// protocol where it is not set.
+    /// protocol if it is not set.
     pub max_message_bytes: Option<usize>,
-    /// `service.name`, where it is set.
+    /// `service.name`, if it is set.
     pub service_name: Option<String>,
-    /// More resource attributes.
+    /// Additional resource attributes.
     pub resource: Vec<(String, String)>,
 }
 
@@ -111,7 +111,7 @@ impl Signal {
     }
 }
 
-/// How OTLP travels.
+/// The transport protocol of OTLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// Protobuf over HTTP.
@@ -134,7 +134,7 @@ pub enum Compression {
 pub struct Otlp {
     /// HTTP: where to post. gRPC: the server.
     pub endpoint: Url,
-    /// How it travels.
+    /// The transport protocol.
     pub protocol: Protocol,
     /// Headers, or metadata; checked, their values secret.
     pub headers: Vec<(String, SecretString)>,

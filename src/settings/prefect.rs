@@ -1,4 +1,4 @@
-//! How Prefect is reached: as Prefect's own client reads it, where the names are the same.
+//! How Prefect is reached. Settings that Prefect's client has as well are read as it reads them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,15 +26,15 @@ pub struct Prefect {
     pub authorities: Option<Vec<Certificate>>,
     /// Fetch a CSRF token before being asked to.
     pub csrf_enabled: bool,
-    /// Tries after the first.
+    /// Maximum number of retries of a request.
     pub max_retries: usize,
-    /// Of one request.
+    /// Timeout of a request.
     pub request_timeout: Duration,
-    /// Requests at one time.
+    /// Maximum number of concurrent requests.
     pub max_concurrent_requests: usize,
-    /// Read every page.
+    /// Read all pages of a list.
     pub pagination_enabled: bool,
-    /// Objects per page.
+    /// Maximum number of objects per page.
     pub pagination_limit: usize,
 }
 

@@ -36,8 +36,8 @@ impl fmt::Display for Profile {
     }
 }
 
-/// The active profile and its values, if it has an API URL. What is wrong with it becomes a
-/// warning: without a profile, the agent works all the same.
+/// The active profile and its values, if it has an API URL. A file that cannot be
+/// used is a warning, not an error: the agent can run without a profile.
 pub(super) fn active(
     variable: impl Fn(&str) -> Option<String>,
     warnings: &mut Vec<String>,

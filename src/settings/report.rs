@@ -1,7 +1,7 @@
 //! The settings in use: what each is, and where it comes from.
 
 use super::setting::Setting;
-use super::sources::{Merged, Sources};
+use super::sources::{Merged, Sources, Written};
 use super::table::SETTINGS;
 use super::{Error, has_credentials};
 use crate::docgen::{Field, Reference, Row};
@@ -24,32 +24,35 @@ pub fn report(sources: &Sources) -> Result<Reference, Error> {
     })
 }
 
-/// The rows of a setting: its own, and one for each other name that is set.
+/// The rows of a setting: its own, and one for each signal that has its own value.
 fn rows(merged: &Merged, setting: &Setting) -> Vec<Row> {
-    let names = setting.names().into_iter();
-    let rows: Vec<_> = names
-        .filter_map(|name| set(merged, setting, &name))
-        .collect();
-    match rows.is_empty() {
-        true => vec![row(setting.name, None, "not set")],
-        false => rows,
-    }
+    let is_file = |name: &String| setting.is_secret() && name.ends_with("_FILE");
+    let names = setting.names().into_iter().filter(|name| !is_file(name));
+    let unset = |name: &str| (name == setting.name).then(|| row(name, None, "not set"));
+    names
+        .filter_map(|name| set(merged, setting, &name).or_else(|| unset(&name)))
+        .collect()
 }
 
 fn set(merged: &Merged, setting: &Setting, name: &str) -> Option<Row> {
-    let written = merged.written(name)?;
+    let Some(Written { value, origin }) = merged.written(name) else {
+        return setting.is_secret().then(|| secret_file(merged, name))?;
+    };
     let is_overridden = name == "SAMPLE_INTERVAL_SECONDS" && merged.is_default(name);
     if is_overridden && merged.written("OTEL_METRIC_EXPORT_INTERVAL").is_some() {
         return Some(row(name, None, "OTEL_METRIC_EXPORT_INTERVAL"));
     }
-    // The path of a file that holds a secret is none.
-    let is_file = setting.is_secret() && name.ends_with("_FILE");
-    let is_masked = (setting.is_secret() && !is_file) || has_credentials(&written.value);
-    let value = match is_masked {
-        true => MASKED,
-        false => &written.value,
-    };
-    Some(row(name, Some(value), &written.origin.to_string()))
+    let is_masked = setting.is_secret() || has_credentials(value);
+    let value = if is_masked { MASKED } else { value };
+    Some(row(name, Some(value), &origin.to_string()))
+}
+
+/// A secret that is in a file of its own.
+fn secret_file(merged: &Merged, name: &str) -> Option<Row> {
+    let file_name = format!("{name}_FILE");
+    let Written { value, origin } = merged.written(&file_name)?;
+    let source = format!("file {value} ({file_name}, {origin})");
+    Some(row(name, Some(MASKED), &source))
 }
 
 fn row(name: &str, value: Option<&str>, source: &str) -> Row {

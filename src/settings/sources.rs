@@ -65,16 +65,16 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A value as somebody wrote it.
+/// A value as it is written, and where.
 #[derive(Debug, Clone)]
 pub(super) struct Written {
     pub(super) value: String,
     pub(super) origin: Origin,
 }
 
-/// A value and where it stands.
+/// A value and the name that it is set under.
 pub(super) struct Found {
-    /// The setting's name as somebody wrote it (`OTEL_EXPORTER_OTLP_METRICS_TIMEOUT`).
+    /// The name, for messages: `OTEL_EXPORTER_OTLP_METRICS_TIMEOUT`, or one with its profile.
     pub(super) name: String,
     pub(super) value: String,
 }
@@ -85,9 +85,11 @@ pub(super) struct Merged {
     values: BTreeMap<String, Written>,
     /// The profile that is used.
     pub(super) profile: Option<Profile>,
-    /// What is strange about the sources.
+    /// Warnings about the sources.
     pub(super) warnings: Vec<String>,
 }
+
+const SKIP_VERIFY: &str = "PREFECT_API_TLS_INSECURE_SKIP_VERIFY";
 
 /// Settings by every name that they have.
 type Known = HashMap<String, &'static Setting>;
@@ -155,18 +157,23 @@ impl Merged {
                 let value = value.to_str();
                 let value = value.ok_or_else(|| Error::value(setting, name, &shown))?;
                 self.set(name.to_owned(), value.to_owned(), Origin::Environment);
-            } else if name == "PREFECT_API_TLS_INSECURE_SKIP_VERIFY" {
-                if matches!(shown.to_ascii_lowercase().as_str(), "true" | "1") {
-                    self.warnings.push(format!(
-                        "{name} is not supported: certificates are always verified; set PREFECT_API_SSL_CERT_FILE to the certificate of the authority"
-                    ));
-                }
+            } else if name == SKIP_VERIFY {
+                self.warn_of_skip_verify(&shown);
             } else if let Some(near) = nearest(name, known.keys().map(String::as_str)) {
                 self.warnings
                     .push(format!("{name} is not a setting; did you mean {near}?"));
             }
         }
         Ok(())
+    }
+
+    /// A setting of Prefect's client that the agent does not have on purpose.
+    fn warn_of_skip_verify(&mut self, value: &str) {
+        if matches!(value.to_ascii_lowercase().as_str(), "true" | "1") {
+            self.warnings.push(format!(
+                "{SKIP_VERIFY} is not supported: certificates are always verified; set PREFECT_API_SSL_CERT_FILE to the certificate of the authority"
+            ));
+        }
     }
 
     /// What the active Prefect profile has, below all that is set elsewhere. Credentials are taken
@@ -176,6 +183,9 @@ impl Merged {
         let Some((profile, values)) = active else {
             return;
         };
+        if let Some(value) = values.get(SKIP_VERIFY) {
+            self.warn_of_skip_verify(value);
+        }
         let is_set = |name: &str| {
             let file = format!("{name}_FILE");
             self.values.contains_key(name) || self.values.contains_key(&file)
@@ -195,12 +205,12 @@ impl Merged {
         self.profile = Some(profile);
     }
 
-    /// What stands under exactly this name.
+    /// What is set under exactly this name.
     pub(super) fn written(&self, name: &str) -> Option<&Written> {
         self.values.get(name)
     }
 
-    /// Whether nobody has set it.
+    /// Whether it has its default, or no value.
     pub(super) fn is_default(&self, name: &str) -> bool {
         let written = self.written(name);
         written.is_none_or(|written| written.origin == Origin::Default)
@@ -237,8 +247,7 @@ impl Merged {
         }
     }
 
-    /// The same for a setting that can be set for one signal: its own name goes before the
-    /// general one.
+    /// The same for one signal: the signal's own name takes precedence over the general one.
     pub(super) fn find_for(
         &self,
         setting: &Setting,
@@ -320,8 +329,8 @@ fn unknown_key(written: &str, path: &Path, known: &Known) -> Error {
     }
 }
 
-/// The values of a file. The parser's message shows the lines around an error, which may hold a
-/// secret: only where it is, is passed on.
+/// The values of a file. The parser's message quotes the lines around an error, which may hold a
+/// secret: only the position of the error is kept.
 pub(super) fn parse(
     content: &str,
     format: FileFormat,

@@ -246,7 +246,7 @@ pub static SETTINGS: &[Setting] = &[
     endpoint(
         "METRICS_PORT",
         Some("8000"),
-        "a port from 0 to 65535 (0 takes a free one)",
+        "a port from 0 to 65535 (0 selects a free port)",
         "Port to listen on for `/metrics`, `/healthz` and `/readyz`.",
     ),
     logging(

@@ -101,6 +101,27 @@ fn the_key_of_a_profile_is_not_sent_to_another_url() {
 }
 
 #[test]
+fn check_shows_the_profile_and_what_is_strange_about_the_settings() {
+    let (_runtime, _stub, home) = profile_of_a_stub();
+    let environment = [
+        ("HOME", home.path().to_str().unwrap()),
+        ("METRICS_PORT", "0"),
+        ("OTEL_METRICS_EXPORTER", "none"),
+        ("SAMPLE_INTERVAL", "5"),
+    ];
+    let (_, stdout, _) = run(&["check"], &environment);
+    let line = |text: &str| {
+        let mut lines = stdout.lines().filter(|line| line.contains("settings "));
+        lines
+            .find(|line| line.contains(text))
+            .unwrap_or_else(|| panic!("{stdout}"))
+    };
+    assert!(line("profile \"stub\" of /").starts_with("ok "));
+    assert!(line("did you mean SAMPLE_INTERVAL_SECONDS?").starts_with("warn "));
+    assert!(!stdout.contains("hunter2"), "{stdout}");
+}
+
+#[test]
 fn a_profile_is_read_as_prefect_itself_writes_it() {
     let prefect = Version::Current.venv().unwrap().join("bin/prefect");
     let home = tempfile::tempdir().unwrap();

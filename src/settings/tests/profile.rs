@@ -197,3 +197,10 @@ fn a_bad_value_of_a_profile_names_the_profile() {
         "{error}"
     );
 }
+
+#[test]
+fn a_profile_that_skips_verification_is_a_warning() {
+    let profile = "active = \"p\"\n[profiles.p]\nPREFECT_API_URL = \"https://h/api\"\nPREFECT_API_TLS_INSECURE_SKIP_VERIFY = true\n";
+    let warnings = with(profile, &[]).unwrap().warnings;
+    assert!(warnings[0].contains("PREFECT_API_TLS_INSECURE_SKIP_VERIFY"));
+}

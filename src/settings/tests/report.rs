@@ -40,6 +40,8 @@ fn each_setting_is_there_with_its_value_and_where_it_comes_from() {
     assert_eq!(row(&rows, "STATE_DIR"), json!([null, "not set"]));
     let own = "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT";
     assert_eq!(row(&rows, own), json!(["500", "environment"]));
+    let general = "OTEL_EXPORTER_OTLP_TIMEOUT";
+    assert_eq!(row(&rows, general), json!(["10000", "default"]));
     for setting in SETTINGS {
         row(&rows, setting.name);
     }
@@ -69,8 +71,9 @@ fn secrets_are_masked() {
     let from = row(&rows, "PREFECT_API_KEY");
     assert_eq!(from[0], "********");
     assert!(from[1].as_str().unwrap().starts_with("profile \"p\" of /"));
-    let file = row(&rows, "OTEL_EXPORTER_OTLP_LOGS_HEADERS_FILE");
-    assert_eq!(file, json!(["/run/secrets/otlp", "environment"]));
+    let file = row(&rows, "OTEL_EXPORTER_OTLP_LOGS_HEADERS");
+    let source = "file /run/secrets/otlp (OTEL_EXPORTER_OTLP_LOGS_HEADERS_FILE, environment)";
+    assert_eq!(file, json!(["********", source]));
 }
 
 #[test]
