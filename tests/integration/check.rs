@@ -101,6 +101,8 @@ async fn listener() -> (TcpListener, u16) {
 }
 
 const OTLP: (&str, &str) = ("OTEL_METRICS_EXPORTER", "otlp");
+/// What helps if gRPC is sent to a port for HTTP, however that port ends the connection.
+const HTTP_PORT: &str = "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf";
 const GRPC: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,7 +226,7 @@ async fn from_a_wrong_key_url_port_and_collector_to_the_fix_at_real_servers() {
     let checked = check(&url, &[right, OTLP, (name, &collector.otlp_grpc)]).await;
     checked.fails("OTLP metrics", "", "this looks like a gRPC port");
     let checked = check(&url, &[right, OTLP, GRPC, (name, &collector.otlp)]).await;
-    checked.fails("OTLP metrics", "", "this looks like an HTTP port");
+    checked.fails("OTLP metrics", "", HTTP_PORT);
 
     let traces = ("OTEL_TRACES_EXPORTER", "otlp");
     for (protocol, to) in [
@@ -449,7 +451,7 @@ async fn from_each_bad_certificate_to_the_fix() {
                 checked.passes("Prefect");
                 // The receiver speaks HTTP alone.
                 match protocol {
-                    "grpc" => checked.fails("OTLP metrics", "", "this looks like an HTTP port"),
+                    "grpc" => checked.fails("OTLP metrics", "", HTTP_PORT),
                     _ => checked.passes("OTLP metrics"),
                 }
                 continue;

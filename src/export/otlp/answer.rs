@@ -293,6 +293,10 @@ fn no_answer(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
         Protocol::Grpc if mixed_up || port == Some(4318) => {
             "this looks like an HTTP port: a collector receives gRPC on port 4317, or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
         }
+        // A port that does not speak HTTP/2 may end the connection before it says so.
+        Protocol::Grpc if says(&["canceled"]) => {
+            "the receiver closed the connection: a collector receives gRPC on port 4317; for another port, set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
+        }
         _ if says(&["refused"]) => {
             "nothing listens there: is the collector running, and OTEL_EXPORTER_OTLP_ENDPOINT right? In a container, localhost is the container itself"
         }
