@@ -68,6 +68,10 @@ enum By {
 const COMMANDS: &[(&str, By)] = &[
     ("prefect-otel-agent*", By::Agent),
     ("target/release/prefect-otel-agent --version", By::Agent),
+    (
+        "cargo test",
+        By::Check(".ci/run", "\ncargo test --locked\n"),
+    ),
     ("cargo test *", By::Tests),
     (
         "cargo bench --bench fleet",
