@@ -25,6 +25,7 @@ pub mod events;
 mod finished;
 pub mod inventory;
 mod keyed;
+mod labels;
 mod last_runs;
 mod listing;
 mod runs;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::tally::{Label, Series};
+use super::labels::{Label, Series};
 use crate::prefect::objects::Deployment;
 
 /// The configured keys, in the order in which values are stored.

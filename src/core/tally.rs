@@ -7,13 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use super::labels::{Label, Series};
 use super::tags::TagKeys;
-
-/// A label value.
-pub type Label = Arc<str>;
-
-/// The label values of a series.
-pub type Series = Arc<[Label]>;
 
 /// The exported values of a counter, shared between states until they change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use opentelemetry_sdk::metrics::reader::MetricReader as _;
 use tokio::sync::Notify;
 
 use super::histograms::Outlet;
-use super::push::Reader;
+use super::reader::Reader;
 
 /// The values of all instruments of one exporter at one moment. Both parts have the same resource;
 /// they are separate because the SDK cannot merge the collections of two meter providers.

@@ -20,9 +20,9 @@ use opentelemetry_sdk::metrics::{SdkMeterProvider, Temporality};
 use prometheus::Registry;
 use prometheus::proto::MetricFamily;
 
+use super::Error;
 use super::instruments::{self, Slots};
-use super::push::Reader;
-use super::{Error, prometheus as bridge};
+use super::reader::{self, Reader};
 use crate::core::tally::Label;
 use crate::metrics::compatible::{DEPLOYMENT_NAME, FLOW_NAME};
 use crate::metrics::{Family, Options, Source};
@@ -200,7 +200,7 @@ impl Generation {
                 (builder.with_reader(reader.clone()), Some(reader))
             }
             How::Scraped => {
-                let reader = bridge::reader(&registry, false)?;
+                let reader = reader::bridge(&registry, false)?;
                 (builder.with_reader(reader), None)
             }
         };

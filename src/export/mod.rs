@@ -11,6 +11,7 @@ mod instruments;
 pub mod otlp;
 pub mod prometheus;
 mod push;
+mod reader;
 mod resource;
 pub mod shown;
 
@@ -32,7 +33,8 @@ pub use instruments::Recorder;
 use instruments::Slots;
 use otlp::PointCounts;
 use prometheus::Bridge;
-pub use push::{Delivered, Push, Reader};
+pub use push::{Delivered, Push};
+pub use reader::Reader;
 pub use resource::resource;
 
 /// The scope of every instrument.

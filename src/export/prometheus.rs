@@ -8,6 +8,7 @@ use opentelemetry_prometheus::PrometheusExporter;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use super::histograms::Outlet;
+use super::reader;
 use super::shown::Shown;
 use super::{Delivered, Error};
 use crate::core::clock::before;
@@ -64,24 +65,10 @@ pub(super) struct Bridge {
     page: Page,
 }
 
-/// The bridge's reader, which `registry` gathers from.
-pub(super) fn reader(registry: &Registry, target_info: bool) -> Result<PrometheusExporter, Error> {
-    let builder = opentelemetry_prometheus::exporter()
-        .with_registry(registry.clone())
-        // There is only one scope, so its labels would be the same on every series.
-        .scope_info_enabled(false);
-    let builder = match target_info {
-        true => builder,
-        false => builder.without_target_info(),
-    };
-    let built = builder.build();
-    built.map_err(|error| Error::Prometheus(error.to_string()))
-}
-
 impl Bridge {
     pub(super) fn new(histograms: Arc<Outlet>) -> Result<(Self, PrometheusExporter), Error> {
         let registry = Registry::new();
-        let reader = reader(&registry, true)?;
+        let reader = reader::bridge(&registry, true)?;
         Ok((
             Bridge {
                 registry,

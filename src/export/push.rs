@@ -1,54 +1,17 @@
 //! Pushes: each exporter sends in its own task, so that it never delays the publisher.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::metrics::data::ResourceMetrics;
-use opentelemetry_sdk::metrics::reader::MetricReader;
-use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, Temporality};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::collected::{Collected, Exporter, NotAccepted};
 use super::histograms::Outlet;
+use super::reader::Reader;
 use super::shown::Shown;
-
-/// The reader that the provider owns, shared with the [`Push`] that collects it.
-#[derive(Debug, Clone)]
-pub struct Reader(Arc<ManualReader>);
-
-impl Reader {
-    /// A reader that collects on demand, with `temporality`.
-    pub fn new(temporality: Temporality) -> Self {
-        let reader = ManualReader::builder().with_temporality(temporality);
-        Reader(Arc::new(reader.build()))
-    }
-}
-
-impl MetricReader for Reader {
-    fn register_pipeline(&self, pipeline: Weak<Pipeline>) {
-        self.0.register_pipeline(pipeline);
-    }
-
-    fn collect(&self, metrics: &mut ResourceMetrics) -> OTelSdkResult {
-        self.0.collect(metrics)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.0.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
-    }
-
-    fn temporality(&self, kind: InstrumentKind) -> Temporality {
-        self.0.temporality(kind)
-    }
-}
 
 /// After a push is given up, the exporter has this long to save which part of it was accepted.
 const SAVE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -355,6 +318,9 @@ impl Sender {
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::metrics::Temporality;
+
     use super::*;
 
     /// An exporter that always returns this answer.

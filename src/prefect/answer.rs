@@ -1,16 +1,12 @@
-//! The API's answers, decoded leniently.
-//!
-//! An object that cannot be decoded is skipped and reported; the rest of the list is used. An
-//! answer that is not a list of objects with ids does not come from Prefect and is an error.
+//! The API's answers.
 
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 
+use super::decode::{Listed, Skipped, objects};
 use super::objects::{Objects, Worker};
-use super::request::{Id, Request};
+use super::request::Request;
 use super::runs::{FlowRun, RunState, StateCount, TaskRun};
 
 /// An answer to a [`Request`].
@@ -34,64 +30,10 @@ pub enum Answer {
     TaskRuns(Listed<TaskRun>),
 }
 
-/// The objects of one answer.
-#[derive(Debug, Clone)]
-pub struct Listed<T> {
-    /// The objects that could be decoded.
-    pub items: Vec<T>,
-    /// The objects that could not be decoded.
-    pub skipped: Vec<Skipped>,
-}
-
-impl<T> Default for Listed<T> {
-    fn default() -> Self {
-        Listed {
-            items: Vec::new(),
-            skipped: Vec::new(),
-        }
-    }
-}
-
-impl<T> From<Vec<T>> for Listed<T> {
-    fn from(items: Vec<T>) -> Self {
-        Listed {
-            items,
-            skipped: Vec::new(),
-        }
-    }
-}
-
-impl<T> Listed<T> {
-    /// The number of objects in the answer, decodable or not: a page with fewer than its limit is
-    /// the last one.
-    pub fn len(&self) -> usize {
-        self.items.len() + self.skipped.len()
-    }
-
-    /// Whether the answer has no objects.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-/// An object that could not be decoded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Skipped {
-    /// Its id.
-    pub id: Id,
-    /// Why it could not be decoded.
-    pub reason: String,
-}
-
 #[derive(Deserialize)]
 struct Interval {
     #[serde(default)]
     states: Vec<StateCount>,
-}
-
-#[derive(Deserialize)]
-struct Identified {
-    id: Id,
 }
 
 impl Answer {
@@ -127,45 +69,5 @@ impl Answer {
             Request::FlowRunStates(_) => Answer::FlowRunStates(objects(body)?),
             Request::TaskRuns { .. } => Answer::TaskRuns(objects(body)?),
         })
-    }
-}
-
-/// Decodes a list, object by object if it cannot be decoded as a whole.
-pub(super) fn objects<T: DeserializeOwned>(body: &[u8]) -> Result<Listed<T>, serde_json::Error> {
-    if let Ok(items) = serde_json::from_slice::<Vec<T>>(body) {
-        return Ok(Listed::from(items));
-    }
-    let mut listed = Listed::default();
-    for raw in serde_json::from_slice::<Vec<&RawValue>>(body)? {
-        match serde_json::from_str(raw.get()) {
-            Ok(item) => listed.items.push(item),
-            Err(error) => {
-                let Identified { id } = serde_json::from_str(raw.get())?;
-                let reason = error.to_string();
-                listed.skipped.push(Skipped { id, reason });
-            }
-        }
-    }
-    Ok(listed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_object_that_cannot_be_decoded_is_skipped_and_reported() {
-        let body = br#"[{"id":"a"},{"id":"b","start_time":"yesterday"},{"id":"c"}]"#;
-        let listed: Listed<FlowRun> = objects(body).unwrap();
-        let ids: Vec<_> = listed.items.iter().map(|run| &*run.id).collect();
-        assert_eq!((ids, listed.len()), (vec!["a", "c"], 3));
-        assert_eq!(&*listed.skipped[0].id, "b");
-    }
-
-    #[test]
-    fn an_answer_that_is_not_a_list_of_objects_is_an_error() {
-        for body in ["{}", "[7]", "[{\"id\":7}]", "[{}]", "<html>", "", "null"] {
-            assert!(objects::<FlowRun>(body.as_bytes()).is_err(), "{body}");
-        }
     }
 }

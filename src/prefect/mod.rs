@@ -8,6 +8,7 @@
 mod answer;
 mod body;
 mod csrf;
+mod decode;
 mod error;
 pub mod objects;
 pub mod request;
@@ -25,11 +26,12 @@ use secrecy::ExposeSecret as _;
 use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 
-pub use answer::{Answer, Listed, Skipped};
+pub use answer::Answer;
 use csrf::Csrf;
+pub use decode::{Id, Listed, Skipped};
 pub use error::Error;
 use request::Call;
-pub use request::{Id, Request};
+pub use request::Request;
 
 use crate::settings::{Credentials, Prefect};
 

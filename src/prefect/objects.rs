@@ -3,68 +3,13 @@
 //! To add a list of the API, add its object and a row of `resources!` here, and an entry in the
 //! core's registry of sections.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
-use super::answer::{Listed, Skipped, objects};
-use super::request::Id;
-
-/// A field of an API object that distinguishes "absent" from "null": the compatible families print
-/// the first as `null` and the second as `None`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Field<T> {
-    /// The object does not have the field.
-    #[default]
-    Absent,
-    /// The field is JSON `null`.
-    Null,
-    /// The field has a value.
-    Value(T),
-}
-
-impl<T> Field<T> {
-    /// The value, if there is one.
-    pub fn value(&self) -> Option<&T> {
-        match self {
-            Field::Value(value) => Some(value),
-            Field::Absent | Field::Null => None,
-        }
-    }
-
-    /// The value as a label, made by `label`.
-    pub fn label_by(&self, label: impl FnOnce(&T) -> Arc<str>) -> Arc<str> {
-        match self {
-            Field::Absent => null(),
-            Field::Null => Arc::clone(&NONE),
-            Field::Value(value) => label(value),
-        }
-    }
-}
-
-impl Field<Arc<str>> {
-    /// The text as a label.
-    pub fn label(&self) -> Arc<str> {
-        self.label_by(Arc::clone)
-    }
-}
-
-static NULL: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("null"));
-static NONE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("None"));
-
-/// The label value for something that does not exist.
-pub fn null() -> Arc<str> {
-    Arc::clone(&NULL)
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Option::<T>::deserialize(deserializer).map(|value| value.map_or(Field::Null, Field::Value))
-    }
-}
+pub use super::decode::{Field, null};
+use super::decode::{Id, Listed, Skipped, objects, time};
 
 /// A deployment (`POST /deployments/filter`).
 #[derive(Debug, Clone, Deserialize)]
@@ -318,22 +263,4 @@ resources! {
     TagLimits(TagLimit): "concurrency_limits", None;
     /// All automations.
     Automations(Automation): "automations", Some("/automations/count");
-}
-
-/// Decodes a time as Prefect encodes it. A time without an offset is treated as UTC. A time that is
-/// too late to be represented, such as Python's `datetime.max`, becomes the latest possible one.
-pub(super) fn time<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Timestamp>, D::Error> {
-    let Some(text) = Option::<String>::deserialize(deserializer)? else {
-        return Ok(None);
-    };
-    let naive = || text.parse::<DateTime>()?.to_zoned(TimeZone::UTC);
-    match text.parse::<Timestamp>() {
-        Ok(time) => Ok(Some(time)),
-        Err(_) if text.starts_with("9999-12-3") => Ok(Some(Timestamp::MAX)),
-        Err(error) => naive()
-            .map(|time: jiff::Zoned| Some(time.timestamp()))
-            .map_err(|_| serde::de::Error::custom(error)),
-    }
 }

@@ -10,11 +10,9 @@ use reqwest::Method;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
+use super::decode::Id;
 use super::objects::Resource;
 use super::runs::StateType;
-
-/// An object's id: a UUID as text.
-pub type Id = Arc<str>;
 
 /// A request to the API.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::objects::{Field, time};
+use super::decode::{Field, time};
 
 /// The type of a state, from Prefect's fixed list. The *name* of a state can be any text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]

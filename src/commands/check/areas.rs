@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::prefect::bounded;
+use super::STEP;
 use crate::core::sections::Section;
 use crate::metrics::Options;
 use crate::prefect::objects::{Objects, Resource};
@@ -167,4 +167,13 @@ pub(super) fn name(section: Section) -> &'static str {
         Section::RunHistory => "the run history",
         Section::TaskRuns => "task runs",
     }
+}
+
+/// The result of a request, if it does not take too long: the client waits for a server that
+/// asks to be left alone.
+pub(super) async fn bounded<T>(
+    request: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let result = tokio::time::timeout(STEP, request).await;
+    result.unwrap_or(Err(Error::Deadline(STEP)))
 }

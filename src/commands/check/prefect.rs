@@ -1,6 +1,5 @@
 //! Whether Prefect can be read, and all of it.
 
-use std::future::Future;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,9 +7,9 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 
-use super::areas::{Area, Tried, areas, name};
+use super::PATIENCE;
+use super::areas::{Area, Tried, areas, bounded, name};
 use super::report::{Line, Report};
-use super::{PATIENCE, STEP};
 use crate::core::sections::Section;
 use crate::core::version;
 use crate::metrics::Options;
@@ -76,15 +75,6 @@ pub(super) async fn check<W: Write>(
     permissions(&results, report)?;
     report.add(clock(first.dated, &results))?;
     report.add(page_size(&client, settings.prefect.pagination_limit).await)
-}
-
-/// The result of a request, if it does not take too long: the client waits for a server that
-/// asks to be left alone.
-pub(super) async fn bounded<T>(
-    request: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    let result = tokio::time::timeout(STEP, request).await;
-    result.unwrap_or(Err(Error::Deadline(STEP)))
 }
 
 /// Adds a line that fails, and skips the checks after it.

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hash, Hasher as _, RandomState};
+use std::time::SystemTime;
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, KeyValueList};
 use prost::Message as _;
 use serde_json::{Map, Value as Json};
 
-use super::ledger::nanoseconds;
 use crate::metrics::Point;
 
 /// Hashes attributes without copying them. The key is random, so that a collision cannot be
@@ -91,4 +91,10 @@ pub(super) fn json(encoded: &[u8]) -> Option<Map<String, Json>> {
         Some((pair.key, value))
     });
     pairs.collect()
+}
+
+/// Nanoseconds since 1970.
+pub(super) fn nanoseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u64)
 }

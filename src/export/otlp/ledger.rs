@@ -13,7 +13,7 @@ use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::{AggregationTemporality, Metric};
 use prost::Message as _;
 
-use super::attributes::Hasher;
+use super::attributes::{Hasher, nanoseconds};
 use super::message;
 use super::point::{DataPoint, with_points};
 use super::saved::{Baselines, Delivered};
@@ -307,12 +307,6 @@ impl Ledger {
             _ => false,
         }
     }
-}
-
-/// Nanoseconds since 1970.
-pub(super) fn nanoseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_nanos() as u64)
 }
 
 #[cfg(test)]
