@@ -162,9 +162,9 @@ pub(super) fn refused(refusal: &Refusal<'_>) -> Failure {
                 "this may be Prefect itself; check OTEL_EXPORTER_OTLP_ENDPOINT: it must be the address of a collector, by default on port 4318",
             )
         }
-        404 | 405 => {
-            Some("check OTEL_EXPORTER_OTLP_ENDPOINT: a collector receives metrics at the path /v1/metrics")
-        }
+        404 | 405 => Some(
+            "check OTEL_EXPORTER_OTLP_ENDPOINT: a collector receives metrics at the path /v1/metrics",
+        ),
         413 => Some("set OTLP_MAX_MESSAGE_BYTES to the receiver's limit"),
         _ => None,
     };

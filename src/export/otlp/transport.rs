@@ -161,9 +161,7 @@ pub(super) fn too_late(patience: Duration) -> Failure {
     let milliseconds = patience.as_millis();
     Failure {
         cause: format!("no answer within {milliseconds} ms"),
-        hint: Some(Cow::Borrowed(
-            "OTEL_EXPORTER_OTLP_TIMEOUT sets the timeout",
-        )),
+        hint: Some(Cow::Borrowed("OTEL_EXPORTER_OTLP_TIMEOUT sets the timeout")),
         then: Then::Retry,
     }
 }
