@@ -1,4 +1,4 @@
-//! From what is published to the fields of `/status`.
+//! Builds the fields of `/status` from the published data.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -23,9 +23,9 @@ use crate::metrics::{Reading, View};
 use crate::prefect::objects::Worker;
 use crate::prefect::runs::{FlowRun, StateType};
 
-/// States in a list.
+/// Maximum number of states in a list.
 const STATES: usize = 20;
-/// Characters of a text that Prefect or a receiver chooses.
+/// Maximum number of characters in names and errors, which come from Prefect or from a receiver.
 const NAME: usize = 120;
 const ERROR: usize = 600;
 
@@ -100,7 +100,7 @@ fn sections(snapshot: &Snapshot, journal: &Journal) -> Vec<SectionRow> {
             section: section.as_str(),
             state: match () {
                 () if state.absent => SectionCondition::Absent,
-                // Stale from the start, and not because of its age.
+                // Stale, but not because of its age: it has never been read.
                 () if freshness.stale && freshness.age <= state.stale_after => {
                     SectionCondition::Unread
                 }
@@ -189,7 +189,7 @@ fn flow_runs(snapshot: &Snapshot) -> FlowRuns {
     }
 }
 
-/// Runs by state, those of most runs first.
+/// Runs by state, in descending order of their number.
 fn states(runs: impl Iterator<Item = (Option<StateType>, Arc<str>, u64)>) -> States {
     let mut counts: BTreeMap<_, u64> = BTreeMap::new();
     for (kind, name, count) in runs {
@@ -263,12 +263,12 @@ fn series(readings: &[Reading]) -> Vec<Series> {
     readings.iter().map(of).collect()
 }
 
-/// A name that Prefect chooses, cut.
+/// A name from Prefect, truncated.
 pub(super) fn name(text: impl AsRef<str>) -> String {
     cut(text.as_ref(), NAME)
 }
 
-/// An error, cut.
+/// An error, truncated.
 pub(super) fn error(text: &str) -> String {
     cut(text, ERROR)
 }

@@ -309,7 +309,7 @@ async fn what_is_not_prefect_3_is_told_apart() {
     checked.fails(
         "Prefect",
         "a web page, not the API",
-        "does a proxy ask to log in?",
+        "Does a proxy require a login?",
     );
     stub.fault(|_| Some(garbage(StatusCode::NOT_FOUND, "Not Found")));
     let checked = check(&stub.url, &[]).await;
