@@ -40,7 +40,7 @@ pub enum Error {
         /// Whether the server reports that it is in maintenance.
         maintenance: bool,
     },
-    /// An answer that the API does not give.
+    /// An answer that the API would not return.
     Body {
         /// Method and URL.
         request: String,

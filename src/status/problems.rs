@@ -56,11 +56,11 @@ fn down(input: &Input<'_>) -> Problem {
     let why = culprit(failing);
     let title = match why {
         Some(error) if error.is_not_prefect() => {
-            "PREFECT_API_URL is not the URL of the Prefect 3 API"
+            "PREFECT_API_URL does not point to the API of Prefect 3"
         }
         Some(_) => "Prefect cannot be read",
         None => {
-            "Prefect responds, but has no lists of runs, deployments, flows, work pools or work queues"
+            "Prefect answers, but has no list of runs, deployments, flows, work pools or work queues"
         }
     };
     Problem {

@@ -534,11 +534,7 @@ async fn the_folder_is_writable_and_has_a_checkpoint_of_this_api_or_another() {
 
     std::fs::write(in_folder("file"), "").unwrap();
     let checked = check(&stub.url, &[("STATE_DIR", &in_folder("file"))]).await;
-    checked.fails(
-        "STATE_DIR",
-        "cannot be written",
-        "set STATE_DIR to a folder",
-    );
+    checked.fails("STATE_DIR", "is not writable", "set STATE_DIR to a folder");
     let checked = check(&stub.url, &[("STATE_DIR", "/proc")]).await;
     checked.fails("STATE_DIR", "/proc is not writable", "STATE_DIR");
 

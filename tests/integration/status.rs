@@ -160,7 +160,7 @@ async fn a_url_that_does_not_lead_to_prefect_is_reported_as_such() {
     let status = cycle(&mut agent(&stub.url, &[]).await).await;
     let wrong = problem(
         &status,
-        "PREFECT_API_URL is not the URL of the Prefect 3 API",
+        "PREFECT_API_URL does not point to the API of Prefect 3",
     );
     assert!(wrong["detail"].as_str().unwrap().contains("404"));
 }

@@ -186,7 +186,7 @@ fn failed(what: &'static str, error: &Error) -> Line {
     Line::fail(what, error.problem()).hint_if(error.hint())
 }
 
-/// Why none of the lists that every server has can be read.
+/// The error if none of the core lists, which every server has, can be read.
 fn not_prefect(results: &[Tried]) -> Option<&Error> {
     let lists = results.iter().filter(|tried| tried.section.matters());
     let errors: Option<Vec<_>> = lists.map(|tried| tried.answer.as_ref().err()).collect();
