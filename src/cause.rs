@@ -1,9 +1,9 @@
-//! The cause of a failure that is worth showing.
+//! The most specific cause of an error.
 
 use std::error::Error;
 
-/// The innermost cause of `error`, which is the most specific one: those around it repeat the URL,
-/// or say that something failed.
+/// The innermost cause of `error`, which is the most specific one: the outer ones only repeat the
+/// URL, or report that something failed.
 pub(crate) fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {

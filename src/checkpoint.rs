@@ -32,7 +32,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 pub enum Error {
     /// Another process uses the file.
     #[error(
-        "STATE_DIR: {0} is in use by another prefect-otel-agent; each agent needs its own directory"
+        "STATE_DIR: {0} is in use by another prefect-otel-agent; each agent needs its own folder"
     )]
     InUse(PathBuf),
     /// The file cannot be read or written.
@@ -56,7 +56,7 @@ struct Content {
     saved: SavedState,
 }
 
-/// The checkpoint of one Prefect API in a directory. The lock is held until it is dropped.
+/// The checkpoint of one Prefect API in a folder. The lock is held until it is dropped.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -81,7 +81,7 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// If another process uses it, or the directory is not writable.
+    /// If another process uses it, or the folder is not writable.
     pub fn lock(&mut self, patience: Duration) -> Result<(), Error> {
         if self.lock.is_none() {
             self.lock = Some(lock(&self.path, patience)?);
@@ -179,7 +179,7 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// If another process uses the file, the disk is full or the directory is not writable. The old
+    /// If another process uses the file, the disk is full or the folder is not writable. The old
     /// file is then kept.
     pub fn write(&mut self, saved: SavedState) -> Result<(), Error> {
         self.lock(Duration::ZERO)?;
@@ -250,7 +250,7 @@ pub(crate) fn set_aside(path: &Path) -> io::Result<PathBuf> {
 ///
 /// # Errors
 ///
-/// If the disk is full or the directory is not writable. The old file is then kept.
+/// If the disk is full or the folder is not writable. The old file is then kept.
 pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
@@ -264,7 +264,7 @@ pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
         _ = File::create(&new);
         return Err(error);
     }
-    // The rename is durable only after the directory has been synced, which not every file system
+    // The rename is durable only after the folder has been synced, which not every file system
     // supports.
     if let Some(Ok(folder)) = path.parent().map(File::open) {
         _ = folder.sync_all();
@@ -276,7 +276,7 @@ pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// If the disk is full or the directory is not writable.
+/// If the disk is full or the folder is not writable.
 pub(crate) fn create(path: &Path, text: &[u8]) -> io::Result<bool> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
@@ -392,7 +392,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_serves_several_apis_with_one_agent_each() {
+    fn a_folder_serves_several_apis_with_one_agent_each() {
         let folder = tempfile::tempdir().unwrap();
         let mut here = Checkpoint::new(folder.path(), "http://here/api");
         let mut there = Checkpoint::new(folder.path(), "http://there/api");

@@ -1,4 +1,4 @@
-//! Arguments.
+//! The command line.
 
 use std::path::PathBuf;
 
@@ -20,14 +20,14 @@ pub const VERSION: &str = concat!(
     ")"
 );
 
-/// The subcommands that take the settings. Without a subcommand, the agent runs.
+/// The subcommands that use the settings. Without a subcommand, the agent runs.
 const RUN: &str = "run";
 const CHECK: &str = "check";
 const ONCE: &str = "once";
 const HEALTH: &str = "health";
 const CONFIG: &str = "config";
 
-/// The subcommands that print what a shell and `man` need.
+/// The subcommands that print files for shells and for `man`.
 const COMPLETIONS: &str = "completions";
 const MAN: &str = "man";
 
@@ -37,7 +37,7 @@ const FORMAT: &str = "format";
 const FILE: &str = "config";
 const SHELL: &str = "shell";
 
-/// A subcommand that prints what the program declares: its name, what it is for, what it prints.
+/// A subcommand that prints a reference: its name, its description, and the reference.
 type ReferenceCommand = (&'static str, &'static str, fn() -> Reference);
 
 const REFERENCES: [ReferenceCommand; 2] = [
@@ -49,26 +49,26 @@ const REFERENCES: [ReferenceCommand; 2] = [
     ("settings", "Print all settings", settings::docs::reference),
 ];
 
-/// What the program is asked to do.
+/// What the arguments request.
 pub enum Invocation {
-    /// To print this.
+    /// Print this text.
     Print(String),
-    /// To do this with the settings from these sources.
+    /// Run this task with the settings from these sources.
     Do(Task, Sources),
 }
 
-/// What is done with the settings.
+/// The tasks that use the settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
     /// Runs the agent.
     Run,
-    /// Tries everything that the agent needs.
+    /// Checks everything that the agent needs.
     Check(check::Format),
     /// Prints the settings in use.
     Config(Format),
-    /// Prints what one cycle reads.
+    /// Prints the metrics of one cycle.
     Once(once::Format),
-    /// Asks a running agent for its health.
+    /// Queries the health of a running agent.
     Health(Probe),
 }
 
@@ -76,11 +76,11 @@ pub enum Task {
 pub fn command() -> Command {
     with_settings(Command::new(env!("CARGO_PKG_NAME")))
         .version(VERSION)
-        .about("Samples the API of Prefect 3 into OpenTelemetry metrics: OTLP push, Prometheus pull bridge")
+        .about("Exports metrics of Prefect 3: pushes them over OTLP, and serves them for Prometheus")
         .subcommands([
             with_settings(Command::new(RUN)).about("Run the agent (the default)"),
             with_settings(Command::new(CHECK))
-                .about("Check settings, Prefect, exporters, port and state folder: exit code 0 or 1")
+                .about("Check the settings, Prefect, the exporters, the port and STATE_DIR; exit with 0 if nothing fails")
                 .arg(format(&check::Format::ALL.map(|(name, _)| name))),
             with_settings(Command::new(CONFIG))
                 .about("Print the value and the source of each setting, with secrets masked")
@@ -89,12 +89,12 @@ pub fn command() -> Command {
                 .about("Run one cycle and print its metrics")
                 .arg(format(&once::Format::ALL.map(|(name, _)| name))),
             with_settings(Command::new(HEALTH))
-                .about("Ask the agent on this machine whether it is running: exit code 0 or 1")
+                .about("Query whether the agent on this machine is running; exit with 0 if it is")
                 .arg(
                     Arg::new(READY)
                         .long(READY)
                         .action(ArgAction::SetTrue)
-                        .help("Ask whether it has read Prefect recently (/readyz instead of /healthz)"),
+                        .help("Query whether it has read Prefect recently (/readyz instead of /healthz)"),
                 ),
         ])
         .subcommands(REFERENCES.map(|(name, about, _)| {
@@ -113,14 +113,14 @@ pub fn command() -> Command {
         .subcommand(Command::new(MAN).about("Print the manual page"))
 }
 
-/// Adds the flags that are made from the settings. Every subcommand that takes settings has them,
-/// so that they can be written before or after its name.
+/// Adds a flag for each setting. Every subcommand that uses the settings has these flags, so that
+/// they can be written before or after its name.
 fn with_settings(command: Command) -> Command {
     let file = Arg::new(FILE)
         .long(FILE)
         .value_name("FILE")
         .value_parser(clap::value_parser!(PathBuf))
-        .help("TOML or YAML file with settings, with underscores in their names: max_retries = 5");
+        .help("TOML or YAML file with settings in snake case: max_retries = 5");
     let flags = SETTINGS.iter().filter_map(|setting| {
         let mut help = setting.help.to_owned();
         if let Some(default) = setting.default {
@@ -135,8 +135,8 @@ fn with_settings(command: Command) -> Command {
     });
     command.arg(file).args(flags).after_help(
         "Every flag is also an environment variable: --max-retries is MAX_RETRIES. Secrets have no \
-         flag: they are read from the environment, from --config, or from a file that a variable \
-         like PREFECT_API_KEY_FILE names.\n\n\
+         flags: set them in the environment, in the file of --config, or in a file whose path is in \
+         a variable such as PREFECT_API_KEY_FILE.\n\n\
          Order of precedence: flags, environment, --config, the active Prefect profile (if nothing \
          else sets PREFECT_API_URL), defaults.",
     )
@@ -151,8 +151,7 @@ fn format(names: &[&'static str]) -> Arg {
         .help("Output format")
 }
 
-/// What arguments and environment ask for. Ends the process for `--help`, `--version` and
-/// arguments that cannot be used.
+/// What the arguments request. Ends the process for `--help`, `--version` and invalid arguments.
 pub fn invocation() -> Invocation {
     let matches = command().get_matches();
     let Some((name, arguments)) = matches.subcommand() else {
@@ -172,8 +171,8 @@ pub fn invocation() -> Invocation {
     Invocation::Do(task, sources(&[arguments, &matches]))
 }
 
-/// The settings of the process: its environment, and the flags. The first of `matches` that has a
-/// flag counts.
+/// The sources of the settings: the environment, the file and the flags. If a flag occurs in
+/// several `matches`, the first one takes precedence.
 fn sources(matches: &[&ArgMatches]) -> Sources {
     let value = |name: &str| matches.iter().find_map(|all| all.get_one::<String>(name));
     let flags = SETTINGS.iter().filter(|setting| setting.flag().is_some());
@@ -206,7 +205,7 @@ fn manual() -> String {
     String::from_utf8_lossy(&page).into_owned()
 }
 
-/// The reference of this name.
+/// The text of the reference `name`.
 fn printed(name: &str, arguments: &ArgMatches) -> String {
     let format = named(&Format::ALL, arguments);
     let reference = REFERENCES.into_iter().find(|(known, ..)| *known == name);
@@ -214,7 +213,7 @@ fn printed(name: &str, arguments: &ArgMatches) -> String {
     text.unwrap_or_default()
 }
 
-/// The format that is asked for; the first of `all` is the default.
+/// The format in `arguments`; the first of `all` is the default.
 fn named<T: Copy, const N: usize>(all: &[(&str, T); N], arguments: &ArgMatches) -> T {
     let wanted = arguments.get_one::<String>(FORMAT);
     let format = all

@@ -1,4 +1,4 @@
-//! Arguments in, exit code out.
+//! Parses the arguments, runs the command and returns an exit code.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -12,15 +12,15 @@ use prefect_otel_agent::settings::Settings;
 use prefect_otel_agent::shutdown::Shutdown;
 use prefect_otel_agent::{cli, telemetry};
 
-/// The process could not start or go on.
+/// The process could not start or continue, or a check failed.
 const FAILURE: u8 = 1;
-/// The settings cannot be used.
+/// The settings are not valid.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let (task, sources) = match cli::invocation() {
         Invocation::Do(task, sources) => (task, sources),
-        // A reader that has seen enough closes the pipe: that is no failure.
+        // The reader may close the pipe early, as `head` does: this is not a failure.
         Invocation::Print(text) => {
             _ = std::io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         (Task::Once(format), Ok(settings)) => {
             match runtime.block_on(once::run(settings, format)) {
                 Ok(true) => ExitCode::SUCCESS,
-                // The log says why.
+                // The log shows the reason.
                 Ok(false) => ExitCode::from(FAILURE),
                 Err(error @ once::Error::Settings(_)) => fail(USAGE, &error),
                 Err(error) => fail(FAILURE, &error),

@@ -1,4 +1,4 @@
-//! The agent's own logs (on stderr, and by OTLP where wanted) and traces.
+//! The agent's own logs (on stderr and, if enabled, over OTLP) and traces.
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
@@ -20,25 +20,25 @@ use crate::settings::{Log, LogFormat, Settings};
 
 const OWN: &str = env!("CARGO_CRATE_NAME");
 
-/// What has to be ended so that no span is lost.
+/// The providers of traces and logs. They must be shut down so that no span is lost.
 #[must_use]
 pub struct Telemetry {
     tracer_provider: Option<SdkTracerProvider>,
     logger_provider: Option<SdkLoggerProvider>,
 }
 
-/// Starts logs and traces. Once a process, inside a tokio runtime.
+/// Starts logs and traces. Must be called once per process, in a tokio runtime.
 ///
 /// # Errors
 ///
-/// When an exporter cannot be built.
+/// If an exporter cannot be built.
 pub fn start(settings: &Settings) -> Result<Telemetry, Error> {
     let tracer_provider = tracer_provider(settings)?;
     let logger_provider = logger_provider(settings)?;
     let traces = tracer_provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer(OWN))
-            // Only the agent's own spans: those of the exporter would never end.
+            // Only the agent's own spans: exporting those of the exporter would create new ones.
             .with_filter(Targets::new().with_target(OWN, LevelFilter::DEBUG))
     });
     let pushed_logs = logger_provider.as_ref().map(|provider| {
@@ -94,7 +94,7 @@ fn logger_provider(settings: &Settings) -> Result<Option<SdkLoggerProvider>, Err
 }
 
 fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + Send + Sync> {
-    // The SDK reports what the agent reports too, and at every push: only for who debugs.
+    // The SDK logs at every push what the agent also logs, so it is only enabled for debugging.
     let sdk = if log.level >= LevelFilter::DEBUG {
         LevelFilter::WARN
     } else {
@@ -103,7 +103,7 @@ fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + 
     let targets = Targets::new()
         .with_default(log.level.min(LevelFilter::WARN))
         .with_target("opentelemetry", sdk)
-        // It reports each handshake that fails, at ERROR; the request's own error says why.
+        // It logs each failed handshake as an error; the request's own error has the reason.
         .with_target("rustls_platform_verifier", sdk)
         .with_target(OWN, log.level);
     match log.format {
@@ -120,7 +120,7 @@ fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + 
     }
 }
 
-/// Whether `stream` is a terminal that is to have colours. <https://no-color.org>
+/// Whether to write colors to `stream`. <https://no-color.org>
 pub(crate) fn has_colors(stream: &impl std::io::IsTerminal) -> bool {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     stream.is_terminal() && !unwanted
@@ -129,7 +129,7 @@ pub(crate) fn has_colors(stream: &impl std::io::IsTerminal) -> bool {
 impl Telemetry {
     /// Sends the last spans and logs, within `patience`.
     pub async fn shutdown(self, patience: std::time::Duration) {
-        // It blocks until their tasks on this runtime are done.
+        // `shutdown` blocks until the tasks of the providers, which use this runtime, are done.
         let end = tokio::task::spawn_blocking(move || {
             if let Some(provider) = self.tracer_provider {
                 _ = provider.shutdown();

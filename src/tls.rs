@@ -1,4 +1,4 @@
-//! Why a TLS connection failed, in words, and which setting helps.
+//! Why a TLS connection failed, and which setting to change.
 
 use std::error::Error;
 use std::io;
@@ -7,14 +7,14 @@ use jiff::Timestamp;
 use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, Error as TlsError};
 
-/// The settings of a connection.
+/// The names of the settings of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Names {
-    /// The one with the server's address.
+    /// The setting with the server's address.
     pub(crate) address: &'static str,
-    /// The one with the certificates that are trusted.
+    /// The setting with the trusted certificates.
     pub(crate) trusted: &'static str,
-    /// The one with the agent's own certificate, where there is one.
+    /// The setting with the agent's own certificate, if there is one.
     pub(crate) own: Option<&'static str>,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Problem {
     pub(crate) hint: String,
 }
 
-/// The failure of TLS that `error` is due to, if it is.
+/// The TLS failure that caused `error`, if any.
 pub(crate) fn problem(error: &(dyn Error + 'static), names: Names) -> Option<Problem> {
     let cause = tls_error(error)?;
     let Names {
@@ -38,11 +38,11 @@ pub(crate) fn problem(error: &(dyn Error + 'static), names: Names) -> Option<Pro
         TlsError::InvalidMessage(_) => (
             "the answer is not TLS".to_owned(),
             format!(
-                "the server does not use TLS on this port: check the port of {address}, or begin it with http://"
+                "the server does not use TLS on this port: correct the port in {address}, or use http:// instead of https://"
             ),
         ),
         TlsError::AlertReceived(_) => (
-            format!("the server refuses the TLS connection: {cause}"),
+            format!("the server rejected the TLS connection: {cause}"),
             match names.own {
                 Some(own) => format!("the server may require a client certificate: set {own}"),
                 None => format!("check {address}"),
@@ -69,7 +69,9 @@ fn certificate(error: &CertificateError, names: Names) -> Problem {
         ),
         CertificateError::BadSignature => (
             "it is not signed by the trusted authority".to_owned(),
-            format!("the file of {trusted} holds another authority of the same name: replace it"),
+            format!(
+                "the file in {trusted} contains another authority with the same name: replace it"
+            ),
         ),
         CertificateError::Expired => ("it has expired".to_owned(), RENEW.to_owned()),
         CertificateError::ExpiredContext { not_after, .. } => (
@@ -96,12 +98,12 @@ fn certificate(error: &CertificateError, names: Names) -> Problem {
             ),
             other_name(address),
         ),
-        // Not a variant of its own: webpki's error is wrapped.
+        // There is no variant for this: rustls wraps webpki's error.
         other if other.to_string().contains("CaUsedAsEndEntity") => (
-            "it is that of a certificate authority (CA:TRUE), which cannot be a server's"
+            "it is a certificate authority's (CA:TRUE), which cannot be used for a server"
                 .to_owned(),
             format!(
-                "`openssl req -x509` makes such certificates; add -addext basicConstraints=critical,CA:FALSE, or sign a server certificate with this authority, and set {trusted} to the PEM file of the result or of the authority"
+                "`openssl req -x509` creates such certificates by default; add -addext basicConstraints=critical,CA:FALSE and set {trusted} to the new certificate, or sign a server certificate with this authority and set {trusted} to the authority's certificate"
             ),
         ),
         other => (
@@ -110,23 +112,23 @@ fn certificate(error: &CertificateError, names: Names) -> Problem {
         ),
     };
     Problem {
-        cause: format!("the server's certificate is refused: {cause}"),
+        cause: format!("the server's certificate was rejected: {cause}"),
         hint,
     }
 }
 
-const RENEW: &str = "renew the certificate; if it is newer, check the clock of this machine";
+const RENEW: &str = "renew the certificate; if it is still valid, check the clock of this machine";
 const CLOCK: &str = "check the clock of this machine";
 
 fn other_name(address: &str) -> String {
-    format!("use a host name of the certificate in {address}, or issue a certificate for this one")
+    format!("set {address} to a host name of the certificate, or issue a certificate for this name")
 }
 
-/// webpki names them as `DnsName("localhost")`.
+/// webpki formats names as `DnsName("localhost")`.
 fn names_of(presented: &[String]) -> String {
     let quoted = |name: &String| name.split('"').nth(1).unwrap_or(name).to_owned();
     match presented {
-        [] => "no host name at all".to_owned(),
+        [] => "no host name".to_owned(),
         names => names.iter().map(quoted).collect::<Vec<_>>().join(", "),
     }
 }
@@ -144,7 +146,7 @@ fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a TlsError> {
         if let Some(error) = error.downcast_ref() {
             return Some(error);
         }
-        // `source` of an I/O error passes over the error that it is made of.
+        // `source` of an I/O error skips the error that it wraps.
         let made_of = error.downcast_ref().and_then(io::Error::get_ref);
         next = match made_of {
             Some(made_of) => Some(made_of),
@@ -182,6 +184,6 @@ mod tests {
     fn names_are_shown_without_the_library_s_words() {
         let presented = ["DnsName(\"a.example\")".to_owned(), "10.0.0.1".to_owned()];
         assert_eq!(names_of(&presented), "a.example, 10.0.0.1");
-        assert_eq!(names_of(&[]), "no host name at all");
+        assert_eq!(names_of(&[]), "no host name");
     }
 }

@@ -1,4 +1,4 @@
-//! Prints the settings in use, and where each comes from.
+//! Prints the settings in use, and the source of each.
 
 use std::io::Write as _;
 
@@ -8,18 +8,18 @@ use crate::settings::{Error, Settings, Sources, report};
 /// The formats, by their names.
 pub const FORMATS: [(&str, Format); 2] = [("table", Format::Table), ("json", Format::Json)];
 
-/// Writes every setting to stdout, and what is strange about them to stderr.
+/// Writes every setting to stdout, and warnings to stderr.
 ///
 /// # Errors
 ///
-/// If the settings cannot be used: they are printed all the same, if they can be read at all.
+/// If the settings are not valid. They are printed anyway, if their sources can be read.
 pub fn run(
     sources: &Sources,
     settings: Result<Settings, Error>,
     format: Format,
 ) -> Result<(), Error> {
     let text = report::report(sources)?.render(format);
-    // A reader that has seen enough closes the pipe: that is no failure.
+    // The reader may close the pipe early, as `head` does: this is not a failure.
     _ = std::io::stdout().write_all(text.as_bytes());
     for warning in settings?.warnings {
         eprintln!("warning: {warning}");

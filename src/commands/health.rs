@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cause::innermost;
 
-/// A health check that takes longer has failed.
+/// The timeout of a health check.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The endpoint to query.
@@ -14,7 +14,7 @@ pub enum Probe {
     /// Whether the process is running. An outage of Prefect does not affect it: restarting the
     /// agent would not help, and would lose its state.
     Live,
-    /// Whether it has read Prefect recently.
+    /// Whether the agent has read Prefect recently.
     Ready,
 }
 
@@ -30,10 +30,10 @@ impl Probe {
 /// Why the health check failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no answer.
+    /// The agent does not answer.
     #[error("no answer from {0}: {1}")]
     NoAnswer(String, String),
-    /// The agent answers that it is not healthy.
+    /// The agent reports that it is not healthy.
     #[error("{0}: {1}")]
     Unhealthy(String, String),
 }
@@ -42,7 +42,7 @@ pub enum Error {
 ///
 /// # Errors
 ///
-/// If it does not answer, or answers that it is not healthy.
+/// If it does not answer, or reports that it is not healthy.
 pub async fn ask(mut address: SocketAddr, probe: Probe) -> Result<(), Error> {
     if address.ip().is_unspecified() {
         address.set_ip(match address {

@@ -1,4 +1,4 @@
-//! What the program can do apart from running the agent.
+//! The commands of the program, except for running the agent.
 
 pub mod check;
 pub mod config;

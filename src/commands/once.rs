@@ -1,4 +1,4 @@
-//! One cycle, printed: what the agent reads, without running it.
+//! Runs a single cycle and prints its metrics.
 
 use std::fmt::Write as _;
 use std::future::Future;
@@ -22,10 +22,10 @@ use crate::publisher::Publisher;
 use crate::settings::{self, MetricsExporters, Settings};
 use crate::{status, telemetry};
 
-/// How the metrics are written.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Columns: metric, attributes, value.
+    /// A table with the columns metric, attributes and value.
     Table,
     /// The text of `/metrics`.
     Prometheus,
@@ -42,31 +42,31 @@ impl Format {
     ];
 }
 
-/// Why there is nothing to print.
+/// Why the metrics cannot be printed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A setting names what is not there.
+    /// A setting refers to something that does not exist.
     #[error(transparent)]
     Settings(#[from] settings::Error),
     /// The metrics cannot be collected.
     #[error(transparent)]
     Export(#[from] export::Error),
-    /// There can be no cycle.
+    /// The cycle cannot be started.
     #[error(transparent)]
     Cycles(#[from] cycles::Error),
-    /// They cannot be written.
+    /// The metrics cannot be written.
     #[error("stdout: {0}")]
     Write(#[from] io::Error),
-    /// They cannot be written as JSON.
-    #[error("OTLP as JSON: {0}")]
+    /// The metrics cannot be encoded as JSON.
+    #[error("OTLP JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// Runs one cycle and prints what it read to stdout; `false` if Prefect could not be read.
+/// Runs one cycle and prints its metrics to stdout; `false` if Prefect could not be read.
 ///
 /// # Errors
 ///
-/// When there can be no cycle, or its metrics cannot be written.
+/// If the cycle cannot be started, or its metrics cannot be written.
 pub async fn run(settings: Settings, format: Format) -> Result<bool, Error> {
     let settings = alone(settings);
     let logs = telemetry::start(&settings)?;
@@ -97,7 +97,7 @@ pub async fn run(settings: Settings, format: Format) -> Result<bool, Error> {
         }
     };
     match io::stdout().write_all(&text.unwrap_or_default()) {
-        // A reader that has seen enough closes the pipe: that is no failure.
+        // The reader may close the pipe early, as `head` does: this is not a failure.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
         _ => {}
     }
@@ -105,8 +105,7 @@ pub async fn run(settings: Settings, format: Format) -> Result<bool, Error> {
     Ok(report.state.snapshot.up)
 }
 
-/// The settings of an agent that leaves no trace: it exports nothing and keeps nothing, and says
-/// only what fails.
+/// The settings of an agent that exports nothing, stores nothing, and logs only failures.
 fn alone(mut settings: Settings) -> Settings {
     settings.state_dir = None;
     settings.otel.metrics = MetricsExporters::default();
@@ -122,7 +121,7 @@ fn alone(mut settings: Settings) -> Settings {
     settings
 }
 
-/// Says on a terminal what is done, and for how long.
+/// Shows the progress on stderr, if it is a terminal.
 async fn with_progress<T>(what: &str, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     if !io::stderr().is_terminal() {
@@ -142,7 +141,7 @@ async fn with_progress<T>(what: &str, work: impl Future<Output = T>) -> T {
     }
 }
 
-/// The metrics as columns: those of Prefect first, then those of the agent itself.
+/// The metrics as a table: first those of Prefect, then those of the agent itself.
 fn table(request: &ExportMetricsServiceRequest) -> String {
     let scopes = request.resource_metrics.iter();
     let scopes = scopes.flat_map(|resource| &resource.scope_metrics);
@@ -200,7 +199,7 @@ fn rows(metric: &Metric) -> Vec<Vec<String>> {
     }
 }
 
-/// A number with its unit, as it is read: times since 1970 are dates.
+/// A number with its unit. A Unix time is shown as a date.
 fn number(point: &NumberDataPoint, unit: &str) -> String {
     let value = match point.value {
         Some(number_data_point::Value::AsDouble(value)) => value,
@@ -216,7 +215,7 @@ fn number(point: &NumberDataPoint, unit: &str) -> String {
     }
 }
 
-/// At most three decimals. `{run}` counts runs: the name says so.
+/// At most three decimals. Units such as `{run}` are omitted, because the metric's name has them.
 fn with_unit(value: f64, unit: &str) -> String {
     let rounded = (value * 1e3).round() / 1e3;
     match unit.starts_with('{') || unit == "1" || unit.is_empty() {
@@ -225,7 +224,7 @@ fn with_unit(value: f64, unit: &str) -> String {
     }
 }
 
-/// A histogram in short: how many values, and their mean.
+/// The summary of a histogram: the number of values, and their mean.
 fn measured(count: u64, sum: Option<f64>, unit: &str) -> String {
     let values = if count == 1 { "value" } else { "values" };
     match sum {
@@ -253,7 +252,7 @@ fn text(value: Option<&AnyValue>) -> String {
         Some(any_value::Value::BoolValue(value)) => write!(text, "{value}"),
         Some(any_value::Value::IntValue(value)) => write!(text, "{value}"),
         Some(any_value::Value::DoubleValue(value)) => write!(text, "{value}"),
-        // The catalogue has no others.
+        // No metric has attributes of other types.
         _ => Ok(()),
     };
     text

@@ -81,7 +81,7 @@ fn instance_id(settings: &Settings, resource: &Resource) -> Uuid {
         let (exists, path) = (path.exists(), path.display());
         match exists {
             true => tracing::warn!(%path, %error, "STATE_DIR: the file does not contain a valid service.instance.id; delete it and restart the agent. Until then, the id is derived from PREFECT_API_URL and the resource"),
-            // The checkpoint logs that the directory cannot be used.
+            // The checkpoint logs that the folder cannot be used.
             false => tracing::debug!(%path, %error, "cannot store service.instance.id"),
         }
         made()

@@ -24,11 +24,11 @@ pub use server::serve;
 use crate::export::prometheus::{self, Page};
 use crate::status::{Served, page as status_html};
 
-/// Whether the agent is ready: the last cycle that could read Prefect is not long ago.
+/// Whether the agent is ready: a recent cycle could read Prefect.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     started: Instant,
-    /// Milliseconds from `started` to the last good cycle; negative before the first.
+    /// Milliseconds from `started` to the last good cycle; negative before the first one.
     good_at: Arc<AtomicI64>,
     stale_after: Duration,
 }
@@ -43,7 +43,7 @@ impl Readiness {
         }
     }
 
-    /// A cycle could read Prefect.
+    /// Records that a cycle could read Prefect.
     pub fn good_cycle(&self) {
         let now = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
         self.good_at.store(now, Ordering::Relaxed);
@@ -64,7 +64,7 @@ impl Readiness {
     }
 }
 
-/// The routes. Without a page, `/metrics` is not there.
+/// The routes. Without a page, there is no `/metrics`.
 pub fn router(
     page: Option<Page>,
     status: Served,
@@ -92,7 +92,8 @@ async fn metrics(State(page): State<Page>) -> Response {
     ([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], page.scrape()).into_response()
 }
 
-/// What is served next is another one, and it is for this page alone.
+/// Headers of both status endpoints: answers must not be cached or interpreted as another type, and
+/// links must not reveal the address of the page.
 const FRESH: [(HeaderName, HeaderValue); 3] = [
     (CACHE_CONTROL, HeaderValue::from_static("no-store")),
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),

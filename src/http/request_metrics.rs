@@ -1,4 +1,5 @@
-//! What the agent's own endpoints are asked, by the conventions for HTTP servers.
+//! Metrics of the requests to the agent's own endpoints, according to the conventions for HTTP
+//! servers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -30,13 +31,13 @@ impl RequestMetrics {
         }
     }
 
-    /// Requests under way.
+    /// Requests in progress.
     pub fn active(&self) -> i64 {
         self.active.load(Ordering::Relaxed)
     }
 }
 
-/// A request under way; a client that goes away ends it too.
+/// A request in progress. It is dropped even if the client disconnects.
 struct Active<'a>(&'a AtomicI64);
 
 impl Drop for Active<'_> {
@@ -53,7 +54,7 @@ pub(super) async fn measure(
     metrics.active.fetch_add(1, Ordering::Relaxed);
     let _active = Active(&metrics.active);
     let started = Instant::now();
-    // A path that is none, and a method that is none, are not repeated: they can be any.
+    // Unknown paths and methods are not used as attributes, since there could be any number of them.
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map(|route| route.as_str().to_owned());
     let method = match request.method().as_str() {

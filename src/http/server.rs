@@ -1,5 +1,5 @@
-//! Serves the routes, whatever a client does: connections are bounded, and one that sends no
-//! request for a while is closed.
+//! Serves the routes, and protects the agent from misbehaving clients: the number of connections is
+//! limited, and idle connections are closed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use tokio::sync::Semaphore;
 
 use crate::shutdown::Shutdown;
 
-/// Scrapers and probes need a few.
+/// Maximum number of connections; scrapers and probes only need a few.
 const CONNECTIONS: usize = 64;
-/// For the head of a request; a kept-alive connection may be idle so long.
+/// Timeout of the head of a request, and of an idle connection that is kept alive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// For an answer: a client that reads nothing is let go.
+/// Timeout of a connection: a client that does not read the answer is disconnected.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
-/// A failure to accept is most often one of too many open files, which passes.
+/// Pause after a failure to accept, which is most often due to too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Serves `router` until `shutdown`, and lets answers under way finish.
+/// Serves `router` until `shutdown`, and then finishes the answers in progress.
 pub async fn serve(listener: TcpListener, router: Router, mut shutdown: Shutdown) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
@@ -33,7 +33,7 @@ pub async fn serve(listener: TcpListener, router: Router, mut shutdown: Shutdown
         .header_read_timeout(HEAD_TIMEOUT);
     loop {
         let accept = async {
-            // Closed never.
+            // The semaphore is never closed.
             let place = Arc::clone(&places).acquire_owned().await.ok();
             (place, listener.accept().await)
         };

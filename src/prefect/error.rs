@@ -40,7 +40,7 @@ pub enum Error {
         /// Whether the server reports that it is in maintenance.
         maintenance: bool,
     },
-    /// An answer that the API does not give.
+    /// An answer that the API would not return.
     Body {
         /// Method and URL.
         request: String,
@@ -83,7 +83,7 @@ const NAMES: tls::Names = tls::Names {
     own: None,
 };
 
-/// What to do about a request without an answer.
+/// The hint for a request without an answer.
 fn transport_hint(error: &reqwest::Error, cause: &str) -> Option<Cow<'static, str>> {
     let says = |text| {
         std::iter::successors(error.source(), |cause| (*cause).source())
@@ -93,11 +93,11 @@ fn transport_hint(error: &reqwest::Error, cause: &str) -> Option<Cow<'static, st
         () if error.is_timeout() => "REQUEST_TIMEOUT_SECONDS sets the timeout",
         () if says("dns error") => "the host name of PREFECT_API_URL cannot be resolved",
         () if cause.contains("refused") => {
-            "nothing listens there: is Prefect running, and PREFECT_API_URL right? In a container, localhost is the container itself"
+            "nothing listens there: is Prefect running, and is PREFECT_API_URL correct? In a container, localhost is the container itself"
         }
-        () if error.is_connect() => "is Prefect running, and PREFECT_API_URL right?",
+        () if error.is_connect() => "is Prefect running, and is PREFECT_API_URL correct?",
         () if says("connection closed") => {
-            "does the server use TLS? Then PREFECT_API_URL begins with https://"
+            "if the server uses TLS, PREFECT_API_URL must start with https://"
         }
         () => return None,
     }))
@@ -107,11 +107,11 @@ fn status_hint(status: u16, detail: &str, maintenance: bool) -> Option<&'static 
     Some(match status {
         503 if maintenance => "Prefect is in maintenance",
         401 | 403 => "check PREFECT_API_KEY or PREFECT_API_AUTH_STRING",
-        404 | 405 => "PREFECT_API_URL must name the API, for a server ending in /api",
+        404 | 405 => "PREFECT_API_URL must be the URL of the API, for a server ending in /api",
         300..=399 => {
-            "set PREFECT_API_URL to where the redirect leads; if that is a login page, a proxy in front of Prefect must let the agent pass"
+            "set PREFECT_API_URL to the target of the redirect; if that is a login page, configure the proxy in front of Prefect to let the agent through"
         }
-        400 if detail.contains("HTTPS") => "PREFECT_API_URL must begin with https://",
+        400 if detail.contains("HTTPS") => "PREFECT_API_URL must start with https://",
         _ => return None,
     })
 }
@@ -176,11 +176,11 @@ impl Error {
         let mut hint = None;
         let reason = match error.classify() {
             _ if start.starts_with('<') => {
-                hint = Some("does PREFECT_API_URL end in /api? does a proxy ask to log in?");
+                hint = Some("does PREFECT_API_URL end in /api? Does a proxy require a login?");
                 format!("a web page, not the API; it starts with {start:?}")
             }
             serde_json::error::Category::Data => format!("{error}"),
-            _ => format!("not JSON ({error}); it starts with {start:?}"),
+            _ => format!("it is not JSON ({error}); it starts with {start:?}"),
         };
         Error::Body {
             request: request.to_owned(),
@@ -197,7 +197,7 @@ impl Error {
         }
     }
 
-    /// What went wrong, without what to do about it.
+    /// The problem, without the hint.
     pub fn problem(&self) -> String {
         match self {
             Error::Transport {
@@ -216,7 +216,7 @@ impl Error {
                 request, reason, ..
             } => format!("{request}: unexpected answer: {reason}"),
             Error::TooLarge { request, limit } => {
-                format!("{request}: the answer has more than {limit} bytes")
+                format!("{request}: the answer is larger than {limit} bytes")
             }
             Error::Deadline(time) => format!("not done within {} s", time.as_secs()),
             Error::Unsupported { version } => format!("this is Prefect {version}"),
@@ -236,7 +236,7 @@ impl Error {
             Error::Body { hint, .. } => hint.map(Cow::Borrowed),
             Error::TooLarge { .. } => Some(Cow::Borrowed("lower PAGINATION_LIMIT")),
             Error::Deadline(_) => Some(Cow::Borrowed(
-                "Prefect is too slow, or MAX_CONCURRENT_REQUESTS too low",
+                "Prefect is too slow, or MAX_CONCURRENT_REQUESTS is too low",
             )),
             Error::Unsupported { .. } => Some(Cow::Borrowed(
                 "the agent needs Prefect 3.0.4 or newer, or Prefect Cloud",
@@ -330,7 +330,7 @@ impl Error {
         digits.parse().ok().filter(|limit| *limit > 0)
     }
 
-    /// How long the server asks for no requests.
+    /// How long the server asks the agent to wait before the next request.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Error::Status { retry_after, .. } => *retry_after,

@@ -1,17 +1,17 @@
-//! What is exported, and how.
+//! Which metrics are exported, and how.
 
 use super::{Error, Reader, boolean, otel, whole};
 
-/// What is exported.
+/// Which metrics are exported, and how.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     /// Add `flow_run_name`.
     pub flow_run_name_label: bool,
     /// Maximum number of series per family.
     pub cardinality_limit: usize,
-    /// Names, or patterns of names, of the families to export; empty is all.
+    /// Names, or patterns of names, of the families to export; empty means all.
     pub include: Vec<String>,
-    /// Names, or patterns of names, of the families not to export.
+    /// Names, or patterns of names, of the families to leave out.
     pub exclude: Vec<String>,
     /// Attributes for every series.
     pub attributes: Vec<(String, String)>,

@@ -1,8 +1,8 @@
-//! Every setting: where it comes from, its default, its check.
+//! All settings: their sources, defaults and validation.
 //!
 //! [`table`] declares them, `sources` merges defaults, a Prefect profile, file, environment and
-//! flags, and this file and its neighbours turn their values into [`Settings`]. Secrets are wrapped
-//! so that neither `Debug` nor a log can print them.
+//! flags, and the other modules turn the values into [`Settings`]. Secrets are wrapped, so that
+//! neither `Debug` nor a log can print them.
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +13,7 @@ use std::time::Duration;
 use reqwest::Url;
 
 pub mod docs;
+mod file;
 mod metrics;
 mod near;
 mod otel;
@@ -34,14 +35,14 @@ use table::{SETTINGS, Setting};
 /// Why the settings cannot be used: one line, without secrets.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A value that cannot be used.
-    #[error("{name}: {value} cannot be used; accepted: {accepts}")]
+    /// A value that is not valid.
+    #[error("{name}: {value} is not valid; accepted: {accepts}")]
     Value {
         /// The setting.
         name: String,
         /// Its value, quoted, or a placeholder for a secret's.
         value: String,
-        /// What would be accepted.
+        /// The accepted values.
         accepts: String,
     },
     /// A key of the configuration file that is not a setting.
@@ -51,20 +52,20 @@ pub enum Error {
         key: String,
         /// The file.
         path: PathBuf,
-        /// The key that was probably meant, or all of them.
+        /// The key that was probably meant, or all keys.
         hint: String,
     },
     /// A file that cannot be read.
     #[error("{setting}: cannot use the file {}: {reason}", path.display())]
     File {
-        /// The setting that names it.
+        /// The setting with its path.
         setting: String,
         /// The file.
         path: PathBuf,
         /// Why.
         reason: String,
     },
-    /// A secret and the file of the same secret.
+    /// A secret that is set both directly and by a file.
     #[error("{name} and {file_name} are both set; set one of them")]
     Twice {
         /// The setting.
@@ -72,7 +73,7 @@ pub enum Error {
         /// The setting for its file.
         file_name: String,
     },
-    /// A mistake in this program.
+    /// A bug in this program.
     #[error("settings: {0}")]
     Internal(String),
 }
@@ -97,18 +98,18 @@ impl Error {
     }
 }
 
-/// Everything that can be set.
+/// All settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How Prefect is reached.
+    /// How to connect to Prefect.
     pub prefect: Prefect,
-    /// What is asked, and how often.
+    /// What is read, and how often.
     pub sampling: Sampling,
-    /// Where the checkpoint is kept.
+    /// The folder for the checkpoint.
     pub state_dir: Option<PathBuf>,
-    /// What is exported.
+    /// Which metrics are exported, and how.
     pub metrics: Metrics,
-    /// Where `/metrics` is served.
+    /// The address on which `/metrics` is served.
     pub metrics_address: SocketAddr,
     /// Logs.
     pub log: Log,
@@ -118,52 +119,52 @@ pub struct Settings {
     pub warnings: Vec<String>,
 }
 
-/// What is asked, and how often.
+/// What is read, and how often.
 #[derive(Debug, Clone)]
 pub struct Sampling {
-    /// Between two cycles.
+    /// The time between two cycles.
     pub interval: Duration,
     /// How often the inventory is read.
     pub inventory_interval: Duration,
-    /// How far ahead scheduled runs are read; `None` is all of them.
+    /// How far ahead scheduled runs are read; `None` means all of them.
     pub scheduled_lookahead: Option<Duration>,
     /// The window of the flow-run families.
     pub offset: Duration,
-    /// The window of the failed-runs families; `None` is off.
+    /// The window of the failed-runs families; `None` disables them.
     pub failed_runs_offset: Option<Duration>,
-    /// Newest failed runs shown for each deployment, flow and state name.
+    /// Maximum number of failed runs per deployment, flow and state name.
     pub failed_runs_limit: usize,
-    /// How far back a restart reads what ended meanwhile.
+    /// How far back the agent reads finished runs after a restart.
     pub catch_up: Duration,
-    /// Count task runs too.
+    /// Also count task runs.
     pub task_runs: bool,
 }
 
 /// The agent's own logs.
 #[derive(Debug, Clone, Copy)]
 pub struct Log {
-    /// How much.
+    /// The minimum severity.
     pub level: tracing_subscriber::filter::LevelFilter,
-    /// How.
+    /// The output format.
     pub format: LogFormat,
 }
 
-/// How a log line is written.
+/// The output format of log messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text.
     Text,
-    /// For log collectors.
+    /// JSON, for log collectors.
     Json,
 }
 
 impl Settings {
-    /// Merges and checks what `sources` say.
+    /// Merges and validates the settings from `sources`.
     ///
     /// # Errors
     ///
-    /// The first value that cannot be used, an unknown key of the file, a file that cannot
-    /// be read.
+    /// If a value is not valid, a key in the file is unknown, or a file cannot be read. The first
+    /// error is returned.
     pub fn load(sources: &Sources) -> Result<Self, Error> {
         let reader = Reader::new(sources)?;
         let settings = Settings {
@@ -221,7 +222,7 @@ fn sampling(reader: &Reader) -> Result<Sampling, Error> {
     })
 }
 
-/// Reads settings off the merged sources by their declaration.
+/// Reads settings from the merged sources, according to their declarations.
 struct Reader {
     merged: Merged,
     warnings: RefCell<Vec<String>>,
@@ -237,7 +238,7 @@ impl Reader {
         })
     }
 
-    /// Keeps a warning, once: a setting may be read for several signals.
+    /// Adds a warning, but only once: a setting may be read for several signals.
     fn warn(&self, warning: String) {
         let mut warnings = self.warnings.borrow_mut();
         if !warnings.contains(&warning) {
@@ -266,7 +267,7 @@ impl Reader {
             .ok_or_else(|| Error::Internal(format!("{name} has no default")))
     }
 
-    /// For a setting that one signal can have of its own.
+    /// For a setting that can be set per signal.
     fn of_signal<T>(
         &self,
         name: &str,
@@ -277,9 +278,9 @@ impl Reader {
         parsed(setting, self.merged.find_for(setting, signal)?, parse)
     }
 
-    /// For a setting of the OpenTelemetry specification: a value that cannot be used is a warning,
-    /// and counts as not set. The variables may be those of a whole cluster, and the value one
-    /// that other programs support.
+    /// For a setting of the OpenTelemetry specification: a value that is not valid causes a warning
+    /// and is treated as unset. Such variables may be set for a whole cluster, with a value that
+    /// other programs support.
     fn lenient<T>(
         &self,
         name: &str,
@@ -298,7 +299,7 @@ impl Reader {
         Ok(setting.default.and_then(parse))
     }
 
-    /// The same for a setting with a default.
+    /// Like `lenient`, for a setting with a default.
     fn lenient_required<T>(
         &self,
         name: &str,
@@ -335,11 +336,11 @@ fn parsed<T>(
         .ok_or_else(|| Error::value(setting, &name, &value))
 }
 
-/// A value in a message: quoted, unless it is a secret, or a URL with a password in it.
+/// A value in a message: quoted, unless it is a secret or a URL with a password.
 fn shown(setting: &Setting, value: &str) -> String {
     match (setting.is_secret(), has_credentials(value)) {
-        (true, _) => "its value (not shown)".to_owned(),
-        (false, true) => "its value (not shown: it holds credentials)".to_owned(),
+        (true, _) => "the value (not shown)".to_owned(),
+        (false, true) => "the value (not shown, since it contains credentials)".to_owned(),
         (false, false) => format!("{value:?}"),
     }
 }
@@ -379,7 +380,7 @@ fn web_url(text: &str) -> Option<Url> {
     usable.then_some(url)
 }
 
-/// Names as Python's logging has them, and as tracing has them.
+/// The level names of Python's logging and of tracing.
 fn level(text: &str) -> Option<tracing_subscriber::filter::LevelFilter> {
     use tracing_subscriber::filter::LevelFilter;
     Some(match text.to_ascii_uppercase().as_str() {

@@ -1,11 +1,11 @@
-//! Names that are probably misspelt.
+//! Names that are probably misspelled.
 
 use strsim::osa_distance;
 
-/// What the name of a setting may end with, and is easily forgotten.
+/// Units at the end of the names of settings, which users easily omit.
 const UNITS: [&str; 4] = ["_SECONDS", "_MINUTES", "_HOURS", "_BYTES"];
 
-/// The one of `names` that was probably meant by `written`, which is none of them.
+/// The name in `names` that is probably meant by `written`, which is not one of them.
 pub(super) fn nearest<'a>(
     written: &str,
     names: impl IntoIterator<Item = &'a str>,
@@ -18,8 +18,8 @@ pub(super) fn nearest<'a>(
     near.min().map(|(_, name)| name)
 }
 
-/// The number of edits from one to the other. A missing unit is one, if what is left is more
-/// than a word that other programs use as well (`OFFSET`).
+/// The number of edits from one to the other. A missing unit counts as one, unless the rest is a
+/// single word that other programs may use, too (`OFFSET`).
 fn distance(written: &str, name: &str) -> usize {
     let without_unit = |unit| name.strip_suffix(unit);
     let mut without_unit = UNITS.into_iter().filter_map(without_unit);
@@ -29,8 +29,8 @@ fn distance(written: &str, name: &str) -> usize {
     osa_distance(written, name)
 }
 
-/// How many edits may be a mistake. Short names are near to those of other programs:
-/// `METRICS_HOST` is not `METRICS_PORT`.
+/// The maximum number of edits for a misspelling. Short names are similar to those of other
+/// programs: `METRICS_HOST` is not meant to be `METRICS_PORT`.
 fn tolerance(name: &str) -> usize {
     (name.len() / 8).clamp(1, 3)
 }

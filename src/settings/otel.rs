@@ -1,4 +1,4 @@
-//! The settings of the OpenTelemetry specification, with its meaning.
+//! The settings of the OpenTelemetry specification.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use secrecy::SecretString;
 use super::setting::for_signal;
 use super::{Error, Reader, sources, web_url, whole};
 
-/// Where metrics and traces go.
+/// The exporters of metrics, traces and logs, and their settings.
 #[derive(Debug, Clone)]
 pub struct Otel {
-    /// Where metrics go.
+    /// The exporters of metrics.
     pub metrics: MetricsExporters,
     /// OTLP for metrics, if it is enabled.
     pub otlp_metrics: Option<Otlp>,
@@ -28,10 +28,10 @@ pub struct Otel {
     pub console_logs: bool,
     /// Temporality of counters and histograms over OTLP.
     pub temporality: Temporality,
-    /// Histograms over OTLP are exponential ones.
+    /// Whether histograms over OTLP are exponential.
     pub exponential_histograms: bool,
-    /// The largest message of metrics over OTLP, in bytes, encoded and uncompressed; by the
-    /// protocol if it is not set.
+    /// The maximum size of an OTLP metrics message, encoded and uncompressed, in bytes. If it is
+    /// not set, it depends on the protocol.
     pub max_message_bytes: Option<usize>,
     /// `service.name`, if it is set.
     pub service_name: Option<String>,
@@ -39,19 +39,19 @@ pub struct Otel {
     pub resource: Vec<(String, String)>,
 }
 
-/// Where metrics go.
+/// The exporters of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MetricsExporters {
-    /// Pushed by OTLP.
+    /// Push over OTLP.
     pub otlp: bool,
-    /// Served on `/metrics`.
+    /// Serve `/metrics`.
     pub prometheus: bool,
-    /// Printed.
+    /// Print to stdout.
     pub console: bool,
 }
 
 impl fmt::Display for MetricsExporters {
-    /// As `OTEL_METRICS_EXPORTER` has it.
+    /// In the format of `OTEL_METRICS_EXPORTER`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = [
             (self.otlp, "otlp"),
@@ -74,7 +74,7 @@ pub enum Temporality {
     Cumulative,
     /// Since the last push.
     Delta,
-    /// What needs the least memory: delta for histograms and synchronous counters.
+    /// The one that needs the least memory: delta for histograms and synchronous counters.
     LowMemory,
 }
 
@@ -93,7 +93,7 @@ impl Signal {
     /// Every signal.
     pub(super) const ALL: [Signal; 3] = [Signal::Metrics, Signal::Traces, Signal::Logs];
 
-    /// As names of settings have it.
+    /// The form used in the names of settings.
     pub(super) fn name(self) -> &'static str {
         match self {
             Signal::Metrics => "METRICS",
@@ -132,19 +132,19 @@ pub enum Compression {
 /// How one signal is pushed.
 #[derive(Debug, Clone)]
 pub struct Otlp {
-    /// HTTP: where to post. gRPC: the server.
+    /// HTTP: the URL for POST requests. gRPC: the URL of the server.
     pub endpoint: Url,
     /// The transport protocol.
     pub protocol: Protocol,
-    /// Headers, or metadata; checked, their values secret.
+    /// Headers, or metadata. They are valid, and their values are secret.
     pub headers: Vec<(String, SecretString)>,
-    /// Of one push, retries included.
+    /// The timeout of one message, including retries.
     pub timeout: Duration,
-    /// Of each push.
+    /// The compression of each message.
     pub compression: Compression,
-    /// PEM of the certificates that the collector's is checked against.
+    /// The certificate authorities used to verify the collector's certificate, in PEM format.
     pub certificate: Option<String>,
-    /// PEM of the agent's certificate and of its key.
+    /// The agent's certificate and its key, in PEM format.
     pub client_identity: Option<(String, SecretString)>,
 }
 
@@ -230,8 +230,8 @@ impl Otlp {
                 };
                 return Err(Error::Value {
                     name: of(missing),
-                    value: "no value".to_owned(),
-                    accepts: "a readable PEM file, since the other half of the pair is set"
+                    value: "an empty value".to_owned(),
+                    accepts: "a readable PEM file, since certificate and key need each other"
                         .to_owned(),
                 });
             }
@@ -258,8 +258,8 @@ impl Otlp {
     }
 }
 
-/// The endpoint by the rules of the specification: one signal's is used as it is, to the
-/// general one the signal's path is added (HTTP only).
+/// The endpoint according to the specification: the endpoint of one signal is used unchanged; the
+/// signal's path is added to the general endpoint (HTTP only).
 /// <https://opentelemetry.io/docs/specs/otel/protocol/exporter/#endpoint-urls-for-otlphttp>
 fn endpoint(reader: &Reader, signal: Signal, protocol: Protocol) -> Result<Url, Error> {
     const NAME: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -297,8 +297,8 @@ const PROMETHEUS: &str = "prometheus";
 const CONSOLE: &str = "console";
 const NONE: &str = "none";
 
-/// A list of exporters, those of `known`. Others are a warning; if nothing else is listed, the
-/// default is used.
+/// The exporters in a list that are in `known`. Others cause a warning; if the list contains no
+/// other exporter, the default is used.
 fn exporters(
     reader: &Reader,
     name: &str,
@@ -330,7 +330,7 @@ fn exporters(
         .collect())
 }
 
-/// True only for "true", in any case; anything else but "false" is a warning.
+/// True only for "true", in any case; any other value except "false" causes a warning.
 /// <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/#boolean>
 fn boolean(reader: &Reader, name: &str, signal: Option<Signal>) -> Result<bool, Error> {
     reader.lenient_required(name, signal, |text| {
@@ -342,7 +342,7 @@ fn boolean(reader: &Reader, name: &str, signal: Option<Signal>) -> Result<bool, 
     })
 }
 
-/// `key=value` pairs as W3C baggage writes them: comma-separated, values percent-encoded.
+/// `key=value` pairs in the format of W3C baggage: comma-separated, with percent-encoded values.
 pub(super) fn pairs(text: &str) -> Option<Vec<(String, String)>> {
     text.split(',')
         .map(str::trim)
@@ -373,7 +373,8 @@ fn decoded(text: &str) -> Option<String> {
         .map(std::borrow::Cow::into_owned)
 }
 
-/// Reads a PEM file; what it holds is checked where it is used, here that it looks like one.
+/// Reads a PEM file. This only checks that it looks like one; its content is checked where it is
+/// used.
 fn pem(setting: &str, path: &Path) -> Result<String, Error> {
     let text = sources::read(setting, path)?;
     match text.contains("-----BEGIN ") {
@@ -381,7 +382,7 @@ fn pem(setting: &str, path: &Path) -> Result<String, Error> {
         false => Err(Error::File {
             setting: setting.to_owned(),
             path: path.to_owned(),
-            reason: "it is not PEM".to_owned(),
+            reason: "it is not a PEM file".to_owned(),
         }),
     }
 }

@@ -1,4 +1,4 @@
-//! How Prefect is reached. Settings that Prefect's client has as well are read as it reads them.
+//! How to connect to Prefect. Settings that Prefect's client also has are read in the same way.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,20 +11,20 @@ use secrecy::SecretString;
 use super::profile::Profile;
 use super::{Error, Reader, boolean, seconds, sources, web_url, whole};
 
-/// How Prefect is reached.
+/// How to connect to Prefect.
 #[derive(Debug, Clone)]
 pub struct Prefect {
-    /// The API, without a slash at its end.
+    /// The URL of the API, without a trailing slash.
     pub api_url: Url,
     /// The Prefect profile that the URL comes from.
     pub profile: Option<Profile>,
     /// How the agent authenticates.
     pub credentials: Credentials,
-    /// Headers for every request; checked, their values secret.
+    /// Headers for every request. They are valid, and their values are secret.
     pub headers: Vec<(HeaderName, SecretString)>,
-    /// The authorities that the server's certificate is verified against, instead of the system's.
+    /// The authorities used to verify the server's certificate, instead of those of the system.
     pub authorities: Option<Vec<Certificate>>,
-    /// Fetch a CSRF token before being asked to.
+    /// Fetch a CSRF token before the first request.
     pub csrf_enabled: bool,
     /// Maximum number of retries of a request.
     pub max_retries: usize,
@@ -38,10 +38,10 @@ pub struct Prefect {
     pub pagination_limit: usize,
 }
 
-/// How the agent authenticates at Prefect.
+/// How the agent authenticates to Prefect.
 #[derive(Debug, Clone)]
 pub enum Credentials {
-    /// Not at all.
+    /// Without authentication.
     None,
     /// An API key.
     Bearer(SecretString),
@@ -91,7 +91,7 @@ fn credentials(reader: &Reader) -> Result<Credentials, Error> {
     Ok(credentials.unwrap_or(Credentials::None))
 }
 
-/// Headers that the client sets itself, in Prefect's client too.
+/// Headers that the client sets itself, as in Prefect's client.
 const PROTECTED: [&str; 3] = ["user-agent", "prefect-csrf-token", "prefect-csrf-client"];
 
 fn headers(reader: &Reader) -> Result<Vec<(HeaderName, SecretString)>, Error> {
@@ -111,7 +111,7 @@ fn headers(reader: &Reader) -> Result<Vec<(HeaderName, SecretString)>, Error> {
         .partition(|(name, _)| PROTECTED.contains(&name.as_str()));
     for (name, _) in protected {
         reader.warn(format!(
-            "{NAME}: the header {name} is ignored: the agent sets it"
+            "{NAME}: the header {name} is ignored, because the agent sets it"
         ));
     }
     Ok(own)
@@ -129,14 +129,14 @@ fn authorities(reader: &Reader) -> Result<Option<Vec<Certificate>>, Error> {
         reason: reason.to_owned(),
     };
     let certificates = Certificate::from_pem_bundle(pem.as_bytes())
-        .map_err(|_| unusable("it is not a PEM file of certificates"))?;
+        .map_err(|_| unusable("it is not a PEM file with certificates"))?;
     if certificates.is_empty() {
-        return Err(unusable("it holds no certificate in PEM"));
+        return Err(unusable("it contains no PEM certificate"));
     }
-    // Only a client looks into the certificates.
+    // The certificates are only decoded when a client is built.
     let client = reqwest::Client::builder().tls_certs_only(certificates.clone());
     match client.build() {
         Ok(_) => Ok(Some(certificates)),
-        Err(_) => Err(unusable("it holds a certificate that cannot be decoded")),
+        Err(_) => Err(unusable("it contains a certificate that cannot be decoded")),
     }
 }

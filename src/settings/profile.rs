@@ -1,8 +1,8 @@
-//! The active profile of Prefect: what `prefect profile use` has chosen.
+//! The active Prefect profile, which `prefect profile use` selects.
 //!
-//! As Prefect's own client finds it (`prefect/settings/sources.py`), but for `.env`,
-//! `prefect.toml` and `pyproject.toml` in the working directory, which belong to a project and
-//! not to a service.
+//! It is found in the same way as by Prefect's client (`prefect/settings/sources.py`), except for
+//! `.env`, `prefect.toml` and `pyproject.toml` in the working directory, which belong to a project
+//! and not to a service.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use config::Value;
 
-use super::sources::{invalid, parse, text};
+use super::file::{invalid, parse, text};
 
 /// The settings that are taken from a profile.
 pub(super) const SETTINGS: [&str; 5] = [
@@ -21,18 +21,18 @@ pub(super) const SETTINGS: [&str; 5] = [
     "PREFECT_API_SSL_CERT_FILE",
 ];
 
-/// A profile, named and located.
+/// The name and location of a profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
     /// Its name.
     pub name: String,
-    /// The file that holds it.
+    /// The file that contains it.
     pub path: PathBuf,
 }
 
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "profile {:?} of {}", self.name, self.path.display())
+        write!(f, "profile {:?} in {}", self.name, self.path.display())
     }
 }
 
@@ -89,7 +89,7 @@ fn read(path: &Path, chosen: Option<String>, is_expected: bool) -> Result<Found,
         let mut names: Vec<_> = profiles.into_keys().collect();
         names.sort();
         return Err(format!(
-            "it has no profile {name:?}; it has: {}",
+            "there is no profile {name:?}; available: {}",
             names.join(", ")
         ));
     };

@@ -1,4 +1,4 @@
-//! The settings in use: what each is, and where it comes from.
+//! The settings in use: the value and the source of each.
 
 use super::setting::Setting;
 use super::sources::{Merged, Sources, Written};
@@ -47,7 +47,7 @@ fn set(merged: &Merged, setting: &Setting, name: &str) -> Option<Row> {
     Some(row(name, Some(value), &origin.to_string()))
 }
 
-/// A secret that is in a file of its own.
+/// A secret that is read from a file.
 fn secret_file(merged: &Merged, name: &str) -> Option<Row> {
     let file_name = format!("{name}_FILE");
     let Written { value, origin } = merged.written(&file_name)?;

@@ -1,4 +1,4 @@
-//! What a setting is.
+//! The declaration of a setting.
 
 use super::Signal;
 
@@ -9,20 +9,20 @@ pub struct Setting {
     pub name: &'static str,
     /// The default.
     pub default: Option<&'static str>,
-    /// What a value may be: the end of an error message.
+    /// The values that it accepts, as an error message shows them.
     pub accepts: &'static str,
-    /// What it is for.
+    /// Its purpose.
     pub help: &'static str,
-    /// What sort of setting it is.
+    /// The kind of setting.
     pub kind: Kind,
-    /// What it belongs to.
+    /// Its group.
     pub group: Group,
 }
 
-/// What settings belong together.
+/// Groups of settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
-    /// How Prefect is reached.
+    /// The connection to Prefect.
     Prefect,
     /// What is read from it, and how often.
     Sampling,
@@ -32,7 +32,7 @@ pub enum Group {
     Endpoint,
     /// Logs.
     Logging,
-    /// Of the OpenTelemetry specification, and what belongs to pushing by OTLP.
+    /// Settings of the OpenTelemetry specification, and others for OTLP.
     OpenTelemetry,
 }
 
@@ -50,22 +50,22 @@ impl Group {
     }
 }
 
-/// What sets a setting apart from the others.
+/// Kinds of settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing.
+    /// A setting without special treatment.
     Plain,
     /// Never printed, never a flag; `NAME_FILE` reads it from a file.
     Secret,
-    /// Of the OpenTelemetry specification; `OTEL_EXPORTER_OTLP_X` can be set for one signal
-    /// by `OTEL_EXPORTER_OTLP_METRICS_X`, `…_TRACES_X` or `…_LOGS_X`.
+    /// A setting of the OpenTelemetry specification; `OTEL_EXPORTER_OTLP_X` can be set for one
+    /// signal with `OTEL_EXPORTER_OTLP_METRICS_X`, `…_TRACES_X` or `…_LOGS_X`.
     PerSignal,
     /// The same, and a secret.
     PerSignalSecret,
 }
 
 impl Setting {
-    /// Whether its value may never be shown.
+    /// Whether its value must not be shown.
     pub fn is_secret(&self) -> bool {
         matches!(self.kind, Kind::Secret | Kind::PerSignalSecret)
     }
@@ -75,7 +75,7 @@ impl Setting {
         matches!(self.kind, Kind::PerSignal | Kind::PerSignalSecret)
     }
 
-    /// Every name under which it is known: its own, those for one signal, those of files.
+    /// All its names: its own, those for one signal, and those for files.
     pub fn names(&self) -> Vec<String> {
         let mut names = vec![self.name.to_owned()];
         if self.is_per_signal() {
@@ -89,8 +89,8 @@ impl Setting {
         names
     }
 
-    /// The flag's spelling, without the dashes in front; secrets have none, since arguments
-    /// show in the list of processes.
+    /// The flag's spelling, without the leading dashes. Secrets have no flag, because the list of
+    /// processes shows arguments.
     pub fn flag(&self) -> Option<String> {
         (!self.is_secret()).then(|| self.name.to_ascii_lowercase().replace('_', "-"))
     }

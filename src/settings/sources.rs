@@ -1,20 +1,21 @@
-//! Where settings come from, and their order: defaults < Prefect profile < file < environment
-//! < flags.
+//! The sources of settings, and their order of precedence: defaults < Prefect profile < file <
+//! environment < flags.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use config::{File, FileFormat, Source as _, Value, ValueKind};
+use config::{FileFormat, ValueKind};
 
+use super::file::{parse, text};
 use super::near::nearest;
 use super::profile::{self, Profile};
 use super::setting::{Setting, for_signal};
 use super::table::SETTINGS;
 use super::{Error, Signal};
 
-/// What the process was started with.
+/// The sources that the process was started with.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     /// The file of `--config`.
@@ -26,7 +27,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The environment of this process, and nothing else.
+    /// Only the environment of this process.
     pub fn from_process() -> Self {
         Sources {
             environment: std::env::vars_os().collect(),
@@ -34,7 +35,7 @@ impl Sources {
         }
     }
 
-    /// A variable that is set, and not empty.
+    /// The value of a variable, if it is set and not empty.
     fn variable(&self, name: &str) -> Option<String> {
         let mut variables = self.environment.iter();
         let (_, value) = variables.find(|(known, _)| known == name)?;
@@ -43,7 +44,7 @@ impl Sources {
     }
 }
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Origin {
     Default,
@@ -65,21 +66,21 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A value as it is written, and where.
+/// A value as it was set, and its source.
 #[derive(Debug, Clone)]
 pub(super) struct Written {
     pub(super) value: String,
     pub(super) origin: Origin,
 }
 
-/// A value and the name that it is set under.
+/// A value and the name of the setting.
 pub(super) struct Found {
-    /// The name, for messages: `OTEL_EXPORTER_OTLP_METRICS_TIMEOUT`, or one with its profile.
+    /// The name, for messages: `OTEL_EXPORTER_OTLP_METRICS_TIMEOUT`, or a name with its profile.
     pub(super) name: String,
     pub(super) value: String,
 }
 
-/// The merged settings, not yet checked.
+/// The merged settings, not yet validated.
 pub(super) struct Merged {
     /// By the environment's spelling.
     values: BTreeMap<String, Written>,
@@ -91,7 +92,7 @@ pub(super) struct Merged {
 
 const SKIP_VERIFY: &str = "PREFECT_API_TLS_INSECURE_SKIP_VERIFY";
 
-/// Settings by every name that they have.
+/// Settings by each of their names.
 type Known = HashMap<String, &'static Setting>;
 
 impl Merged {
@@ -128,7 +129,7 @@ impl Merged {
         Ok(merged)
     }
 
-    /// An empty value is no value, as the OpenTelemetry specification has it.
+    /// An empty value is treated as unset, as the OpenTelemetry specification requires.
     fn set(&mut self, name: String, value: String, origin: Origin) {
         if !value.is_empty() {
             self.values.insert(name, Written { value, origin });
@@ -148,7 +149,7 @@ impl Merged {
             if is_service_link(name, &shown) {
                 if known.contains_key(name) {
                     self.warnings.push(format!(
-                        "{name}: {shown:?} is a variable that Kubernetes sets for a Service; it is ignored"
+                        "{name}: {shown:?} is ignored, because Kubernetes sets such a variable for each Service"
                     ));
                 }
                 continue;
@@ -167,7 +168,7 @@ impl Merged {
         Ok(())
     }
 
-    /// A setting of Prefect's client that the agent does not have on purpose.
+    /// Warns of a setting of Prefect's client that the agent intentionally does not support.
     fn warn_of_skip_verify(&mut self, value: &str) {
         if matches!(value.to_ascii_lowercase().as_str(), "true" | "1") {
             self.warnings.push(format!(
@@ -176,8 +177,9 @@ impl Merged {
         }
     }
 
-    /// What the active Prefect profile has, below all that is set elsewhere. Credentials are taken
-    /// as a whole: a key of the profile does not replace a password of the environment.
+    /// Adds the settings of the active Prefect profile that no other source sets. Key and auth
+    /// string are treated as one: the profile's key does not override a password from the
+    /// environment.
     fn add_profile(&mut self, sources: &Sources) {
         let active = profile::active(|name| sources.variable(name), &mut self.warnings);
         let Some((profile, values)) = active else {
@@ -205,18 +207,18 @@ impl Merged {
         self.profile = Some(profile);
     }
 
-    /// What is set under exactly this name.
+    /// The value that is set for exactly this name.
     pub(super) fn written(&self, name: &str) -> Option<&Written> {
         self.values.get(name)
     }
 
-    /// Whether it has its default, or no value.
+    /// Whether a setting has its default value or no value.
     pub(super) fn is_default(&self, name: &str) -> bool {
         let written = self.written(name);
         written.is_none_or(|written| written.origin == Origin::Default)
     }
 
-    /// The value of `name`, or the content of the file that `NAME_FILE` names.
+    /// The value of `name`, or the content of the file in `NAME_FILE`.
     pub(super) fn find(&self, setting: &Setting, name: &str) -> Result<Option<Found>, Error> {
         let found = |name: &str| {
             let Written { value, origin } = self.written(name)?.clone();
@@ -247,7 +249,7 @@ impl Merged {
         }
     }
 
-    /// The same for one signal: the signal's own name takes precedence over the general one.
+    /// Like `find`, for one signal: the signal's own name takes precedence over the general one.
     pub(super) fn find_for(
         &self,
         setting: &Setting,
@@ -263,7 +265,7 @@ impl Merged {
     }
 }
 
-/// Kubernetes sets `X_PORT` and more for every Service `x` of a namespace.
+/// Kubernetes sets `X_PORT` and other variables for every Service `x` of a namespace.
 fn is_service_link(name: &str, value: &str) -> bool {
     name.contains("_PORT") && (value.starts_with("tcp://") || value.starts_with("udp://"))
 }
@@ -272,7 +274,7 @@ fn key(name: &str) -> String {
     name.to_ascii_lowercase()
 }
 
-/// Reads a file that a setting names.
+/// Reads the file in a setting.
 pub(super) fn read(setting: &str, path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path).map_err(|source| Error::File {
         setting: setting.to_owned(),
@@ -281,7 +283,7 @@ pub(super) fn read(setting: &str, path: &Path) -> Result<String, Error> {
     })
 }
 
-/// The settings of a file, by the environment's spelling.
+/// The settings in a file, by the environment's spelling.
 fn file(path: &Path, known: &Known) -> Result<Vec<(String, String)>, Error> {
     let unreadable = |reason: String| Error::File {
         setting: "--config".to_owned(),
@@ -326,40 +328,5 @@ fn unknown_key(written: &str, path: &Path, known: &Known) -> Error {
                 format!("accepted: {}", accepted.join(", "))
             }
         },
-    }
-}
-
-/// The values of a file. The parser's message quotes the lines around an error, which may hold a
-/// secret: only the position of the error is kept.
-pub(super) fn parse(
-    content: &str,
-    format: FileFormat,
-) -> Result<config::Map<String, Value>, String> {
-    let parsed = File::from_str(content, format).collect();
-    parsed.map_err(|error| {
-        let message = error.to_string();
-        let first = message.lines().next().unwrap_or_default();
-        let place = first.contains("line").then_some(first);
-        invalid(place.unwrap_or_default())
-    })
-}
-
-/// Why a file of settings cannot be used.
-pub(super) fn invalid(reason: &str) -> String {
-    match reason.is_empty() {
-        true => "it is not valid TOML or YAML".to_owned(),
-        false => format!("it is not valid TOML or YAML ({reason})"),
-    }
-}
-
-/// A value as a variable would have it; a table as JSON. `None` for nothing, and for lists.
-pub(super) fn text(value: &Value) -> Option<String> {
-    match &value.kind {
-        ValueKind::Nil | ValueKind::Array(_) => None,
-        ValueKind::Table(_) => {
-            let table: serde_json::Value = value.clone().try_deserialize().ok()?;
-            Some(table.to_string())
-        }
-        _ => value.clone().into_string().ok(),
     }
 }

@@ -1,4 +1,4 @@
-//! Every setting, declared once: its name, default, what it accepts and what it means.
+//! Every setting, declared once: its name, its default, the values that it accepts and its meaning.
 //!
 //! A setting has one name in three spellings: the environment's (`SAMPLE_INTERVAL_SECONDS`),
 //! the file's (`sample_interval_seconds`) and the flag's (`--sample-interval-seconds`).
@@ -8,7 +8,7 @@ pub use super::setting::{Group, Kind, Setting};
 const BOOLEAN: &str = "True, False, true, false, 1 or 0";
 const OTEL_BOOLEAN: &str = "true or false, in any case";
 const SECONDS: &str = "a whole number of seconds from 1 to 86400";
-const NAMES: &str = "comma-separated metric names, as `prefect.flow_runs.finished` or as `prefect_flow_runs_finished_total`; * matches any text, ? one character; each must match a metric";
+const NAMES: &str = "comma-separated metric names, such as `prefect.flow_runs.finished` or `prefect_flow_runs_finished_total`; * matches any text, ? one character; each must match a metric";
 const BOUNDARIES: &str = "comma-separated, increasing numbers of seconds above 0, at most 100";
 
 type Text = &'static str;
@@ -90,20 +90,20 @@ pub static SETTINGS: &[Setting] = &[
             "PREFECT_CLIENT_CUSTOM_HEADERS",
             None,
             "a JSON object of header names and values: {\"X-Header\": \"value\"}",
-            "Headers added to every request to Prefect. `Authorization` replaces the one made from the credentials; `User-Agent`, `Prefect-Csrf-Token` and `Prefect-Csrf-Client` are ignored.",
+            "Headers added to every request to Prefect. `Authorization` overrides the one derived from the credentials; `User-Agent`, `Prefect-Csrf-Token` and `Prefect-Csrf-Client` are ignored.",
         ),
     ),
     prefect(
         "PREFECT_API_SSL_CERT_FILE",
         None,
         "a readable PEM file with at least one certificate",
-        "Certificate authorities that the server's certificate is verified against, instead of the system's.",
+        "Certificate authorities used to verify the server's certificate, instead of those of the system.",
     ),
     prefect(
         "PREFECT_CSRF_ENABLED",
         Some("False"),
         BOOLEAN,
-        "Fetch a CSRF token before the first request. By default, one is fetched when the server asks for it.",
+        "Fetch a CSRF token before the first request. By default, one is fetched only if the server requires it.",
     ),
     prefect(
         "MAX_RETRIES",
@@ -139,7 +139,7 @@ pub static SETTINGS: &[Setting] = &[
         "SAMPLE_INTERVAL_SECONDS",
         Some("30"),
         SECONDS,
-        "Time between two cycles. Metrics are pushed after each cycle, and during a cycle that takes long.",
+        "Time between two cycles. Metrics are pushed after each cycle, and during long cycles.",
     ),
     sampling(
         "INVENTORY_INTERVAL_SECONDS",
@@ -175,13 +175,13 @@ pub static SETTINGS: &[Setting] = &[
         "TASK_RUNS_ENABLED",
         Some("False"),
         BOOLEAN,
-        "Count task runs as well (`prefect.task_runs.finished`, `prefect.task_run.duration`). There can be many.",
+        "Also count task runs (`prefect.task_runs.finished`, `prefect.task_run.duration`). There can be many.",
     ),
     sampling(
         "STATE_DIR",
         None,
         "a writable folder",
-        "Folder for the checkpoint and `service.instance.id`, in separate files for each API. Only one agent at a time can use them. It must outlive the process and its container. With it, counters resume after a restart, and runs that ended in the meantime are counted once. Without it, counters start at zero with the process.",
+        "Folder for the checkpoint and `service.instance.id`. Each API has its own files, which only one agent at a time can use. The folder must outlive the process and its container. With it, counters resume after a restart, and runs that ended in the meantime are counted once. Without it, counters start at zero with the process.",
     ),
     sampling(
         "CATCH_UP_HOURS",
@@ -193,24 +193,24 @@ pub static SETTINGS: &[Setting] = &[
         "METRICS_INCLUDE",
         None,
         NAMES,
-        "Metrics to export. If it is not set, all metrics but `prefect_deployment_last_failed_flow_run` are exported.",
+        "Metrics to export. If it is not set, all metrics except `prefect_deployment_last_failed_flow_run` are exported.",
     ),
     metrics(
         "METRICS_EXCLUDE",
         None,
         NAMES,
-        "Metrics not to export, applied after `METRICS_INCLUDE`.",
+        "Metrics to leave out, applied after `METRICS_INCLUDE`.",
     ),
     metrics(
         "METRICS_ATTRIBUTES",
         None,
-        "comma-separated, percent-encoded key=value pairs; keys of letters, digits, _ and . that no metric has",
+        "comma-separated, percent-encoded key=value pairs; keys consist of letters, digits, _ and ., and are not used by any metric",
         "Attributes added to every series: `env=prod,team=data`.",
     ),
     metrics(
         "DEPLOYMENT_TAG_LABELS",
         None,
-        "comma-separated keys of letters, digits and _ that no metric has",
+        "comma-separated keys that consist of letters, digits and _, and are not used by any metric",
         "Deployment tags to add as attributes: with `team,owner`, the tag `team:data` becomes `team=\"data\"`.",
     ),
     metrics(
@@ -241,19 +241,19 @@ pub static SETTINGS: &[Setting] = &[
         "METRICS_ADDR",
         Some("0.0.0.0"),
         "an IP address",
-        "Address to listen on for `/metrics`, `/healthz` and `/readyz`.",
+        "Address to listen on for `/metrics`, `/healthz`, `/readyz` and the status page.",
     ),
     endpoint(
         "METRICS_PORT",
         Some("8000"),
         "a port from 0 to 65535 (0 selects a free port)",
-        "Port to listen on for `/metrics`, `/healthz` and `/readyz`.",
+        "Port to listen on for `/metrics`, `/healthz`, `/readyz` and the status page.",
     ),
     logging(
         "LOG_LEVEL",
         Some("INFO"),
         "TRACE, DEBUG, INFO, WARNING, ERROR, CRITICAL or OFF",
-        "Only log messages with this severity or above. Logs are written to stderr.",
+        "Minimum severity of log messages. Logs are written to stderr.",
     ),
     logging(
         "LOG_FORMAT",
@@ -289,7 +289,7 @@ pub static SETTINGS: &[Setting] = &[
         "OTEL_SERVICE_NAME",
         None,
         "any text",
-        "Resource attribute `service.name`. `prefect-otel-agent` if neither it nor `OTEL_RESOURCE_ATTRIBUTES` sets it.",
+        "Resource attribute `service.name`. Default: `prefect-otel-agent`, unless `OTEL_RESOURCE_ATTRIBUTES` sets it.",
     ),
     otel(
         "OTEL_RESOURCE_ATTRIBUTES",
@@ -336,7 +336,7 @@ pub static SETTINGS: &[Setting] = &[
             "OTEL_EXPORTER_OTLP_TIMEOUT",
             Some("10000"),
             "a whole number of milliseconds from 1 to 600000",
-            "Timeout of one message, retries included. Most pushes are one message (see `OTLP_MAX_MESSAGE_BYTES`).",
+            "Timeout of one message, including retries. Most pushes are one message (see `OTLP_MAX_MESSAGE_BYTES`).",
         ),
     ),
     of_kind(
@@ -363,7 +363,7 @@ pub static SETTINGS: &[Setting] = &[
             "OTEL_EXPORTER_OTLP_CERTIFICATE",
             None,
             "a readable PEM file",
-            "Certificate authorities that the collector's certificate is verified against.",
+            "Certificate authorities used to verify the collector's certificate.",
         ),
     ),
     of_kind(

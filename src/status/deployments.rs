@@ -1,4 +1,4 @@
-//! The deployments that fail or are late, the worst first.
+//! The deployments that are failing or have late runs, worst first.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::format::{millis, name};
 use super::links::Ui;
-use super::make::{millis, name};
 use super::model::{Deployment as Row, Deployments};
 use crate::core::sections::Section;
 use crate::core::snapshot::Snapshot;
@@ -17,7 +17,7 @@ use crate::prefect::Id;
 use crate::prefect::objects::Deployment;
 use crate::prefect::runs::{FlowRun, StateType};
 
-/// So many are listed.
+/// Maximum number of deployments in the list.
 const MOST: usize = 25;
 
 const SECTIONS: &[Section] = &[
@@ -42,7 +42,7 @@ impl Troubled<'_> {
         state.is_some_and(|state| StateType::FAILURE.contains(&state))
     }
 
-    /// The worst is the smallest.
+    /// The sort key: the worst deployment has the smallest.
     fn rank(&self) -> (Reverse<(u8, usize, usize)>, Label) {
         let troubles = u8::from(self.is_failing()) + u8::from(!self.late.is_empty());
         let many = (troubles, self.late.len(), self.failed.len());
@@ -69,7 +69,7 @@ impl Troubled<'_> {
     }
 }
 
-/// `None` while what it takes has not been read recently.
+/// `None` if one of the required sections has not been read recently.
 pub(super) fn troubled(view: &View<'_>, ui: &Ui) -> Option<Deployments> {
     let snapshot = view.snapshot;
     if !snapshot.is_fresh(SECTIONS) {

@@ -1,5 +1,5 @@
-//! What the status page needs of the cycles so far: the last hour's cycles, what fails since when,
-//! and the requests by call. All of it is bounded.
+//! The history that the status page shows: the cycles of the last hour, current failures and when
+//! they began, and the requests by call. Its size is bounded.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -12,11 +12,11 @@ use crate::core::{Cycle, Outcome};
 use crate::metrics::agent::CycleCounts;
 use crate::prefect::{Error, RequestRecord};
 
-/// How far back cycles are kept.
+/// How long cycles are kept.
 pub const WINDOW: Duration = Duration::from_secs(3_600);
 
-/// The shortest time that a bar of the chart covers. Cycles that are shorter share one, so the
-/// number of bars is the same for every interval.
+/// The minimum time that a bar of the chart covers. Cycles with a shorter interval share a bar, so
+/// the number of bars is limited.
 const SHORTEST_BAR: Duration = Duration::from_secs(30);
 
 /// Consecutive cycles that share a bar of the chart.
@@ -24,9 +24,9 @@ const SHORTEST_BAR: Duration = Duration::from_secs(30);
 pub struct Bar {
     /// When the last of them ended.
     pub ended: Timestamp,
-    /// How many there were, by outcome.
+    /// The number of cycles by outcome.
     pub counts: CycleCounts,
-    /// The longest of their durations.
+    /// The duration of the longest one.
     pub duration: Duration,
 }
 
@@ -37,18 +37,18 @@ pub struct Failing {
     pub section: Section,
     /// Why its last read failed.
     pub error: Error,
-    /// Since when its reads have failed.
+    /// When its reads began to fail.
     pub since: Timestamp,
 }
 
 /// The cycles so far, as the status page shows them.
 #[derive(Debug, Clone)]
 pub struct Journal {
-    /// The cycles of the last hour, the oldest first.
+    /// The cycles of the last hour, oldest first.
     pub bars: VecDeque<Bar>,
     /// The sections whose last read failed.
     pub failing: Vec<Failing>,
-    /// Since when Prefect cannot be read, by the outcome of the cycles.
+    /// Since when all cycles have failed.
     pub down_since: Option<Timestamp>,
     /// Every request so far, by call.
     pub calls: BTreeMap<Call, Requests>,
@@ -58,7 +58,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// No cycle yet; one is expected every `interval`.
+    /// An empty journal for cycles every `interval`.
     pub fn new(interval: Duration) -> Self {
         let interval = interval.max(Duration::from_secs(1));
         let per_bar = SHORTEST_BAR.as_secs_f64() / interval.as_secs_f64();
@@ -73,12 +73,12 @@ impl Journal {
         }
     }
 
-    /// How much time a bar covers.
+    /// The time that a bar covers.
     pub fn bar_length(&self) -> Duration {
         self.interval * u32::try_from(self.per_bar).unwrap_or(1)
     }
 
-    /// A cycle has ended.
+    /// Records a cycle that has ended.
     pub fn note(&mut self, cycle: &Cycle, duration: Duration, now: Timestamp, calls: &Calls) {
         let outcome = cycle.outcome();
         let down = outcome == Outcome::Failure;
@@ -117,7 +117,7 @@ impl Journal {
         {
             self.bars.pop_front();
         }
-        // A clock that was set back must not let them grow in number.
+        // If the clock is set back, the number of bars must not grow.
         let most = WINDOW.as_secs() / SHORTEST_BAR.as_secs();
         while self.bars.len() as u64 > most {
             self.bars.pop_front();
@@ -125,7 +125,7 @@ impl Journal {
     }
 }
 
-/// The error that tells best why Prefect cannot be read, of those of a cycle.
+/// The error of a cycle that best explains why Prefect cannot be read.
 pub fn culprit<'a>(
     errors: impl Iterator<Item = (Section, &'a Error)> + Clone,
 ) -> Option<&'a Error> {
@@ -133,28 +133,28 @@ pub fn culprit<'a>(
     lists.chain(errors).next().map(|(_, error)| error)
 }
 
-/// Method and path, ids left out.
+/// Method and path, without ids.
 pub type Call = (String, String);
 
 /// The requests of one call.
 #[derive(Debug, Clone, Default)]
 pub struct Requests {
-    /// How many there were.
+    /// The number of requests.
     pub count: u64,
-    /// How many of them failed.
+    /// The number of failed requests.
     pub errors: u64,
-    /// How long all of them took.
+    /// The sum of their durations.
     pub duration: Duration,
     /// When the last one failed, and its `error.type`.
     pub last_error: Option<(Timestamp, String)>,
 }
 
-/// Counts requests to Prefect by call, of which there are few.
+/// Counts requests to Prefect by call. There are only a few different calls.
 #[derive(Debug, Default)]
 pub struct Calls(Mutex<BTreeMap<Call, Requests>>);
 
 impl Calls {
-    /// A request has ended.
+    /// Records a request that has ended.
     pub fn note(&self, record: &RequestRecord<'_>) {
         let call = (record.method.to_owned(), record.url_template.to_owned());
         let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);

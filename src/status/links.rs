@@ -1,9 +1,9 @@
-//! Addresses: Prefect's user interface, and the documentation.
+//! Links to Prefect's user interface and to the documentation.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
 
-/// All but the unreserved characters of RFC 3986.
+/// All characters except the unreserved ones of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -15,8 +15,8 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
 pub(super) struct Ui(Option<String>);
 
 impl Ui {
-    /// The user interface of the API at `api`: a server has both at one address, Prefect Cloud has
-    /// names of its own.
+    /// The user interface for the API at `api`: a server has both at the same address, Prefect Cloud
+    /// at different ones.
     pub(super) fn of(api: &Url) -> Self {
         let path = api.path().trim_end_matches('/');
         let mut ui = api.clone();
@@ -59,12 +59,12 @@ impl Ui {
     }
 }
 
-/// A URL without what may be a secret in its query.
+/// A URL without its query, which may contain a secret.
 pub(super) fn without_query(url: &str) -> &str {
     url.split(['?', '#']).next().unwrap_or(url)
 }
 
-/// A file of the repository, if the package says where that is.
+/// The URL of a file in the repository, if the package metadata has the repository's URL.
 pub(super) fn documentation(path: &str) -> Option<String> {
     let (repository, version) = (env!("CARGO_PKG_REPOSITORY"), env!("CARGO_PKG_VERSION"));
     (!repository.is_empty()).then(|| format!("{repository}/blob/v{version}/{path}"))
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_has_its_user_interface_beside_the_api() {
+    fn a_server_has_its_user_interface_at_the_address_of_the_api() {
         for (api, home) in [
             ("http://prefect:4200/api", "http://prefect:4200"),
             ("https://x.example/prefect/api", "https://x.example/prefect"),

@@ -1,12 +1,12 @@
-//! From what is published to the fields of `/status`.
+//! Builds the fields of `/status` from the published data.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 
+use super::format::{error, millis, name, seconds};
 use super::journal::{Call, Journal, Requests as Counted, WINDOW};
 use super::model::{
     Agent, Bar, Condition, Cycles, Exporter, FlowRuns, Links, Prefect, Pushes, Requests,
@@ -23,11 +23,8 @@ use crate::metrics::{Reading, View};
 use crate::prefect::objects::Worker;
 use crate::prefect::runs::{FlowRun, StateType};
 
-/// States in a list.
+/// Maximum number of states in a list.
 const STATES: usize = 20;
-/// Characters of a text that Prefect or a receiver chooses.
-const NAME: usize = 120;
-const ERROR: usize = 600;
 
 const UNFINISHED: &[Section] = &[Section::ActiveRuns, Section::ScheduledRuns];
 
@@ -100,7 +97,7 @@ fn sections(snapshot: &Snapshot, journal: &Journal) -> Vec<SectionRow> {
             section: section.as_str(),
             state: match () {
                 () if state.absent => SectionCondition::Absent,
-                // Stale from the start, and not because of its age.
+                // Stale, but not because of its age: it has never been read.
                 () if freshness.stale && freshness.age <= state.stale_after => {
                     SectionCondition::Unread
                 }
@@ -189,7 +186,7 @@ fn flow_runs(snapshot: &Snapshot) -> FlowRuns {
     }
 }
 
-/// Runs by state, those of most runs first.
+/// Runs by state, in descending order of their number.
 fn states(runs: impl Iterator<Item = (Option<StateType>, Arc<str>, u64)>) -> States {
     let mut counts: BTreeMap<_, u64> = BTreeMap::new();
     for (kind, name, count) in runs {
@@ -261,29 +258,4 @@ fn series(readings: &[Reading]) -> Vec<Series> {
             .map_or(0, |dropped| *dropped as u64),
     };
     readings.iter().map(of).collect()
-}
-
-/// A name that Prefect chooses, cut.
-pub(super) fn name(text: impl AsRef<str>) -> String {
-    cut(text.as_ref(), NAME)
-}
-
-/// An error, cut.
-pub(super) fn error(text: &str) -> String {
-    cut(text, ERROR)
-}
-
-fn cut(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
-pub(super) fn seconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1_000.0).round() / 1_000.0
-}
-
-pub(super) fn millis(time: Timestamp) -> Timestamp {
-    time.round(Unit::Millisecond).unwrap_or(time)
 }

@@ -1,10 +1,11 @@
 //! The status page: what `/` shows and `/status` returns as JSON.
 //!
-//! The JSON is made whenever metrics are published, from the same snapshot as the metrics, and
-//! served as it is. Lists are cut to a bounded length and report what is left out, so its size does
-//! not depend on the workspace.
+//! The JSON is generated whenever metrics are published, from the same snapshot as the metrics.
+//! Lists have a limited length and report how much is omitted, so its size does not depend on the
+//! size of the workspace.
 
 mod deployments;
+mod format;
 pub mod journal;
 mod links;
 mod make;
@@ -23,7 +24,7 @@ use crate::settings::Settings;
 use journal::Journal;
 use links::Ui;
 
-/// The JSON of `/status` as made last.
+/// The latest JSON of `/status`.
 #[derive(Debug, Clone, Default)]
 pub struct Served(Arc<RwLock<Bytes>>);
 
@@ -39,22 +40,22 @@ impl Served {
     }
 }
 
-/// What a status is made of.
+/// The data that a status is generated from.
 pub struct Input<'a> {
-    /// What the metrics are read from.
+    /// The data that the metrics are generated from.
     pub view: &'a View<'a>,
     /// The metrics.
     pub readings: &'a [Reading],
-    /// The cycles so far.
+    /// The history of cycles and requests.
     pub journal: &'a Journal,
-    /// How the exporters do.
+    /// The state of the exporters.
     pub delivered: Vec<Delivered>,
 }
 
-/// Makes the status.
+/// Generates the status.
 #[derive(Debug)]
 pub struct Writer {
-    /// Without credentials: the settings accept none in a URL.
+    /// The settings do not accept a URL with credentials.
     api_url: String,
     ui: Ui,
     interval: Duration,
@@ -64,7 +65,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer by `settings`.
+    /// A writer for these settings.
     pub fn new(settings: &Settings) -> Self {
         let api_url = &settings.prefect.api_url;
         Writer {
@@ -77,16 +78,16 @@ impl Writer {
         }
     }
 
-    /// Where the status is served from.
+    /// The status to serve. It is updated by `write`.
     pub fn served(&self) -> Served {
         self.served.clone()
     }
 
-    /// Makes the status, and serves it from now on.
+    /// Generates the status, and serves it from now on.
     pub fn write(&self, input: &Input<'_>) {
         match serde_json::to_vec(&self.make(input)) {
             Ok(json) => self.served.set(json),
-            Err(error) => tracing::error!(%error, "the status cannot be written"),
+            Err(error) => tracing::error!(%error, "the status cannot be encoded as JSON"),
         }
     }
 }

@@ -76,7 +76,7 @@ pub(super) struct Prefect {
     pub(super) time: Timestamp,
 }
 
-/// Numbers of objects; null while their section is not fresh.
+/// Numbers of objects; null if their section is not fresh.
 #[derive(Debug, Serialize)]
 pub(super) struct Workspace {
     pub(super) deployments: Option<usize>,
@@ -107,7 +107,7 @@ pub(super) struct Section {
 pub(super) enum SectionCondition {
     /// Read within three of its intervals.
     Fresh,
-    /// The last read failed; the values of the one before are still reported.
+    /// The last read failed; the values of the previous one are still reported.
     Failing,
     /// Its gauges are withheld.
     Stale,
@@ -122,7 +122,7 @@ pub(super) struct Cycles {
     pub(super) success: u64,
     pub(super) partial: u64,
     pub(super) failure: u64,
-    /// What one entry of `last_hour` covers.
+    /// The time that an entry of `last_hour` covers.
     pub(super) entry_seconds: f64,
     pub(super) last_hour: Vec<Bar>,
 }
@@ -133,7 +133,7 @@ pub(super) struct Bar {
     pub(super) success: u64,
     pub(super) partial: u64,
     pub(super) failure: u64,
-    /// The longest of them.
+    /// The duration of the longest cycle.
     pub(super) duration_seconds: f64,
 }
 
@@ -147,7 +147,7 @@ pub(super) struct FlowRuns {
 #[derive(Debug, Serialize)]
 pub(super) struct States {
     pub(super) states: Vec<State>,
-    /// States that are left out, and the runs in them.
+    /// The number of states that are omitted, and of the runs in them.
     pub(super) omitted_states: usize,
     pub(super) omitted_runs: u64,
 }
@@ -161,9 +161,9 @@ pub(super) struct State {
 
 #[derive(Debug, Serialize)]
 pub(super) struct Deployments {
-    /// Failing or late, the worst first.
+    /// Failing or late, worst first.
     pub(super) troubled: Vec<Deployment>,
-    /// How many more there are.
+    /// The number of others.
     pub(super) omitted: usize,
 }
 
@@ -173,12 +173,12 @@ pub(super) struct Deployment {
     pub(super) flow_name: String,
     pub(super) url: Option<String>,
     pub(super) late_runs: usize,
-    /// Since when the oldest of them should have started.
+    /// When the oldest of them should have started.
     pub(super) late_since: Option<Timestamp>,
     /// The last run that the agent knows of.
     pub(super) last_run_state: Option<&'static str>,
     pub(super) last_run_ended: Option<Timestamp>,
-    /// Within `FAILED_RUNS_OFFSET_MINUTES`; null if that is off, or the section is not fresh.
+    /// Within `FAILED_RUNS_OFFSET_MINUTES`; null if that is 0, or the section is not fresh.
     pub(super) failed_runs: Option<usize>,
     pub(super) last_failed_run_url: Option<String>,
 }
@@ -200,7 +200,7 @@ pub(super) struct Exporter {
     pub(super) target: String,
     pub(super) failing: bool,
     pub(super) pushes: Option<Pushes>,
-    /// The last push that was accepted; the last scrape of `/metrics`.
+    /// The last push that was accepted, or the last scrape of `/metrics`.
     pub(super) last_success: Option<Timestamp>,
     pub(super) last_error_time: Option<Timestamp>,
     pub(super) last_error: Option<String>,

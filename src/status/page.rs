@@ -1,5 +1,5 @@
-//! The page at `/`: one document with its style and its script in it. It holds no data; the script
-//! fetches `/status`.
+//! The page at `/`: one document that includes its style and script. It contains no data: the
+//! script fetches `/status`.
 
 use std::sync::LazyLock;
 
@@ -11,7 +11,7 @@ const SCRIPT: &str = concat!(
     include_str!("assets/page.js"),
 );
 
-/// Stands for the nonce of the answer.
+/// The placeholder for the nonce of the response.
 const NONCE: &str = "{{nonce}}";
 
 static PAGE: LazyLock<String> = LazyLock::new(|| {
@@ -19,8 +19,7 @@ static PAGE: LazyLock<String> = LazyLock::new(|| {
         .replace("{{script}}", SCRIPT)
 });
 
-/// The page, and the `Content-Security-Policy` that lets nothing else in: no other script, style or
-/// host.
+/// The page, and a `Content-Security-Policy` that allows no other scripts, styles or hosts.
 pub fn render() -> (String, String) {
     let nonce = uuid::Uuid::new_v4().simple().to_string();
     let policy = format!(

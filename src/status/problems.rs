@@ -1,17 +1,18 @@
-//! What is wrong, and what to do about it. The errors are those of the log, with their hints.
+//! Problems, and what to do about them. The errors are the same as in the log, with their hints.
 
 use std::time::Duration;
 
 use super::Input;
+use super::format::{error, millis};
 use super::journal::{Failing, culprit};
 use super::links;
-use super::make::{error, millis};
 use super::model::{Problem, Section as SectionRow, SectionCondition, Series, Severity};
 
-/// The lag from which the agent is catching up, as for the alert PrefectAgentCatchingUp.
+/// The agent is catching up if it lags behind more than this, as in the alert
+/// PrefectAgentCatchingUp.
 const CATCHING_UP: Duration = Duration::from_secs(900);
 
-/// The problems, the worst first.
+/// The problems, worst first.
 pub(super) fn of(input: &Input<'_>, sections: &[SectionRow], series: &[Series]) -> Vec<Problem> {
     if !input.view.agent.cycles.any() {
         return Vec::new();
@@ -46,7 +47,7 @@ fn down(input: &Input<'_>) -> Problem {
         return problem(
             Severity::Critical,
             format!("No cycle has ended for {age} s"),
-            "Prefect does not answer in time, or the agent is short of CPU time. Gauges are withheld until a cycle ends. REQUEST_TIMEOUT_SECONDS limits how long a request may take.",
+            "Prefect does not answer in time, or the agent does not get enough CPU time. Gauges are withheld until a cycle ends. REQUEST_TIMEOUT_SECONDS limits the duration of a request.",
             "PrefectAgentCyclesStopped",
         );
     }
@@ -55,7 +56,7 @@ fn down(input: &Input<'_>) -> Problem {
     let why = culprit(failing);
     let title = match why {
         Some(error) if error.is_not_prefect() => {
-            "PREFECT_API_URL does not lead to the API of Prefect 3"
+            "PREFECT_API_URL does not point to the API of Prefect 3"
         }
         Some(_) => "Prefect cannot be read",
         None => {
@@ -74,7 +75,7 @@ fn down(input: &Input<'_>) -> Problem {
     }
 }
 
-/// Prefect can be read, but not all of it.
+/// Parts of Prefect cannot be read.
 fn unread(sections: &[SectionRow]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for row in sections {
@@ -104,7 +105,7 @@ fn unread(sections: &[SectionRow]) -> Vec<Problem> {
     problems
 }
 
-/// What is counted or measured beyond a limit.
+/// Counts and delays that exceed a limit.
 fn counted(sections: &[SectionRow], series: &[Series]) -> Vec<Problem> {
     let mut problems = Vec::new();
     let dropped: u64 = series.iter().map(|series| series.dropped).sum();
@@ -113,7 +114,7 @@ fn counted(sections: &[SectionRow], series: &[Series]) -> Vec<Problem> {
         problems.push(problem(
             Severity::Warning,
             format!("{dropped} series of {metrics} metrics are beyond METRICS_CARDINALITY_LIMIT"),
-            "One series with otel_metric_overflow=\"true\" per metric stands for all of them. Raise the limit, or exclude metrics with METRICS_EXCLUDE.",
+            "They are aggregated into one series per metric, with otel_metric_overflow=\"true\". Raise the limit, or exclude metrics with METRICS_EXCLUDE.",
             "PrefectAgentSeriesDropped",
         ));
     }
@@ -124,7 +125,7 @@ fn counted(sections: &[SectionRow], series: &[Series]) -> Vec<Problem> {
                 "{} objects of the section {} could not be decoded",
                 row.skipped_objects, row.section
             ),
-            "They are missing in all metrics. The log names the first of them and the reason.",
+            "They are missing from all metrics. The log has the first of them and the reason.",
             "PrefectAgentObjectsSkipped",
         ));
     }
@@ -135,7 +136,7 @@ fn counted(sections: &[SectionRow], series: &[Series]) -> Vec<Problem> {
         problems.push(problem(
             Severity::Info,
             format!("The section {} is {minutes:.0} min behind", row.section),
-            "The agent reads what happened while it was down, or while Prefect could not be read. Newer runs are not counted yet.",
+            "The agent is reading what happened while it was down, or while Prefect could not be read. Newer runs are not counted yet.",
             "PrefectAgentCatchingUp",
         ));
     }

@@ -209,7 +209,7 @@ async fn from_a_wrong_key_url_port_and_collector_to_the_fix_at_real_servers() {
     let checked = check(&other_port, &[right]).await;
     checked.fails("Prefect", "Connection refused", "PREFECT_API_URL");
     let checked = check(&format!("https{}", &url[4..]), &[right]).await;
-    checked.fails("Prefect", "", "begin it with http://");
+    checked.fails("Prefect", "", "use http:// instead of https://");
 
     let endpoint = |url: &str| ("OTEL_EXPORTER_OTLP_ENDPOINT", url.to_owned());
     let (name, of_prefect) = endpoint(without_api);
@@ -309,7 +309,7 @@ async fn what_is_not_prefect_3_is_told_apart() {
     checked.fails(
         "Prefect",
         "a web page, not the API",
-        "does a proxy ask to log in?",
+        "Does a proxy require a login?",
     );
     stub.fault(|_| Some(garbage(StatusCode::NOT_FOUND, "Not Found")));
     let checked = check(&stub.url, &[]).await;
@@ -431,7 +431,7 @@ async fn from_each_bad_certificate_to_the_fix() {
             &other_name,
             Some(authority),
             "not for localhost, but for elsewhere.example",
-            "use a host name of the certificate",
+            "to a host name of the certificate",
         ),
     ];
     for (certificate, trusted, reason, hint) in cases {
@@ -534,13 +534,9 @@ async fn the_folder_is_writable_and_has_a_checkpoint_of_this_api_or_another() {
 
     std::fs::write(in_folder("file"), "").unwrap();
     let checked = check(&stub.url, &[("STATE_DIR", &in_folder("file"))]).await;
-    checked.fails(
-        "STATE_DIR",
-        "cannot be written",
-        "set STATE_DIR to a folder",
-    );
+    checked.fails("STATE_DIR", "is not writable", "set STATE_DIR to a folder");
     let checked = check(&stub.url, &[("STATE_DIR", "/proc")]).await;
-    checked.fails("STATE_DIR", "/proc cannot be written", "STATE_DIR");
+    checked.fails("STATE_DIR", "/proc is not writable", "STATE_DIR");
 
     let write = |api: &str| {
         let mut checkpoint = Checkpoint::new(folder.path(), api);
@@ -551,7 +547,7 @@ async fn the_folder_is_writable_and_has_a_checkpoint_of_this_api_or_another() {
     let checked = check(&stub.url, &[("STATE_DIR", &here)]).await;
     let (status, detail) = checked.line("STATE_DIR");
     assert!(
-        status == "warn" && detail.contains("one of http://elsewhere/api"),
+        status == "warn" && detail.contains("one for http://elsewhere/api"),
         "{detail}"
     );
     write(&stub.url);
@@ -560,15 +556,11 @@ async fn the_folder_is_writable_and_has_a_checkpoint_of_this_api_or_another() {
         checked
             .line("STATE_DIR")
             .1
-            .contains(&format!("has a checkpoint of {}", stub.url))
+            .contains(&format!("has a checkpoint for {}", stub.url))
     );
     let path = Checkpoint::new(folder.path(), &stub.url);
     std::fs::write(path.path(), "{").unwrap();
     let checked = check(&stub.url, &[("STATE_DIR", &here)]).await;
     assert_eq!(checked.line("STATE_DIR").0, "warn");
-    assert!(
-        checked
-            .hint("STATE_DIR")
-            .contains("keeps the file under another name")
-    );
+    assert!(checked.hint("STATE_DIR").contains("will rename the file"));
 }

@@ -189,7 +189,7 @@ async fn a_selection_that_matches_nothing_or_clashes_is_refused() {
         let settings = settings("http://127.0.0.1:9/api", &[(name, value)]);
         let error = Agent::new(&settings).await.err().unwrap().to_string();
         assert!(
-            error.starts_with(&format!("{name}: {shown:?} cannot be used")),
+            error.starts_with(&format!("{name}: {shown:?} is not valid")),
             "{error}"
         );
     }

@@ -116,7 +116,7 @@ fn check_shows_the_profile_and_what_is_strange_about_the_settings() {
             .find(|line| line.contains(text))
             .unwrap_or_else(|| panic!("{stdout}"))
     };
-    assert!(line("profile \"stub\" of /").starts_with("ok "));
+    assert!(line("profile \"stub\" in /").starts_with("ok "));
     assert!(line("did you mean SAMPLE_INTERVAL_SECONDS?").starts_with("warn "));
     assert!(!stdout.contains("hunter2"), "{stdout}");
 }

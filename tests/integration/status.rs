@@ -158,7 +158,10 @@ async fn a_url_that_does_not_lead_to_prefect_is_reported_as_such() {
     let stub = small_stub().await;
     stub.fault(|_| Some(StatusCode::NOT_FOUND.into_response()));
     let status = cycle(&mut agent(&stub.url, &[]).await).await;
-    let wrong = problem(&status, "PREFECT_API_URL does not lead to the API");
+    let wrong = problem(
+        &status,
+        "PREFECT_API_URL does not point to the API of Prefect 3",
+    );
     assert!(wrong["detail"].as_str().unwrap().contains("404"));
 }
 

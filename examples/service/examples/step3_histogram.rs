@@ -1,5 +1,5 @@
-//! Step 3 of docs/tutorial.md: the service times its requests, whatever their route, and step
-//! 4: it pushes what it counts.
+//! Step 3 of docs/tutorial.md: the service measures the duration of its requests. Step 4: it pushes
+//! its metrics.
 
 use std::time::{Duration, Instant};
 
@@ -84,7 +84,7 @@ async fn main() -> Result<(), Failure> {
     let app = Router::new()
         .route("/square", get(square))
         .layer(from_fn_with_state(duration, measure))
-        // Behind the layer: not measured.
+        // Added after the layer, so it is not measured.
         .route("/metrics", get(metrics).with_state(registry));
     let address = std::env::args().nth(1);
     let listener = listen(address.as_deref().unwrap_or("127.0.0.1:8081")).await?;

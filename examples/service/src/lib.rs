@@ -1,6 +1,6 @@
 //! A small REST service, instrumented with OpenTelemetry.
 //!
-//! [`service`] is what a service does anyway; [`telemetry`] is all that its metrics need.
+//! [`service`] is the service without metrics; [`telemetry`] has everything for its metrics.
 
 use std::fmt;
 
@@ -36,7 +36,7 @@ impl<E: std::error::Error> From<E> for Failure {
 ///
 /// # Errors
 ///
-/// If it cannot be listened on, for example because another program does.
+/// If the address cannot be used, for example because another program listens on it.
 pub async fn listen(address: &str) -> Result<TcpListener, Failure> {
     let listener = TcpListener::bind(address).await;
     listener.map_err(|error| Failure(format!("cannot listen on {address}: {error}")))

@@ -9,11 +9,11 @@ use numbers::telemetry::Telemetry;
 use numbers::{Failure, listen};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Where it listens.
+/// The default address to listen on.
 const ADDRESS: &str = "0.0.0.0:8080";
 
 const HELP: &str = "\
-Squares numbers, counts what it does, and pushes the counts over OTLP.
+Squares numbers, counts its requests, and pushes the metrics over OTLP.
 
 Usage: numbers            run the service
        numbers health     exit with 0 if the service on this machine is healthy
@@ -24,7 +24,7 @@ Environment variables:
   NUMBERS_WORKERS              threads that serve requests; default: 4
   NUMBERS_PUSH_SECONDS         time between two pushes; default: 10
   OTEL_EXPORTER_OTLP_ENDPOINT  the collector; if it is not set, only /metrics is served
-  OTEL_SERVICE_NAME            the label job in Prometheus; default: numbers
+  OTEL_SERVICE_NAME            name of the service, the label job in Prometheus; default: numbers
 ";
 
 /// The environment's value of `name`, or `default`.
@@ -97,7 +97,7 @@ async fn run() -> Result<(), Failure> {
             }
         })
         .await?;
-    // The last push waits for an answer: not on a thread of the runtime.
+    // The last push blocks until it is answered, so it must not run on a thread of the runtime.
     tokio::task::spawn_blocking(move || telemetry.shutdown()).await?;
     Ok(())
 }

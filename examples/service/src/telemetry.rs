@@ -33,7 +33,7 @@ pub struct Instruments {
     pub active: UpDownCounter<i64>,
     /// Authentications by outcome.
     pub authentications: Counter<u64>,
-    /// Even numbers seen.
+    /// Requests to `/even` with an even number.
     pub even_numbers: Counter<u64>,
 }
 
@@ -94,7 +94,7 @@ impl Telemetry {
             active: meter
                 .i64_up_down_counter("http.server.active_requests")
                 .with_unit("{request}")
-                .with_description("Requests under way.")
+                .with_description("Requests in progress.")
                 .build(),
             authentications: meter
                 .u64_counter("numbers.authentications")
@@ -104,7 +104,7 @@ impl Telemetry {
             even_numbers: meter
                 .u64_counter("numbers.even_numbers")
                 .with_unit("{number}")
-                .with_description("Even numbers that were asked for.")
+                .with_description("Requests to /even with an even number.")
                 .build(),
         };
         Ok(Telemetry {
@@ -143,8 +143,8 @@ impl Drop for Active {
     }
 }
 
-/// Counts and times every request. Routes that should not be measured are added to the router
-/// after this layer.
+/// Counts every request and measures its duration. Routes that should not be measured are added to
+/// the router after this layer.
 pub async fn measure(
     State(instruments): State<Arc<Instruments>>,
     request: Request,

@@ -1,4 +1,4 @@
-//! The service as its users see it.
+//! Tests of the running service.
 
 // A test ends by panicking; the lint's own exception for tests does not reach their helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]

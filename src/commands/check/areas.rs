@@ -22,15 +22,15 @@ const ONE: Page = Page {
 pub(super) struct Area {
     pub(super) section: Section,
     request: Request,
-    /// What is asked next, by the answer.
+    /// A second request that depends on the answer.
     then: fn(&Request, &Answer) -> Option<Request>,
 }
 
-/// How reading it went.
+/// The result of reading an area.
 pub(super) struct Tried {
     pub(super) section: Section,
     pub(super) answer: Result<Reply, Error>,
-    /// When it was asked, and how long that took.
+    /// When the request was sent, and how long it took.
     pub(super) sent: Timestamp,
     pub(super) took: Duration,
 }
@@ -44,7 +44,7 @@ impl Area {
         }
     }
 
-    /// A list, and its count where there is one.
+    /// A list, and its count if the API has one.
     fn list(section: Section, resource: Resource) -> Self {
         let page = ONE;
         Area::of(section, Request::List { resource, page }).then(count_of_a_list)
@@ -62,7 +62,7 @@ impl Area {
         let next = answered.and_then(|reply| (self.then)(&self.request, &reply.answer));
         if let Some(request) = next
             && let Err(error) = bounded(client.execute(&request)).await
-            // It may have been deleted since; not every list can be counted.
+            // The object may have been deleted since, and not every list can be counted.
             && !error.is_not_found()
         {
             answer = Err(error);
@@ -76,7 +76,7 @@ impl Area {
     }
 }
 
-/// Everything that the agent asks with these settings, as small as can be.
+/// Everything that the agent requests with these settings, with the smallest possible answers.
 pub(super) fn areas(settings: &Settings, options: &Options) -> Vec<Area> {
     let now = Timestamp::now();
     let newest_run = Request::FlowRuns {
@@ -114,7 +114,7 @@ pub(super) fn areas(settings: &Settings, options: &Options) -> Vec<Area> {
         Area::of(Section::TaskRuns, tasks),
     ];
     let unused = options.unused_sections();
-    // Lists that matter are read in any case: events come from them.
+    // The core lists are always read, because events are derived from them.
     areas.retain(|area| match area.section {
         Section::TaskRuns => settings.sampling.task_runs,
         section => section.matters() || !unused.contains(&section),
@@ -149,7 +149,7 @@ fn workers_of_a_pool(_: &Request, answer: &Answer) -> Option<Request> {
     })
 }
 
-/// What the lists of a section hold, in words.
+/// The objects in a section, for messages.
 pub(super) fn name(section: Section) -> &'static str {
     match section {
         Section::ActiveRuns
@@ -169,8 +169,8 @@ pub(super) fn name(section: Section) -> &'static str {
     }
 }
 
-/// The result of a request, if it does not take too long: the client waits for a server that
-/// asks to be left alone.
+/// The result of a request, within a time limit: the client waits as long as the server's
+/// `Retry-After` demands.
 pub(super) async fn bounded<T>(
     request: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {

@@ -1,4 +1,4 @@
-//! What the agent needs of its own machine: the port, and `STATE_DIR`.
+//! What the agent needs on its own machine: the port, and `STATE_DIR`.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use crate::checkpoint::{Checkpoint, Error};
 use crate::commands::health::{self, Probe};
 use crate::settings::Settings;
 
-const SECOND_AGENT: &str = "this is expected for that agent; a second one needs its own";
+const SECOND_AGENT: &str = "this is expected next to a running agent; a second agent needs its own";
 
 /// Whether the agent could listen on its port.
 pub(super) async fn port(address: SocketAddr) -> Line {
@@ -28,14 +28,14 @@ pub(super) async fn port(address: SocketAddr) -> Line {
         ErrorKind::AddrInUse => Line::fail("port", detail)
             .hint("another program uses the port: set METRICS_PORT to a free one"),
         ErrorKind::AddrNotAvailable => Line::fail("port", detail)
-            .hint("this machine does not have that address: set METRICS_ADDR to 0.0.0.0 or to one that it has"),
+            .hint("METRICS_ADDR is not an address of this machine: set it to 0.0.0.0 or to one of the machine's addresses"),
         ErrorKind::PermissionDenied => Line::fail("port", detail)
             .hint("ports below 1024 need privileges: set METRICS_PORT to a higher one"),
         _ => Line::fail("port", detail).hint("check METRICS_ADDR and METRICS_PORT"),
     }
 }
 
-/// Whether counters could be kept. Leaves nothing in the folder.
+/// Whether the agent could write its checkpoint. Leaves nothing in the folder.
 pub(super) fn state_dir(settings: &Settings) -> Line {
     const WHAT: &str = "STATE_DIR";
     let Some(folder) = &settings.state_dir else {
@@ -45,12 +45,12 @@ pub(super) fn state_dir(settings: &Settings) -> Line {
     if let Err(error) = writable(folder) {
         let hint = match error.kind() {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-                "let the agent's user write there, or set STATE_DIR to another folder"
+                "give the agent's user write permission, or set STATE_DIR to another folder"
             }
             ErrorKind::NotADirectory => "set STATE_DIR to a folder",
-            _ => "set STATE_DIR to a folder that the agent can write",
+            _ => "set STATE_DIR to a folder that the agent can write to",
         };
-        return Line::fail(WHAT, format!("{shown} cannot be written: {error}")).hint(hint);
+        return Line::fail(WHAT, format!("{shown} is not writable: {error}")).hint(hint);
     }
     let api = settings.prefect.api_url.as_str();
     let mut checkpoint = Checkpoint::new(folder, api);
@@ -59,7 +59,7 @@ pub(super) fn state_dir(settings: &Settings) -> Line {
         return Line::warn(WHAT, detail).hint(format!("{SECOND_AGENT} STATE_DIR"));
     }
     match checkpoint.read() {
-        Ok(Some(_)) => Line::ok(WHAT, format!("{shown} has a checkpoint of {api}")),
+        Ok(Some(_)) => Line::ok(WHAT, format!("{shown} has a checkpoint for {api}")),
         Ok(None) => {
             let others = Checkpoint::apis(folder);
             match others.is_empty() {
@@ -69,24 +69,23 @@ pub(super) fn state_dir(settings: &Settings) -> Line {
                 ),
                 false => {
                     let others = others.join(", ");
-                    let detail = format!("{shown} has no checkpoint of {api}, but one of {others}");
-                    Line::warn(WHAT, detail).hint("counters start at zero; if this is the same server, set PREFECT_API_URL as before")
+                    let detail =
+                        format!("{shown} has no checkpoint for {api}, but one for {others}");
+                    Line::warn(WHAT, detail).hint("counters start at zero; if this is the same server, set PREFECT_API_URL to the previous value")
                 }
             }
         }
         Err(Error::Damaged(path, reason)) => {
             let detail = format!("{} cannot be used: {reason}", path.display());
-            Line::warn(WHAT, detail)
-                .hint("counters start at zero; the agent keeps the file under another name")
+            Line::warn(WHAT, detail).hint("counters start at zero; the agent will rename the file")
         }
-        Err(error) => {
-            Line::fail(WHAT, error.to_string()).hint("let the agent's user read and write the file")
-        }
+        Err(error) => Line::fail(WHAT, error.to_string())
+            .hint("give the agent's user permission to read and write the file"),
     }
 }
 
-/// Tries to write a file in `folder`, or, where it is not there yet, in the one that it would be
-/// made in.
+/// Tries to write a file in `folder` or, if it does not exist yet, in the folder in which it would
+/// be created.
 fn writable(folder: &Path) -> std::io::Result<()> {
     let absolute = std::path::absolute(folder)?;
     let mut place = absolute.as_path();

@@ -1,4 +1,4 @@
-//! Tries everything that a running agent needs, and says what to do about what fails.
+//! Checks everything that a running agent needs, and gives a hint for each failure.
 
 mod areas;
 mod machine;
@@ -14,13 +14,14 @@ use crate::settings::{self, Settings};
 use crate::telemetry;
 use report::{Line, Report};
 
-/// No single request or answer is waited for longer.
+/// The timeout of a single request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Nor one with everything around it: waits that a server asks for, a token.
+/// The timeout of a request including what it requires: a CSRF token, or a wait that the server
+/// demands.
 const STEP: Duration = Duration::from_secs(10);
 
-/// How the report is written.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// A line for each check.
@@ -34,14 +35,14 @@ impl Format {
     pub const ALL: [(&'static str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
 }
 
-/// How it went.
+/// The overall result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The agent can run so.
+    /// No check failed.
     Good,
-    /// Something fails.
+    /// At least one check failed.
     Bad,
-    /// The settings cannot be used.
+    /// The settings are not valid.
     Unusable,
 }
 
@@ -49,7 +50,7 @@ pub enum Verdict {
 ///
 /// # Errors
 ///
-/// When it cannot be written.
+/// If the report cannot be written.
 pub async fn run(
     settings: Result<Settings, settings::Error>,
     format: Format,
@@ -66,7 +67,7 @@ pub async fn run(
         Err(error) => {
             report.add(Line::fail("settings", error.to_string()))?;
             for what in ["Prefect", "exporters", "port", "STATE_DIR"] {
-                report.add(Line::skipped(what, "the settings cannot be used"))?;
+                report.add(Line::skipped(what, "the settings are not valid"))?;
             }
             report.end()?;
             return Ok(Verdict::Unusable);

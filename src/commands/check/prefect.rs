@@ -1,4 +1,4 @@
-//! Whether Prefect can be read, and all of it.
+//! Whether everything that the agent reads from Prefect can be read.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::prefect::request::{FlowRunFilter, Order};
 use crate::prefect::{Answer, Client, Error, Reply, Request, RequestObserver, RequestRecord};
 use crate::settings::{Credentials, Prefect, Settings};
 
-/// `Date` has whole seconds, and an answer takes its time.
+/// Tolerance for clock differences: `Date` only has whole seconds, and the answer takes time.
 const SAME_TIME: SignedDuration = SignedDuration::from_secs(3);
 
-/// The checks of this file, in their order.
+/// The checks in this file, in order.
 const CHECKS: [&str; 5] = ["Prefect", "version", "permissions", "clock", "page size"];
 
 /// Measures nothing.
@@ -30,14 +30,14 @@ impl RequestObserver for Unobserved {
     fn on_request(&self, _: &RequestRecord<'_>) {}
 }
 
-/// What the first answer tells.
+/// The information in the first answer.
 struct First {
     version: Option<Arc<str>>,
     dated: Option<Dated>,
     took: Duration,
 }
 
-/// A date of the server, when it was asked for, and how long that took.
+/// The server's date, when the request was sent, and how long it took.
 type Dated = (Timestamp, Timestamp, Duration);
 
 pub(super) async fn check<W: Write>(
@@ -81,7 +81,7 @@ pub(super) async fn check<W: Write>(
 fn stop<W: Write>(report: &mut Report<W>, line: Line) -> io::Result<()> {
     let failed = line.check;
     let after = CHECKS.iter().skip_while(|name| **name != failed);
-    let since = format!("{failed} fails");
+    let since = format!("the check {failed} failed");
     report.add(line)?;
     for name in after.skip(1) {
         report.add(Line::skipped(name, &since))?;
@@ -103,7 +103,8 @@ async fn first(client: &Client) -> Result<First, Error> {
             dated: date.map(|date| (date, sent, took)),
             took,
         }),
-        // Prefect Cloud does not tell it, and a key may lack the permission: the lists decide.
+        // Prefect Cloud does not report its version, and a key may lack the permission: whether the
+        // lists can be read decides.
         Err(Error::Status {
             status: 403..=405, ..
         }) => Ok(First {
@@ -115,7 +116,7 @@ async fn first(client: &Client) -> Result<First, Error> {
     }
 }
 
-/// What to do about an error that the settings tell more about.
+/// A more specific hint for an error, derived from the settings.
 async fn better_hint(settings: &Prefect, error: &Error) -> Option<String> {
     if let Error::Status { status: 401, .. } = error {
         let hint = match &settings.credentials {
@@ -123,10 +124,10 @@ async fn better_hint(settings: &Prefect, error: &Error) -> Option<String> {
                 "set PREFECT_API_KEY (Prefect Cloud), or PREFECT_API_AUTH_STRING to the server's user:password"
             }
             Credentials::Bearer(_) => {
-                "PREFECT_API_KEY is refused: create a new key; a server of your own uses PREFECT_API_AUTH_STRING instead"
+                "PREFECT_API_KEY was rejected: create a new key; a self-hosted server uses PREFECT_API_AUTH_STRING instead"
             }
             Credentials::Basic { .. } => {
-                "PREFECT_API_AUTH_STRING is refused: set it to the PREFECT_SERVER_API_AUTH_STRING of the server"
+                "PREFECT_API_AUTH_STRING was rejected: set it to the PREFECT_SERVER_API_AUTH_STRING of the server"
             }
         };
         return Some(hint.to_owned());
@@ -134,7 +135,7 @@ async fn better_hint(settings: &Prefect, error: &Error) -> Option<String> {
     if !error.is_not_prefect() || settings.api_url.path().contains("/api") {
         return None;
     }
-    // The commonest mistake, if it is one: the address of the user interface.
+    // The most common mistake is to use the address of the user interface.
     let mut api_url = settings.api_url.clone();
     api_url.set_path(&format!("{}/api", api_url.path().trim_end_matches('/')));
     let there = Prefect {
@@ -145,7 +146,7 @@ async fn better_hint(settings: &Prefect, error: &Error) -> Option<String> {
     let answer = first(&client).await.ok()?;
     answer.version?;
     Some(format!(
-        "the API is at {api_url}: set PREFECT_API_URL to that"
+        "the API is at {api_url}: set PREFECT_API_URL to this URL"
     ))
 }
 
@@ -161,7 +162,7 @@ impl First {
     }
 }
 
-/// Asks for something of each part of the API.
+/// Sends a request to each part of the API.
 async fn read(client: &Client, areas: Vec<Area>) -> Result<Vec<Tried>, Line> {
     let asked = areas.iter().map(|area| area.try_it(client));
     let results = join_all(asked).await;
@@ -175,7 +176,7 @@ fn failed(what: &'static str, error: &Error) -> Line {
     Line::fail(what, error.problem()).hint_if(error.hint())
 }
 
-/// Why none of the lists that every server has can be read.
+/// The error if none of the core lists, which every server has, can be read.
 fn not_prefect(results: &[Tried]) -> Option<&Error> {
     let lists = results.iter().filter(|tried| tried.section.matters());
     let errors: Option<Vec<_>> = lists.map(|tried| tried.answer.as_ref().err()).collect();
@@ -206,12 +207,12 @@ fn permissions<W: Write>(results: &[Tried], report: &mut Report<W>) -> io::Resul
         let name = name(tried.section);
         match &tried.answer {
             Ok(_) => readable.push(name),
-            // An older server; the agent leaves out what it would tell.
+            // An older server: the agent leaves out the metrics that need this list.
             Err(error) if error.is_not_found() && !tried.section.matters() => {
-                let detail = format!("{}: this server does not have them", name);
+                let detail = format!("{}: not available on this server", name);
                 report.add(Line::warn("permissions", detail).hint(error.problem()))?;
             }
-            // Before 3.6.22 without this filter: the agent does without it.
+            // Servers before 3.6.22 do not have this filter, and the agent does not need it.
             Err(error) if error.is_refused() && tried.section == Section::TaskRuns => {
                 readable.push(name);
             }
@@ -236,7 +237,7 @@ fn permissions<W: Write>(results: &[Tried], report: &mut Report<W>) -> io::Resul
     Ok(())
 }
 
-/// Compares the server's clock with this machine's, by an answer that has a date.
+/// Compares the server's clock with this machine's, using an answer that has a date.
 fn clock(dated: Option<Dated>, results: &[Tried]) -> Line {
     let mut others = results.iter().filter_map(|tried| {
         let date = tried.answer.as_ref().ok()?.date?;
@@ -261,11 +262,11 @@ fn clock(dated: Option<Dated>, results: &[Tried]) -> Line {
         },
     );
     let detail = format!("the server's clock is {seconds} s {side} this machine's");
-    Line::warn("clock", detail).hint("the agent follows the server's clock, but points have the time of this machine: synchronize both clocks (NTP)")
+    Line::warn("clock", detail).hint("synchronize both clocks (NTP): the agent uses the server's clock for runs, and this machine's clock for the timestamps of data points")
 }
 
 async fn page_size(client: &Client, wanted: usize) -> Line {
-    // No run has none of these ids: an empty page, whatever its limit.
+    // The list of ids is empty, so the answer is an empty page, whatever the limit.
     let request = Request::FlowRuns {
         filter: FlowRunFilter::of_ids([]),
         order: Order::Id,
@@ -276,7 +277,7 @@ async fn page_size(client: &Client, wanted: usize) -> Line {
         Err(error) => match error.page_limit() {
             Some(limit) => {
                 let detail = format!(
-                    "the server allows {limit} objects per page, less than PAGINATION_LIMIT ({wanted}); the agent uses {limit}"
+                    "the server allows {limit} objects per page, fewer than PAGINATION_LIMIT ({wanted}); the agent uses {limit}"
                 );
                 Line::ok("page size", detail)
             }

@@ -1,4 +1,4 @@
-//! Whether whoever is to receive metrics, traces and logs takes OTLP.
+//! Whether the receivers of metrics, traces and logs accept OTLP.
 
 use std::io::{self, Write};
 

@@ -10,15 +10,15 @@ use super::Format;
 const STATUS: usize = 7;
 const WHAT: usize = 20;
 
-/// How a check went.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Status {
     Ok,
-    /// The agent runs, with something missing.
+    /// The agent works, but something is missing or unusual.
     Warn,
     Fail,
-    /// It cannot be checked, since an earlier check failed.
+    /// Not checked, because an earlier check failed.
     Skipped,
 }
 
@@ -32,7 +32,7 @@ impl Status {
         }
     }
 
-    /// The colour of ANSI terminals: green, yellow, red, grey.
+    /// The ANSI color code: green, yellow, red, gray.
     fn color(self) -> u8 {
         match self {
             Status::Ok => 32,
@@ -79,7 +79,7 @@ impl Line {
         Line::new(
             Status::Skipped,
             check,
-            format!("not checked, since {since}"),
+            format!("not checked, because {since}"),
         )
     }
 
@@ -118,7 +118,7 @@ struct Json<'a> {
     checks: &'a [Line],
 }
 
-/// Writes lines as they come, or all of them at the end.
+/// Writes each line immediately (text), or all of them at the end (JSON).
 pub(super) struct Report<W> {
     out: W,
     format: Format,
@@ -145,7 +145,7 @@ impl<W: Write> Report<W> {
         Ok(())
     }
 
-    /// Ends it; `false` if anything fails.
+    /// Ends the report; `false` if a check failed.
     pub(super) fn end(mut self) -> io::Result<bool> {
         let ok = self.lines.iter().all(|line| line.status != Status::Fail);
         if self.format == Format::Json {
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hints_are_indented_and_colours_do_not_move_columns() {
+    fn hints_are_indented_and_colors_do_not_move_columns() {
         let line = Line::fail("Prefect", "no answer").hint("start it");
         let plain = line.text(false);
         let detail = plain.find("no answer").unwrap();

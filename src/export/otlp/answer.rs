@@ -159,7 +159,7 @@ pub(super) fn refused(refusal: &Refusal<'_>) -> Failure {
                 .is_some_and(|server| server.contains("uvicorn")) =>
         {
             Some(
-                "this may be Prefect itself; check OTEL_EXPORTER_OTLP_ENDPOINT: it must be the address of a collector, by default on port 4318",
+                "this may be Prefect itself: set OTEL_EXPORTER_OTLP_ENDPOINT to the address of a collector, by default on port 4318",
             )
         }
         404 | 405 => Some(
@@ -233,18 +233,18 @@ pub(super) fn status(status: &Status, port: Option<u16>) -> Failure {
     };
     let hint = match status.code() {
         Code::Unauthenticated | Code::PermissionDenied => Some("check OTEL_EXPORTER_OTLP_HEADERS"),
-        Code::Unimplemented | Code::Unknown | Code::Internal => {
-            Some("check OTEL_EXPORTER_OTLP_ENDPOINT: a collector receives gRPC on port 4317")
-        }
+        Code::Unimplemented | Code::Unknown | Code::Internal => Some(
+            "check OTEL_EXPORTER_OTLP_ENDPOINT: the default port of a collector for gRPC is 4317",
+        ),
         Code::ResourceExhausted => {
             Some("if messages are too large, set OTLP_MAX_MESSAGE_BYTES to the receiver's limit")
         }
         _ => None,
     };
-    // The name of a code is what the specification calls it.
-    let (code, said) = (status.code(), printable(status.message().as_bytes()));
+    // The `Debug` format of a code is its name in the specification.
+    let (code, message) = (status.code(), printable(status.message().as_bytes()));
     Failure {
-        cause: format!("gRPC {code:?}: {said}"),
+        cause: format!("gRPC {code:?}: {message}"),
         hint: hint.map(Cow::Borrowed),
         then,
     }
@@ -288,17 +288,17 @@ fn no_answer(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
     ]);
     let hint = match protocol {
         Protocol::HttpProtobuf if mixed_up || port == Some(4317) => {
-            "this looks like a gRPC port: a collector receives http/protobuf on port 4318, or set OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
+            "this looks like a gRPC port: use the collector's HTTP port (4318 by default), or set OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
         }
         Protocol::Grpc if mixed_up || port == Some(4318) => {
-            "this looks like an HTTP port: a collector receives gRPC on port 4317, or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
+            "this looks like an HTTP port: use the collector's gRPC port (4317 by default), or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
         }
-        // A port that does not speak HTTP/2 may end the connection before it says so.
+        // A server without HTTP/2 may close the connection without a reason.
         Protocol::Grpc if says(&["canceled"]) => {
-            "the receiver closed the connection: a collector receives gRPC on port 4317; for another port, set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
+            "the receiver closed the connection: use the collector's gRPC port (4317 by default), or, if this is an HTTP port, set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
         }
         _ if says(&["refused"]) => {
-            "nothing listens there: is the collector running, and OTEL_EXPORTER_OTLP_ENDPOINT right? In a container, localhost is the container itself"
+            "nothing listens there: is the collector running, and is OTEL_EXPORTER_OTLP_ENDPOINT correct? In a container, localhost is the container itself"
         }
         _ if says(&["lookup", "resolve"]) => {
             "the host name of OTEL_EXPORTER_OTLP_ENDPOINT cannot be resolved"

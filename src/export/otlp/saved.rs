@@ -152,7 +152,7 @@ impl DeliveredFile {
     ///
     /// # Errors
     ///
-    /// If the disk is full or the directory is not writable. The old file is kept.
+    /// If the disk is full or the folder is not writable. The old file is kept.
     pub(super) fn write(&self, baselines: &Baselines) -> io::Result<()> {
         let families = baselines.0.iter().map(|(metric, family)| {
             let series = family.series.iter().filter_map(|(key, value)| {

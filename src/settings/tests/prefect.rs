@@ -84,8 +84,8 @@ fn authorities_are_read_from_a_bundle() {
 #[test]
 fn a_file_without_certificates_is_named() {
     let cases = [
-        ("", "holds no certificate"),
-        ("hello", "holds no certificate"),
+        ("", "contains no PEM certificate"),
+        ("hello", "contains no PEM certificate"),
         (
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
             "cannot be decoded",

@@ -156,7 +156,7 @@ fn a_profile_that_cannot_be_used_is_a_warning_and_no_secret() {
         (
             PROFILES,
             Some(("PREFECT_PROFILE", "staging")),
-            "no profile \"staging\"; it has: cloud, ephemeral, local",
+            "no profile \"staging\"; available: cloud, ephemeral, local",
         ),
         (
             PROFILES,
@@ -193,7 +193,7 @@ fn a_bad_value_of_a_profile_names_the_profile() {
     let profile = "active = \"p\"\n[profiles.p]\nPREFECT_API_URL = \"prefect:4200\"\n";
     let error = with(profile, &[]).unwrap_err().to_string();
     assert!(
-        error.starts_with("PREFECT_API_URL (profile \"p\" of /"),
+        error.starts_with("PREFECT_API_URL (profile \"p\" in /"),
         "{error}"
     );
 }

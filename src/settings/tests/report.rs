@@ -70,7 +70,7 @@ fn secrets_are_masked() {
     assert!(!text.contains("hunter2"), "{text}");
     let from = row(&rows, "PREFECT_API_KEY");
     assert_eq!(from[0], "********");
-    assert!(from[1].as_str().unwrap().starts_with("profile \"p\" of /"));
+    assert!(from[1].as_str().unwrap().starts_with("profile \"p\" in /"));
     let file = row(&rows, "OTEL_EXPORTER_OTLP_LOGS_HEADERS");
     let source = "file /run/secrets/otlp (OTEL_EXPORTER_OTLP_LOGS_HEADERS_FILE, environment)";
     assert_eq!(file, json!(["********", source]));

@@ -1,4 +1,4 @@
-// The cycles of the last hour: a bar for each, or for some that follow each other.
+// The cycles of the last hour: a bar for each cycle, or for several consecutive ones.
 
 const CHART = { height: 108, left: 56, top: 8, base: 76, marks: 4, strip: 6 };
 const WORST_FIRST = ["failure", "partial", "success"];
@@ -60,17 +60,17 @@ function chart() {
     const high = Math.max(1, (bar.duration_seconds / top) * (base - CHART.top));
     const worst = WORST_FIRST.find((outcome) => bar[outcome] > 0);
     place(duration, { ...size, y: (base - high).toFixed(1), height: high.toFixed(1), class: worst });
-    // Not by colour alone: below the axis, a low mark for partial and a high one for failure.
+    // Not by color alone: below the axis, a short mark for partial and a tall one for failure.
     const below = { success: 0, partial: 1, failure: 2 }[worst] * CHART.strip;
     place(mark, { ...size, y: base + CHART.marks, height: below, class: worst });
     setText(title, `${clock(bar.ended)}: ${outcomes([bar])}, ${span(bar.duration_seconds)}`);
   });
   setText(byId("cycles-text"), bars.length === 0
     ? "No cycle has been completed in the last hour."
-    : `Cycles: ${outcomes(bars)}. The longest took ${span(longest)}. Marks below the axis: low for partial, high for failed.`);
+    : `Cycles: ${outcomes(bars)}. The longest took ${span(longest)}. Marks below the axis: short for partial, tall for failed.`);
 }
 
-// What the cycles of some bars were.
+// The number of cycles in some bars, by outcome.
 function outcomes(bars) {
   const sum = (outcome) => count(bars.reduce((all, bar) => all + bar[outcome], 0));
   return `${sum("success")} successful, ${sum("partial")} partial, ${sum("failure")} failed`;

@@ -1,6 +1,6 @@
 "use strict";
-// Elements of the page. What comes from outside is set as text, or as the address of a link, never
-// as markup. Elements change only where something differs, so that focus and selection stay.
+// Elements of the page. Data is set as text or as the address of a link, never as markup. Elements
+// are only changed if their content differs, so that focus and selection are preserved.
 
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
@@ -15,7 +15,7 @@ function setAttribute(node, name, value) {
   else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
 }
 
-// Only web addresses, whatever the settings or Prefect say.
+// Only sets web addresses, whatever the settings or Prefect contain.
 function setLink(node, url) {
   setAttribute(node, "href", url !== null && /^(https?:\/\/|[a-z]+$)/.test(url) ? url : null);
 }
@@ -27,12 +27,12 @@ function make(name, className, parent) {
   return node;
 }
 
-// One child of `parent` per item, in order; the child of an item that stays is kept.
+// Ensures that `parent` has one child per item, in order. Children of existing items are reused.
 function list(parent, items, key, create, update) {
   const wanted = new Map();
   for (const item of items) {
     let name = key(item);
-    while (wanted.has(name)) name += " "; // equal ones stay apart
+    while (wanted.has(name)) name += " "; // items with the same key remain separate
     wanted.set(name, item);
   }
   const focused = document.activeElement;
@@ -52,12 +52,12 @@ function list(parent, items, key, create, update) {
     else parent.insertBefore(child, next);
     update(child, item);
   }
-  // An element that moves loses the focus.
+  // An element loses the focus when it is moved.
   if (focused !== document.activeElement && parent.contains(focused)) focused.focus({ preventScroll: true });
 }
 
-// The rows of a table. A cell is a text, or {text, small, link, code, className, share}; the first
-// is the row's header.
+// The rows of a table. A cell is a text, or {text, small, link, code, className, share}. The first
+// cell is the row's header.
 function rows(id, items, key, cells, columns) {
   const table = byId(id);
   table.hidden = items.length === 0;

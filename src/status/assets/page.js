@@ -1,5 +1,5 @@
-// Shows what /status returns, and fetches it again at the sample interval. Addresses are relative:
-// a proxy may serve the agent under a path.
+// Shows the data of /status, and fetches it again at the sample interval. Addresses are relative,
+// because a proxy may serve the agent under a path.
 
 const RETRY_SECONDS = 5;
 const PATIENCE_SECONDS = 10;
@@ -8,11 +8,11 @@ const HOUR = 3600;
 
 const byId = (id) => document.getElementById(id);
 let report = null; // the last answer
-let fetched = null; // when it came, by performance.now()
-let ageThen = 0; // seconds since it was published, when it came
-let silentSince = null; // since when the agent has not answered
+let fetched = null; // when it was received, by performance.now()
+let ageThen = 0; // its age in seconds when it was received
+let silentSince = null; // when the agent stopped answering
 
-// --- Words.
+// --- Text.
 
 const count = (number) => (number === null ? "–" : number.toLocaleString("en-US"));
 const plural = (number, one, many) => `${count(number)} ${number === 1 ? one : many || one + "s"}`;
@@ -32,7 +32,7 @@ function age(seconds) {
   return `${Math.floor(whole / 86400)} d`;
 }
 
-// Seconds since the answer was published: all ages grow by it.
+// Seconds since the answer was published, which are added to all ages.
 const sincePublished = () => ageThen + (performance.now() - fetched) / 1000;
 // Times are the agent's, so they are compared with its clock, not with the browser's.
 const ago = (time) => {
@@ -130,14 +130,14 @@ function deployments() {
     { text: row.deployment_name, small: row.flow_name, link: row.url },
     { text: count(row.late_runs), className: row.late_runs > 0 ? "bad" : "" },
     row.late_since === null ? "–" : ago(row.late_since),
-    row.last_run_state === null ? "not known" : {
+    row.last_run_state === null ? "unknown" : {
       text: row.last_run_state,
       className: stateLook(row.last_run_state),
       small: row.last_run_ended && ago(row.last_run_ended),
     },
     { text: count(row.failed_runs), link: row.failed_runs > 0 ? row.last_failed_run_url : null },
   ], ["", "n", "spare", "", "n"]);
-  const known = "The last run is known for runs that ended while the agent was running or, with STATE_DIR, since the checkpoint began.";
+  const known = "Only runs that ended while the agent was running (with STATE_DIR: since the checkpoint was created) are known.";
   setText(byId("deployments-text"), found === null
     ? "Withheld: deployments or runs have not been read recently."
     : found.troubled.length === 0
@@ -208,7 +208,7 @@ function exporters() {
 
 function series() {
   const all = report.series.reduce((sum, row) => sum + row.series, 0);
-  setText(byId("series-text"), `${plural(all, "series", "series")} of ${plural(report.series.length, "metric")}, without histograms`);
+  setText(byId("series-text"), `${plural(all, "series", "series")} in ${plural(report.series.length, "metric")}, without histograms`);
   rows("series", report.series, (row) => row.metric, (row) => [
     { text: row.metric, code: true },
     count(row.series),
@@ -229,7 +229,7 @@ function links() {
   setText(byId("footer"), `Up for ${age(agent.uptime_seconds)} · a cycle every ${age(agent.sample_interval_seconds)}, the inventory every ${age(agent.inventory_interval_seconds)}${memory}${cpu}`);
 }
 
-// What changes with time alone, every second.
+// Updates the texts that change with time, every second.
 function tick() {
   if (report === null && silentSince === null) return;
   overall();
