@@ -11,7 +11,6 @@ use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMe
 use tokio::sync::{Mutex, Notify};
 
 use super::ledger::Ledger;
-use super::round::Round;
 use super::saved::{Baselines, DeliveredFile};
 use super::transport::Transport;
 use crate::export::Error;
@@ -72,11 +71,11 @@ pub struct Delivery {
     /// The time limit for one message, including retries and waits.
     pub(super) timeout: Duration,
     /// The interval between pushes: no message is retried once the next push is due.
-    interval: Duration,
+    pub(super) interval: Duration,
     pub(super) points: PointsOf,
-    file: Option<DeliveredFile>,
+    pub(super) file: Option<DeliveredFile>,
     pub(super) counts: Arc<PointCounts>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
 }
 
 /// What is kept from one push to the next.
@@ -143,52 +142,12 @@ impl Delivery {
     }
 
     /// No further message is sent after this time: the next push has newer values.
-    fn longest(&self) -> Duration {
+    pub(super) fn longest(&self) -> Duration {
         self.interval.max(self.timeout)
     }
 
-    /// Delivers one collection, in parts that have the same resource and no metric in common. It
-    /// ends once `give_up` is notified; the messages accepted until then count.
-    ///
-    /// # Errors
-    ///
-    /// If a message was not accepted: the first cause, with the setting to check.
-    pub async fn deliver(
-        &self,
-        parts: &[&ResourceMetrics],
-        give_up: &Notify,
-    ) -> Result<(), NotAccepted> {
-        let mut state = self.state.lock().await;
-        if let Some((temporality, counted)) = state.started.take() {
-            let baselines = match &self.file {
-                Some(file) if !counted.is_empty() => file.read(),
-                _ => Baselines::default(),
-            };
-            state.ledger = Ledger::new(temporality, counted, baselines);
-        }
-        state.ledger.begin(collected_at(parts));
-        let mut round = Round {
-            delivery: self,
-            state: &mut state,
-            no_retry_after: Instant::now() + self.interval,
-            ends: Instant::now() + self.longest(),
-            failure: None,
-            is_answered: true,
-            has_sent: false,
-            stopped: false,
-            partial: None,
-        };
-        tokio::select! {
-            () = round.send(parts) => {}
-            () = give_up.notified() => round.give_up(),
-        }
-        let result = round.end();
-        self.save(&mut state).await;
-        result
-    }
-
     /// Writes the accepted counts to the file, if they have changed.
-    async fn save(&self, state: &mut State) {
+    pub(super) async fn save(&self, state: &mut State) {
         let Some(file) = self.file.clone().filter(|_| state.ledger.changed) else {
             return;
         };

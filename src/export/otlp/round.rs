@@ -7,10 +7,13 @@ use backon::{BackoffBuilder as _, ExponentialBuilder};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::metrics::v1::{Metric, ScopeMetrics};
 use opentelemetry_sdk::metrics::data::{self, ResourceMetrics};
+use tokio::sync::Notify;
 
 use super::answer::{Accepted, Failure, Then};
-use super::delivery::{Delivery, State};
+use super::delivery::{Delivery, State, collected_at};
+use super::ledger::Ledger;
 use super::message::{self, Packer};
+use super::saved::Baselines;
 use crate::export::collected::NotAccepted;
 
 /// The wait before the first retry. It doubles with each retry, with jitter, up to five seconds.
@@ -22,25 +25,67 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const LOG_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
 /// A push in progress.
-pub(super) struct Round<'a> {
-    pub(super) delivery: &'a Delivery,
-    pub(super) state: &'a mut State,
+struct Round<'a> {
+    delivery: &'a Delivery,
+    state: &'a mut State,
     /// When the next push is due.
-    pub(super) no_retry_after: Instant,
+    no_retry_after: Instant,
     /// When this push ends, completed or not.
-    pub(super) ends: Instant,
-    pub(super) failure: Option<String>,
+    ends: Instant,
+    failure: Option<String>,
     /// Whether every message so far was accepted, or refused because of its content.
-    pub(super) is_answered: bool,
+    is_answered: bool,
     /// Whether any message was sent.
-    pub(super) has_sent: bool,
+    has_sent: bool,
     /// Whether no further message is sent.
-    pub(super) stopped: bool,
-    pub(super) partial: Option<Accepted>,
+    stopped: bool,
+    partial: Option<Accepted>,
+}
+
+impl Delivery {
+    /// Delivers one collection, in parts that have the same resource and no metric in common. It
+    /// ends once `give_up` is notified; the messages accepted until then count.
+    ///
+    /// # Errors
+    ///
+    /// If a message was not accepted: the first cause, with the setting to check.
+    pub async fn deliver(
+        &self,
+        parts: &[&ResourceMetrics],
+        give_up: &Notify,
+    ) -> Result<(), NotAccepted> {
+        let mut state = self.state.lock().await;
+        if let Some((temporality, counted)) = state.started.take() {
+            let baselines = match &self.file {
+                Some(file) if !counted.is_empty() => file.read(),
+                _ => Baselines::default(),
+            };
+            state.ledger = Ledger::new(temporality, counted, baselines);
+        }
+        state.ledger.begin(collected_at(parts));
+        let mut round = Round {
+            delivery: self,
+            state: &mut state,
+            no_retry_after: Instant::now() + self.interval,
+            ends: Instant::now() + self.longest(),
+            failure: None,
+            is_answered: true,
+            has_sent: false,
+            stopped: false,
+            partial: None,
+        };
+        tokio::select! {
+            () = round.send(parts) => {}
+            () = give_up.notified() => round.give_up(),
+        }
+        let result = round.end();
+        self.save(&mut state).await;
+        result
+    }
 }
 
 impl Round<'_> {
-    pub(super) async fn send(&mut self, parts: &[&ResourceMetrics]) {
+    async fn send(&mut self, parts: &[&ResourceMetrics]) {
         let Some(first) = parts.first() else {
             return;
         };
@@ -178,14 +223,14 @@ impl Round<'_> {
     }
 
     /// Ends the push before the receiver has answered.
-    pub(super) fn give_up(&mut self) {
+    fn give_up(&mut self) {
         let ends = "the agent stopped before the receiver answered";
         self.failure.get_or_insert_with(|| ends.to_owned());
         self.is_answered = false;
     }
 
     /// The result of the push. Logs the receiver's reason for rejecting points if it has changed.
-    pub(super) fn end(self) -> Result<(), NotAccepted> {
+    fn end(self) -> Result<(), NotAccepted> {
         if let Some(partial) = &self.partial {
             // The numbers in a reason may differ each time.
             let words = partial.message.replace(|c: char| c.is_ascii_digit(), "");
