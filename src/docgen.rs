@@ -1,5 +1,6 @@
 //! Generates reference tables from the declarations in the code: as text, Markdown and JSON.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// The format of a reference.
@@ -34,6 +35,23 @@ fn width() -> Option<u16> {
     columns.or_else(terminal).filter(|width| *width > 0)
 }
 
+/// Text for a terminal: control characters and those that change the direction of writing are
+/// escaped, since names and answers of servers may contain any.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    let is_hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(is_hidden) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = |c: char| match is_hidden(c) {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    Cow::Owned(text.chars().map(escaped).collect())
+}
+
 /// Lines of cells as aligned columns, within the terminal's width. Each line has as many cells.
 pub fn columns(lines: &[Vec<String>]) -> String {
     aligned(lines, width())
@@ -41,9 +59,11 @@ pub fn columns(lines: &[Vec<String>]) -> String {
 
 fn aligned(lines: &[Vec<String>], width: Option<u16>) -> String {
     let mut table = comfy_table::Table::new();
-    table
-        .load_style(comfy_table::presets::NOTHING)
-        .add_rows(lines);
+    table.load_style(comfy_table::presets::NOTHING).add_rows(
+        lines
+            .iter()
+            .map(|line| line.iter().map(|cell| visible(cell))),
+    );
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
@@ -182,6 +202,16 @@ impl Reference {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_with_control_characters_cannot_change_a_terminal() {
+        let cells = ["\u{1b}[2Jname\u{7}", "a\r\nb", "\u{202e}abc", "größe"].map(str::to_owned);
+        let line = aligned(&[cells.to_vec()], None);
+        assert_eq!(
+            line,
+            "\\u{1b}[2Jname\\u{7}  a\\r\\nb  \\u{202e}abc  größe\n"
+        );
+    }
 
     fn lines(cells: &[[&str; 4]]) -> Vec<Vec<String>> {
         let owned = |line: &[&str; 4]| line.map(str::to_owned).to_vec();

@@ -36,6 +36,7 @@ pub mod prefect;
 pub mod publisher;
 pub mod resource_usage;
 pub mod sampler;
+mod secrets;
 pub mod settings;
 pub mod shutdown;
 pub mod status;

@@ -1,6 +1,6 @@
 //! Parses the arguments, runs the command and returns an exit code.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ fn main() -> ExitCode {
             Ok(Verdict::Good) => ExitCode::SUCCESS,
             Ok(Verdict::Bad) => ExitCode::from(FAILURE),
             Ok(Verdict::Unusable) => ExitCode::from(USAGE),
+            // The reader has closed the pipe, so the result is not known.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::from(FAILURE),
             Err(error) => fail(FAILURE, &error),
         },
         (Task::Config(format), settings) => match config::run(&sources, settings, format) {

@@ -70,7 +70,7 @@ fn certificate(error: &CertificateError, names: Names) -> Problem {
         CertificateError::BadSignature => (
             "it is not signed by the trusted authority".to_owned(),
             format!(
-                "the file in {trusted} contains another authority with the same name: replace it"
+                "set {trusted} to a PEM file with the certificate of the authority that signed it; the trusted one has the same name, but is another one"
             ),
         ),
         CertificateError::Expired => ("it has expired".to_owned(), RENEW.to_owned()),

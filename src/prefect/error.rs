@@ -11,6 +11,7 @@ use reqwest::header::{LOCATION, RETRY_AFTER};
 use super::body::{excerpt, printable};
 use super::http_date;
 use crate::cause::innermost;
+use crate::secrets::Secrets;
 use crate::tls;
 
 /// Why a request to Prefect failed. The text contains the request and a hint.
@@ -187,6 +188,17 @@ impl Error {
             reason,
             hint,
         }
+    }
+
+    /// The same, with the secrets masked that the server repeats in its answer.
+    pub(super) fn without(mut self, secrets: &Secrets) -> Self {
+        match &mut self {
+            Error::Status { detail: text, .. } | Error::Body { reason: text, .. } => {
+                *text = secrets.hidden(text);
+            }
+            _ => {}
+        }
+        self
     }
 
     pub(super) fn unusable(request: &str, reason: &str) -> Self {

@@ -33,6 +33,7 @@ pub use error::Error;
 use request::Call;
 pub use request::Request;
 
+use crate::secrets::Secrets;
 use crate::settings::{Credentials, Prefect};
 
 /// The maximum wait that a server can ask for. A longer one fails the request immediately, and
@@ -93,6 +94,7 @@ pub struct Client {
     gate: Semaphore,
     held_back: Mutex<Option<(Instant, Error)>>,
     observer: Arc<dyn RequestObserver>,
+    secrets: Secrets,
 }
 
 impl Client {
@@ -113,6 +115,8 @@ impl Client {
                 headers.insert(name, value);
             }
         }
+        let sent = headers.values().filter_map(|value| value.to_str().ok());
+        let secrets = Secrets::of(sent);
         let mut http = reqwest::Client::builder();
         if let Some(authorities) = &settings.authorities {
             http = http.tls_certs_only(authorities.clone());
@@ -137,6 +141,7 @@ impl Client {
             gate: Semaphore::new(settings.max_concurrent_requests),
             held_back: Mutex::new(None),
             observer,
+            secrets,
         })
     }
 
@@ -234,10 +239,11 @@ impl Client {
         if response.status() == StatusCode::OK {
             let date = date(response.headers());
             let text = body::read(response, &shown).await?;
-            let value = decode(&text).map_err(|error| Error::body(&shown, &text, &error))?;
+            let value = decode(&text)
+                .map_err(|error| Error::body(&shown, &text, &error).without(&self.secrets))?;
             return Ok((value, date));
         }
-        let error = Error::status(&shown, response).await;
+        let error = Error::status(&shown, response).await.without(&self.secrets);
         if let Some(wait) = error.retry_after() {
             *lock(&self.held_back) = Some((Instant::now() + wait, error.clone()));
         }

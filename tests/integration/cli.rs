@@ -1,6 +1,6 @@
 //! Arguments and exit codes.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::support::prefect::free_port;
 use crate::support::process::agent_command;
@@ -138,4 +138,18 @@ fn settings_are_flags_of_each_command_before_and_after_its_name() {
             assert!(stderr.contains("MAX_RETRIES: \"77\""), "{stderr}");
         }
     }
+}
+
+#[test]
+fn check_ends_quietly_if_nobody_reads_what_it_prints() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_prefect-otel-agent"))
+        .args(["check", "--max-retries", "many"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_ne!(output.status.code(), Some(0));
 }

@@ -352,3 +352,22 @@ fn while_a_cycle_hangs_ages_grow_and_gauges_are_withheld() {
     // Counts remain valid.
     assert!(!agent.page().family(FINISHED).is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_the_server_repeats_is_shown_nowhere() {
+    let stub = small_stub().await;
+    stub.fault(|_| {
+        let body = axum::Json(json!({"detail": "unknown key Bearer pnu_0123456789"}));
+        Some((StatusCode::UNAUTHORIZED, body).into_response())
+    });
+    tokio::task::block_in_place(|| {
+        let agent = AgentProcess::start(&stub.url, &[("PREFECT_API_KEY", "pnu_0123456789")]);
+        agent.process.wait_for_line("status 401");
+        let (_, status) = agent.get("/status");
+        assert!(status.contains("unknown key ***"), "{status}");
+        let log = agent.process.log();
+        for text in log.iter().chain([&status]) {
+            assert!(!text.contains("0123456789"), "{text}");
+        }
+    });
+}

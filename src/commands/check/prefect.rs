@@ -1,5 +1,6 @@
 //! Whether everything that the agent reads from Prefect can be read.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -173,7 +174,18 @@ async fn read(client: &Client, areas: Vec<Area>) -> Result<Vec<Tried>, Line> {
 }
 
 fn failed(what: &'static str, error: &Error) -> Line {
-    Line::fail(what, error.problem()).hint_if(error.hint())
+    Line::fail(what, error.problem()).hint_if(hint(error))
+}
+
+/// What to do about an error. A timeout is that of this command, whatever the settings allow.
+fn hint(error: &Error) -> Option<Cow<'static, str>> {
+    match error.kind().as_ref() {
+        "timeout" | "deadline" => Some(Cow::Owned(format!(
+            "the server accepted the request, but did not answer within {} s: is it overloaded, or is another program listening there?",
+            PATIENCE.as_secs()
+        ))),
+        _ => error.hint(),
+    }
 }
 
 /// The error if none of the core lists, which every server has, can be read.
@@ -225,7 +237,7 @@ fn permissions<W: Write>(results: &[Tried], report: &mut Report<W>) -> io::Resul
             }
             Err(error) => {
                 let detail = format!("{name}: {}", error.problem());
-                report.add(Line::fail("permissions", detail).hint_if(error.hint()))?;
+                report.add(Line::fail("permissions", detail).hint_if(hint(error)))?;
             }
         }
     }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::Format;
+use crate::docgen::visible;
 
 /// The widths of the first two columns.
 const STATUS: usize = 7;
@@ -103,10 +104,14 @@ impl Line {
             true => format!("\u{1b}[{}m{status}\u{1b}[0m", self.status.color()),
             false => status,
         };
-        let mut text = format!("{status}  {:WHAT$}  {}\n", self.check, self.detail);
+        let mut text = format!(
+            "{status}  {:WHAT$}  {}\n",
+            self.check,
+            visible(&self.detail)
+        );
         if let Some(hint) = &self.hint {
             let indent = STATUS + WHAT + 4;
-            text += &format!("{:indent$}hint: {hint}\n", "");
+            text += &format!("{:indent$}hint: {}\n", "", visible(hint));
         }
         text
     }
@@ -160,6 +165,13 @@ impl<W: Write> Report<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_with_control_characters_cannot_change_a_terminal() {
+        let line = Line::fail("Prefect", "\u{1b}[32mok\nok").text(false);
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(!line.contains('\u{1b}'));
+    }
 
     #[test]
     fn hints_are_indented_and_colors_do_not_move_columns() {

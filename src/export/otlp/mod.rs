@@ -12,7 +12,6 @@ mod point;
 mod probe;
 mod round;
 mod saved;
-mod secrets;
 mod series;
 mod transport;
 mod value;

@@ -12,8 +12,7 @@ use tonic::metadata::MetadataMap;
 
 use super::answer::{self, Accepted, Failure, Then};
 use super::details;
-use super::secrets::Secrets;
-use super::transport::{self, Transport};
+use super::transport::{self, Transport, secrets_of};
 use crate::cause::innermost;
 use crate::settings::{Otlp, Protocol, Signal};
 
@@ -110,7 +109,7 @@ async fn over_grpc(otlp: &Otlp, signal: Signal) -> Result<Accepted, Failure> {
         Ok(()) => Ok(Accepted::default()),
         Err(status) => {
             let mut failure = answer::status(&status, otlp.endpoint.port());
-            failure.cause = Secrets::of(otlp).hidden(&failure.cause);
+            failure.cause = secrets_of(otlp).hidden(&failure.cause);
             Err(failure)
         }
     }

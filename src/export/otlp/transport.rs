@@ -15,6 +15,7 @@ use reqwest::header::{
     USER_AGENT,
 };
 use reqwest::{Client, Response, Url};
+use secrecy::ExposeSecret as _;
 use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
@@ -22,9 +23,9 @@ use tonic::{Status, TimeoutExpired};
 
 use super::answer::{self, Accepted, Failure, Refusal, Then};
 use super::details::{self, Readable};
-use super::secrets::Secrets;
 use crate::cause::innermost;
 use crate::export::Error;
+use crate::secrets::Secrets;
 use crate::settings::{Compression, Otlp, Protocol};
 
 /// The maximum size of an answer, as the specification recommends.
@@ -84,7 +85,7 @@ impl Transport {
                     url: otlp.endpoint.clone(),
                     headers,
                     gzip,
-                    secrets: Secrets::of(otlp),
+                    secrets: secrets_of(otlp),
                 })
             }
             Protocol::Grpc => {
@@ -99,7 +100,7 @@ impl Transport {
                     client,
                     metadata: MetadataMap::from_headers(super::headers(otlp)),
                     port: otlp.endpoint.port(),
-                    secrets: Secrets::of(otlp),
+                    secrets: secrets_of(otlp),
                 })
             }
         })
@@ -164,6 +165,12 @@ pub(super) fn too_late(patience: Duration) -> Failure {
         hint: Some(Cow::Borrowed("OTEL_EXPORTER_OTLP_TIMEOUT sets the timeout")),
         then: Then::Retry,
     }
+}
+
+/// The secrets that are sent to a receiver.
+pub(super) fn secrets_of(otlp: &Otlp) -> Secrets {
+    let values = otlp.headers.iter();
+    Secrets::of(values.map(|(_, value)| value.expose_secret()))
 }
 
 fn cannot_compress(error: &dyn std::fmt::Display) -> Failure {

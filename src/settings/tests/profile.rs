@@ -105,7 +105,7 @@ fn what_else_is_set_wins_over_the_profile() {
     // Read, and refused for its spaces; not in conflict with the profile's.
     let error = error.unwrap_err().to_string();
     assert!(
-        error.starts_with("PREFECT_API_KEY_FILE: its value"),
+        error.starts_with("PREFECT_API_KEY_FILE: the value"),
         "{error}"
     );
 }

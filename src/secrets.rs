@@ -1,19 +1,16 @@
-//! Masks secrets in a receiver's answers.
-
-use secrecy::ExposeSecret as _;
-
-use crate::settings::Otlp;
+//! Masks secrets in the answers of servers.
 
 /// Shorter values would match parts of ordinary words.
 const SHORTEST: usize = 4;
 
-/// The values of the configured headers. A receiver may repeat them in an answer, which is logged.
-pub(super) struct Secrets(Vec<String>);
+/// The values of the headers that are sent. A server may repeat them in an answer, which is logged.
+#[derive(Debug, Default)]
+pub(crate) struct Secrets(Vec<String>);
 
 impl Secrets {
-    /// The header values in the settings: complete, and without the scheme of `authorization`.
-    pub(super) fn of(otlp: &Otlp) -> Self {
-        let values = otlp.headers.iter().map(|(_, value)| value.expose_secret());
+    /// The secrets in these header values: complete, and without the scheme of `authorization`.
+    pub(crate) fn of<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
+        let values = values.into_iter();
         let parts = values.flat_map(|value| [Some(value), value.split_whitespace().last()]);
         let parts = parts.flatten().filter(|part| part.len() >= SHORTEST);
         Secrets(parts.map(str::to_owned).collect())
@@ -21,7 +18,7 @@ impl Secrets {
 
     /// Overwrites them with asterisks. The length stays the same, so that an encoded answer stays
     /// valid.
-    pub(super) fn hide(&self, text: &mut [u8]) {
+    pub(crate) fn hide(&self, text: &mut [u8]) {
         for secret in &self.0 {
             let secret = secret.as_bytes();
             let mut rest = &mut *text;
@@ -34,7 +31,7 @@ impl Secrets {
     }
 
     /// The same for a string.
-    pub(super) fn hidden(&self, text: &str) -> String {
+    pub(crate) fn hidden(&self, text: &str) -> String {
         let mut bytes = text.as_bytes().to_vec();
         self.hide(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
