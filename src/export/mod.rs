@@ -104,7 +104,7 @@ impl Exporters {
             let exponential = settings.otel.exponential_histograms;
             let own = &mut exporters.histograms;
             let own = own.pushed(exporter.temporality(), exponential)?;
-            let target = otlp.endpoint.as_str();
+            let target = &otlp.shown_endpoint();
             let (push, reader) = Push::start("otlp", target, exporter, own, patience);
             exporters.add(builder().with_reader(reader), options, exponential);
             exporters.pushes.push(push);

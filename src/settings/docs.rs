@@ -34,7 +34,7 @@ prevent the agent from starting:
 - Booleans are true only if the value is `true`, in any case. Any value other than `true` and `false` is treated as false,
   with a warning.
 - Names (exporters, protocols, compression, temporality) are accepted in any case. If a name or number is not supported,
-  the default is used, with a warning.
+  the default is used, with a warning. `config` shows the value in use, and the one that was set as part of its source.
 - Endpoints, headers and certificates must be valid: with a fallback, metrics could be sent to the wrong place or without
   credentials.
 - Other variables of the specification, such as `OTEL_PROPAGATORS` and `OTEL_TRACES_SAMPLER`, have no effect.
@@ -43,8 +43,10 @@ prevent the agent from starting:
 
 If `PREFECT_API_URL` is not set by a flag, a variable or the file, the agent uses the active Prefect profile, as Prefect's
 client does. It reads the profiles from `PREFECT_PROFILES_PATH`, `$PREFECT_HOME/profiles.toml` or
-`~/.prefect/profiles.toml`, in this order. `PREFECT_PROFILE` overrides the active profile. At startup, the agent logs
-which profile it uses.
+`~/.prefect/profiles.toml`, in this order; `~` and, in `PREFECT_PROFILES_PATH`, `$PREFECT_HOME` are expanded.
+`PREFECT_PROFILE` overrides the active profile. If the file does not contain it, Prefect's built-in profile of that name
+is used: `local` is `http://127.0.0.1:4200/api`, and `ephemeral`, `test` and `cloud` have no URL. At startup, the agent
+logs which profile it uses.
 
 The agent reads these settings from the profile: `PREFECT_API_URL`, `PREFECT_API_KEY`, `PREFECT_API_AUTH_STRING`,
 `PREFECT_CLIENT_CUSTOM_HEADERS` and `PREFECT_API_SSL_CERT_FILE`.

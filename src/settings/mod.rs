@@ -5,6 +5,7 @@
 //! neither `Debug` nor a log can print them.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use reqwest::Url;
 
 pub mod docs;
+mod endpoint;
 mod file;
 mod metrics;
 mod near;
@@ -21,6 +23,7 @@ mod prefect;
 mod profile;
 pub mod report;
 mod setting;
+mod shown;
 mod sources;
 pub mod table;
 
@@ -28,6 +31,7 @@ pub use metrics::Metrics;
 pub use otel::{Compression, MetricsExporters, Otel, Otlp, Protocol, Signal, Temporality};
 pub use prefect::{Credentials, Prefect};
 pub use profile::Profile;
+use shown::shown;
 pub use sources::Sources;
 use sources::{Found, Merged};
 use table::{SETTINGS, Setting};
@@ -52,7 +56,7 @@ pub enum Error {
         key: String,
         /// The file.
         path: PathBuf,
-        /// The key that was probably meant, or all keys.
+        /// The key that was probably meant, or where to find all keys.
         hint: String,
     },
     /// A file that cannot be read.
@@ -226,6 +230,8 @@ fn sampling(reader: &Reader) -> Result<Sampling, Error> {
 struct Reader {
     merged: Merged,
     warnings: RefCell<Vec<String>>,
+    /// What is used instead of values that are not supported, by the names of the settings.
+    replaced: RefCell<BTreeMap<String, Option<String>>>,
 }
 
 impl Reader {
@@ -235,6 +241,7 @@ impl Reader {
         Ok(Reader {
             merged,
             warnings: warnings.into(),
+            replaced: RefCell::default(),
         })
     }
 
@@ -310,12 +317,19 @@ impl Reader {
             .ok_or_else(|| Error::Internal(format!("{name} has no default")))
     }
 
+    /// Notes what is used instead of the value of `name`.
+    fn replace(&self, name: &str, instead: Option<&str>) {
+        let mut replaced = self.replaced.borrow_mut();
+        replaced.insert(name.to_owned(), instead.map(str::to_owned));
+    }
+
     fn warn_of(&self, setting: &Setting, found: &Found) {
         let value = shown(setting, &found.value);
         let instead = match setting.default {
             Some(default) => format!("using {default}"),
             None => "it is ignored".to_owned(),
         };
+        self.replace(&found.name, setting.default);
         self.warn(format!(
             "{}: {value} is not supported; accepted: {}; {instead}",
             found.name, setting.accepts
@@ -334,19 +348,6 @@ fn parsed<T>(
     parse(value.trim())
         .map(Some)
         .ok_or_else(|| Error::value(setting, &name, &value))
-}
-
-/// A value in a message: quoted, unless it is a secret or a URL with a password.
-fn shown(setting: &Setting, value: &str) -> String {
-    match (setting.is_secret(), has_credentials(value)) {
-        (true, _) => "the value (not shown)".to_owned(),
-        (false, true) => "the value (not shown, since it contains credentials)".to_owned(),
-        (false, false) => format!("{value:?}"),
-    }
-}
-
-fn has_credentials(value: &str) -> bool {
-    value.contains("://") && value.contains('@')
 }
 
 fn boolean(text: &str) -> Option<bool> {

@@ -8,8 +8,8 @@ use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::SecretString;
 
-use super::setting::for_signal;
-use super::{Error, Reader, sources, web_url, whole};
+use super::endpoint::endpoint;
+use super::{Error, Reader, shown, sources, whole};
 
 /// The exporters of metrics, traces and logs, and their settings.
 #[derive(Debug, Clone)]
@@ -102,7 +102,8 @@ impl Signal {
         }
     }
 
-    fn path(self) -> &'static str {
+    /// The path of its requests over HTTP.
+    pub(super) fn path(self) -> &'static str {
         match self {
             Signal::Metrics => "v1/metrics",
             Signal::Traces => "v1/traces",
@@ -204,6 +205,11 @@ impl Otel {
 }
 
 impl Otlp {
+    /// The endpoint for logs and messages: its query, which may contain a token, is masked.
+    pub fn shown_endpoint(&self) -> String {
+        shown::without_query(self.endpoint.as_str())
+    }
+
     fn load(reader: &Reader, signal: Signal) -> Result<Self, Error> {
         let own = Some(signal);
         let of = |setting: &str| format!("OTEL_EXPORTER_OTLP_{setting}");
@@ -258,40 +264,6 @@ impl Otlp {
     }
 }
 
-/// The endpoint according to the specification: the endpoint of one signal is used unchanged; the
-/// signal's path is added to the general endpoint (HTTP only).
-/// <https://opentelemetry.io/docs/specs/otel/protocol/exporter/#endpoint-urls-for-otlphttp>
-fn endpoint(reader: &Reader, signal: Signal, protocol: Protocol) -> Result<Url, Error> {
-    const NAME: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-    let insecure = boolean(reader, "OTEL_EXPORTER_OTLP_INSECURE", Some(signal))?;
-    let parse = |text: &str| match (protocol, text.contains("://")) {
-        (Protocol::Grpc, false) => {
-            let scheme = if insecure { "http" } else { "https" };
-            web_url(&format!("{scheme}://{text}"))
-        }
-        _ => web_url(text),
-    };
-    let setting = reader.setting(NAME)?;
-    let own_name = for_signal(NAME, signal.name());
-    let own = super::parsed(setting, reader.merged.find(setting, &own_name)?, parse)?;
-    if let Some(own) = own {
-        return Ok(own);
-    }
-    let default = match protocol {
-        Protocol::HttpProtobuf => "http://localhost:4318",
-        Protocol::Grpc => "http://localhost:4317",
-    };
-    let general = reader.optional(NAME, parse)?.or_else(|| web_url(default));
-    let general = general.ok_or_else(|| Error::Internal(format!("{NAME} has no default")))?;
-    if protocol == Protocol::Grpc {
-        return Ok(general);
-    }
-    let mut url = general;
-    let path = format!("{}/{}", url.path().trim_end_matches('/'), signal.path());
-    url.set_path(&path);
-    Ok(url)
-}
-
 const OTLP: &str = "otlp";
 const PROMETHEUS: &str = "prometheus";
 const CONSOLE: &str = "console";
@@ -317,6 +289,9 @@ fn exporters(
     if wanted.is_empty() {
         wanted = items(setting.default.unwrap_or(NONE));
     }
+    if !unknown.is_empty() {
+        reader.replace(name, Some(&wanted.join(",")));
+    }
     for item in unknown {
         reader.warn(format!(
             "{name}: {item:?} is not supported; accepted: {}; using {}",
@@ -332,7 +307,7 @@ fn exporters(
 
 /// True only for "true", in any case; any other value except "false" causes a warning.
 /// <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/#boolean>
-fn boolean(reader: &Reader, name: &str, signal: Option<Signal>) -> Result<bool, Error> {
+pub(super) fn boolean(reader: &Reader, name: &str, signal: Option<Signal>) -> Result<bool, Error> {
     reader.lenient_required(name, signal, |text| {
         match text.to_ascii_lowercase().as_str() {
             "true" => Some(true),

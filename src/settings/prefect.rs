@@ -58,6 +58,8 @@ pub(super) fn load(reader: &Reader) -> Result<Prefect, Error> {
     Ok(Prefect {
         api_url: reader.required("PREFECT_API_URL", |text| {
             let url = web_url(text)?;
+            // Paths are appended to it.
+            let url = (url.query().is_none() && url.fragment().is_none()).then_some(url)?;
             Url::parse(url.as_str().trim_end_matches('/')).ok()
         })?,
         profile: reader.merged.profile.clone(),

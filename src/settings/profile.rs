@@ -26,13 +26,27 @@ pub(super) const SETTINGS: [&str; 5] = [
 pub struct Profile {
     /// Its name.
     pub name: String,
-    /// The file that contains it.
+    /// The file of the profiles.
     pub path: PathBuf,
+    /// Whether it is one of Prefect's own, which the file does not contain.
+    pub is_built_in: bool,
 }
+
+/// The profiles that Prefect's client has without a file (`prefect/settings/profiles.toml`), and
+/// their API URLs.
+const BUILT_IN: [(&str, Option<&str>); 4] = [
+    ("cloud", None),
+    ("ephemeral", None),
+    ("local", Some("http://127.0.0.1:4200/api")),
+    ("test", None),
+];
 
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "profile {:?} in {}", self.name, self.path.display())
+        match self.is_built_in {
+            true => write!(f, "profile {:?}, built into Prefect", self.name),
+            false => write!(f, "profile {:?} in {}", self.name, self.path.display()),
+        }
     }
 }
 
@@ -58,12 +72,29 @@ pub(super) fn active(
 }
 
 fn path(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
-    if let Some(path) = variable("PREFECT_PROFILES_PATH") {
+    let user = variable("HOME");
+    let folder = variable("PREFECT_HOME").unwrap_or_else(|| "~/.prefect".to_owned());
+    let folder = expanded(&folder, user.as_deref());
+    let Some(path) = variable("PREFECT_PROFILES_PATH") else {
+        return Some(folder?.join("profiles.toml"));
+    };
+    let Some(folder) = folder else {
         return Some(PathBuf::from(path));
+    };
+    let path = path.replace("$PREFECT_HOME", &folder.to_string_lossy());
+    expanded(&path, user.as_deref()).or_else(|| Some(PathBuf::from(path)))
+}
+
+/// A path whose leading `~` is replaced by the user's folder; `None` if that is not known. A shell
+/// replaces it only if it is not quoted.
+fn expanded(path: &str, user: Option<&str>) -> Option<PathBuf> {
+    match path.strip_prefix('~') {
+        Some("") => user.map(PathBuf::from),
+        Some(rest) if rest.starts_with('/') => {
+            Some(Path::new(user?).join(rest.trim_start_matches('/')))
+        }
+        _ => Some(PathBuf::from(path)),
     }
-    let folder = variable("PREFECT_HOME").map(PathBuf::from);
-    let home = || Some(Path::new(&variable("HOME")?).join(".prefect"));
-    Some(folder.or_else(home)?.join("profiles.toml"))
 }
 
 type Found = Option<(Profile, BTreeMap<String, String>)>;
@@ -71,8 +102,13 @@ type Found = Option<(Profile, BTreeMap<String, String>)>;
 fn read(path: &Path, chosen: Option<String>, is_expected: bool) -> Result<Found, String> {
     let content = match std::fs::read_to_string(path) {
         Ok(content) => content,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_expected => {
-            return Ok(None);
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let name = chosen.as_deref().unwrap_or_default();
+            return match built_in(name) {
+                Some(url) => Ok(of_prefect(name, url, path)),
+                None if is_expected => Err(error.to_string()),
+                None => Ok(None),
+            };
         }
         Err(error) => return Err(error.to_string()),
     };
@@ -86,8 +122,13 @@ fn read(path: &Path, chosen: Option<String>, is_expected: bool) -> Result<Found,
         .unwrap_or_else(|| Ok(config::Map::new()))
         .map_err(|_| invalid("`profiles` is not a table"))?;
     let Some(profile) = profiles.remove(&name) else {
+        if let Some(url) = built_in(&name) {
+            return Ok(of_prefect(&name, url, path));
+        }
         let mut names: Vec<_> = profiles.into_keys().collect();
+        names.extend(BUILT_IN.map(|(name, _)| name.to_owned()));
         names.sort();
+        names.dedup();
         return Err(format!(
             "there is no profile {name:?}; available: {}",
             names.join(", ")
@@ -103,7 +144,25 @@ fn read(path: &Path, chosen: Option<String>, is_expected: bool) -> Result<Found,
     let profile = Profile {
         name,
         path: path.to_owned(),
+        is_built_in: false,
     };
     let has_url = values.contains_key("PREFECT_API_URL");
     Ok(has_url.then_some((profile, values)))
+}
+
+/// The URL of one of Prefect's own profiles; the outer `None` is for other names.
+fn built_in(name: &str) -> Option<Option<&'static str>> {
+    let mut all = BUILT_IN.into_iter();
+    all.find_map(|(known, url)| (known == name).then_some(url))
+}
+
+/// One of Prefect's own profiles, if it has a URL.
+fn of_prefect(name: &str, url: Option<&str>, path: &Path) -> Found {
+    let profile = Profile {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        is_built_in: true,
+    };
+    let values = BTreeMap::from([("PREFECT_API_URL".to_owned(), url?.to_owned())]);
+    Some((profile, values))
 }

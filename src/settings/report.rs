@@ -1,22 +1,24 @@
 //! The settings in use: the value and the source of each.
 
 use super::setting::Setting;
+use super::shown::{MASKED, masked};
 use super::sources::{Merged, Sources, Written};
 use super::table::SETTINGS;
-use super::{Error, has_credentials};
+use super::{Error, Otel, Reader, sampling};
 use crate::docgen::{Field, Reference, Row};
-
-/// What is shown for a secret.
-const MASKED: &str = "********";
 
 /// Every setting of `sources`, with its value and its origin; secrets are masked.
 ///
 /// # Errors
 ///
-/// If the sources cannot be read. Values are not checked.
+/// If the sources cannot be read. Values are not checked, except that a value of an `OTEL_` setting
+/// that is not supported is shown as what is used instead.
 pub fn report(sources: &Sources) -> Result<Reference, Error> {
-    let merged = Merged::new(sources)?;
-    let rows = SETTINGS.iter().flat_map(|setting| rows(&merged, setting));
+    let reader = Reader::new(sources)?;
+    // Only for what they replace: `Settings::load` returns their errors.
+    _ = sampling(&reader);
+    _ = Otel::load(&reader);
+    let rows = SETTINGS.iter().flat_map(|setting| rows(&reader, setting));
     Ok(Reference {
         title: "Settings in use",
         introduction: "",
@@ -25,26 +27,35 @@ pub fn report(sources: &Sources) -> Result<Reference, Error> {
 }
 
 /// The rows of a setting: its own, and one for each signal that has its own value.
-fn rows(merged: &Merged, setting: &Setting) -> Vec<Row> {
+fn rows(reader: &Reader, setting: &Setting) -> Vec<Row> {
     let is_file = |name: &String| setting.is_secret() && name.ends_with("_FILE");
     let names = setting.names().into_iter().filter(|name| !is_file(name));
     let unset = |name: &str| (name == setting.name).then(|| row(name, None, "not set"));
     names
-        .filter_map(|name| set(merged, setting, &name).or_else(|| unset(&name)))
+        .filter_map(|name| set(reader, setting, &name).or_else(|| unset(&name)))
         .collect()
 }
 
-fn set(merged: &Merged, setting: &Setting, name: &str) -> Option<Row> {
+const STANDARD: &str = "OTEL_METRIC_EXPORT_INTERVAL";
+
+fn set(reader: &Reader, setting: &Setting, name: &str) -> Option<Row> {
+    let merged = &reader.merged;
     let Some(Written { value, origin }) = merged.written(name) else {
         return setting.is_secret().then(|| secret_file(merged, name))?;
     };
+    let replaced = reader.replaced.borrow();
     let is_overridden = name == "SAMPLE_INTERVAL_SECONDS" && merged.is_default(name);
-    if is_overridden && merged.written("OTEL_METRIC_EXPORT_INTERVAL").is_some() {
-        return Some(row(name, None, "OTEL_METRIC_EXPORT_INTERVAL"));
+    if is_overridden && merged.written(STANDARD).is_some() && !replaced.contains_key(STANDARD) {
+        return Some(row(name, None, STANDARD));
     }
-    let is_masked = setting.is_secret() || has_credentials(value);
-    let value = if is_masked { MASKED } else { value };
-    Some(row(name, Some(value), &origin.to_string()))
+    let value = masked(setting, value);
+    Some(match replaced.get(name) {
+        Some(instead) => {
+            let source = format!("{origin} (set to {value:?})");
+            row(name, instead.as_deref(), &source)
+        }
+        None => row(name, Some(&value), &origin.to_string()),
+    })
 }
 
 /// A secret that is read from a file.

@@ -70,6 +70,11 @@ impl Setting {
         matches!(self.kind, Kind::Secret | Kind::PerSignalSecret)
     }
 
+    /// Whether its value is a URL.
+    pub(super) fn is_url(&self) -> bool {
+        self.name.ends_with("_URL") || self.name.ends_with("_ENDPOINT")
+    }
+
     /// Whether it can be set for one signal.
     pub fn is_per_signal(&self) -> bool {
         matches!(self.kind, Kind::PerSignal | Kind::PerSignalSecret)

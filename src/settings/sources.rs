@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use config::{FileFormat, ValueKind};
 
 use super::file::{parse, text};
-use super::near::nearest;
+use super::near::{nearest_key, nearest_variable};
 use super::profile::{self, Profile};
 use super::setting::{Setting, for_signal};
 use super::table::SETTINGS;
@@ -160,7 +160,7 @@ impl Merged {
                 self.set(name.to_owned(), value.to_owned(), Origin::Environment);
             } else if name == SKIP_VERIFY {
                 self.warn_of_skip_verify(&shown);
-            } else if let Some(near) = nearest(name, known.keys().map(String::as_str)) {
+            } else if let Some(near) = nearest_variable(name, known.keys().map(String::as_str)) {
                 self.warnings
                     .push(format!("{name} is not a setting; did you mean {near}?"));
             }
@@ -317,16 +317,13 @@ fn file(path: &Path, known: &Known) -> Result<Vec<(String, String)>, Error> {
 }
 
 fn unknown_key(written: &str, path: &Path, known: &Known) -> Error {
-    let near = nearest(written, known.keys().map(String::as_str));
+    let near = nearest_key(written, known.keys().map(String::as_str));
     Error::UnknownKey {
         key: written.to_owned(),
         path: path.to_owned(),
         hint: match near {
             Some(near) => format!("did you mean {}?", key(near)),
-            None => {
-                let accepted: Vec<_> = SETTINGS.iter().map(|setting| key(setting.name)).collect();
-                format!("accepted: {}", accepted.join(", "))
-            }
+            None => "`prefect-otel-agent settings` lists all".to_owned(),
         },
     }
 }

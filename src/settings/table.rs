@@ -63,7 +63,7 @@ pub static SETTINGS: &[Setting] = &[
     prefect(
         "PREFECT_API_URL",
         Some("http://localhost:4200/api"),
-        "an http:// or https:// URL without user name and password",
+        "an http:// or https:// URL without user name, password, query and fragment",
         "URL of the API of a Prefect server or of a Prefect Cloud workspace. If it is not set, the active Prefect profile is used.",
     ),
     of_kind(

@@ -2,6 +2,7 @@ use std::io::Write as _;
 
 use super::*;
 
+mod endpoint;
 mod lenient;
 mod near;
 mod prefect;

@@ -16,7 +16,7 @@ pub(super) async fn check<W: Write>(settings: &Settings, report: &mut Report<W>)
     ];
     for (what, signal, otlp) in signals {
         let Some(otlp) = otlp else { continue };
-        let endpoint = &otlp.endpoint;
+        let endpoint = otlp.shown_endpoint();
         let line = match otlp::probe(otlp, signal, PATIENCE).await {
             Ok(answer) => Line::ok(what, format!("{endpoint} accepts OTLP: {answer}")),
             Err(refusal) => {

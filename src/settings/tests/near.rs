@@ -36,9 +36,12 @@ fn variables_of_other_programs_are_no_mistakes() {
         "OFFSET",
         "OTEL_EXPORTER_JAEGER_ENDPOINT",
         "OTEL_EXPORTER_OTLP_METRICS_EXPORTER",
+        "OTEL_EXPORTER_OTLP_METRIC_INSECURE",
         "OTEL_EXPORTER_ZIPKIN_TIMEOUT",
+        "OTEL_LOG_EXPORTER",
         "OTEL_LOG_LEVEL",
         "OTEL_METRIC_EXPORT_TIMEOUT",
+        "OTEL_TRACE_EXPORTER",
         "PATH",
         "PREFECT_HOME",
         "PREFECT_LOGGING_LEVEL",
@@ -70,6 +73,14 @@ fn an_unknown_key_of_the_file_names_the_near_one() {
     );
     let case = message("MAX_RETRIES = 7\n");
     assert!(case.ends_with("did you mean max_retries?"), "{case}");
+    let two_edits = message("max_retrys = 7\n");
+    assert!(
+        two_edits.ends_with("did you mean max_retries?"),
+        "{two_edits}"
+    );
     let far = message("colour = 7\n");
-    assert!(far.contains("accepted: prefect_api_url, "), "{far}");
+    assert!(
+        far.ends_with("unknown key \"colour\"; `prefect-otel-agent settings` lists all"),
+        "{far}"
+    );
 }

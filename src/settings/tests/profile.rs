@@ -105,7 +105,7 @@ fn what_else_is_set_wins_over_the_profile() {
     // Read, and refused for its spaces; not in conflict with the profile's.
     let error = error.unwrap_err().to_string();
     assert!(
-        error.starts_with("PREFECT_API_KEY_FILE: the value"),
+        error.starts_with("PREFECT_API_KEY_FILE: the value (not shown)"),
         "{error}"
     );
 }
@@ -139,6 +139,53 @@ fn profiles_are_found_where_prefect_finds_them() {
 }
 
 #[test]
+fn the_home_folder_is_expanded_in_the_paths_of_prefect() {
+    let home = home(PROFILES);
+    let user = ("HOME", home.path().to_str().unwrap());
+    let elsewhere = ("HOME", "/nonexistent");
+    let folder = home.path().join(".prefect");
+    let folder = ("PREFECT_HOME", folder.to_str().unwrap());
+    let templated = ("PREFECT_PROFILES_PATH", "$PREFECT_HOME/profiles.toml");
+    for environment in [
+        &[user, ("PREFECT_HOME", "~/.prefect")][..],
+        &[user, ("PREFECT_PROFILES_PATH", "~/.prefect/profiles.toml")],
+        &[user, templated],
+        &[user, ("PREFECT_HOME", "~/.prefect"), templated],
+        &[elsewhere, folder, templated],
+        &[folder, templated],
+    ] {
+        let settings = load(environment).unwrap();
+        assert_eq!(key(&settings), Some("pnu_cloud"), "{environment:?}");
+        assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+    }
+}
+
+#[test]
+fn profiles_that_the_file_lacks_are_those_of_prefect() {
+    let local = "http://127.0.0.1:4200/api";
+    let default = "http://localhost:4200/api";
+    let chosen = |name: &'static str| [("PREFECT_PROFILE", name)];
+    for (profiles, environment, url) in [
+        ("active = \"local\"", &[][..], local),
+        ("active = \"ephemeral\"", &[], default),
+        ("[profiles.own]\n", &chosen("local"), local),
+        ("[profiles.own]\n", &chosen("test"), default),
+        ("[profiles.own]\n", &chosen("cloud"), default),
+        (PROFILES, &chosen("local"), "http://local:4200/api"),
+    ] {
+        let settings = with(profiles, environment).unwrap();
+        assert_eq!(settings.prefect.api_url.as_str(), url, "{profiles}");
+        assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+    }
+    // Without a file.
+    let settings = load(&[("HOME", "/nonexistent"), ("PREFECT_PROFILE", "local")]).unwrap();
+    assert_eq!(settings.prefect.api_url.as_str(), local);
+    assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+    let profile = settings.prefect.profile.unwrap().to_string();
+    assert_eq!(profile, "profile \"local\", built into Prefect");
+}
+
+#[test]
 fn a_profile_that_cannot_be_used_is_a_warning_and_no_secret() {
     let missing = ("PREFECT_PROFILES_PATH", "/nonexistent/profiles.toml");
     let cases = [
@@ -156,7 +203,7 @@ fn a_profile_that_cannot_be_used_is_a_warning_and_no_secret() {
         (
             PROFILES,
             Some(("PREFECT_PROFILE", "staging")),
-            "no profile \"staging\"; available: cloud, ephemeral, local",
+            "no profile \"staging\"; available: cloud, ephemeral, local, test",
         ),
         (
             PROFILES,

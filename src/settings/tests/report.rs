@@ -84,3 +84,57 @@ fn the_specifications_interval_is_named_where_it_is_used() {
     let own = row(&report(None, &[], &[]), "SAMPLE_INTERVAL_SECONDS");
     assert_eq!(own, json!(["30", "default"]));
 }
+
+#[test]
+fn a_value_that_is_not_supported_is_shown_as_what_is_used_instead() {
+    let rows = report(
+        None,
+        &[
+            ("OTEL_SDK_DISABLED", "yes"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "1m"),
+        ],
+        &[],
+    );
+    let disabled = json!(["false", "environment (set to \"yes\")"]);
+    assert_eq!(row(&rows, "OTEL_SDK_DISABLED"), disabled);
+    let interval = json!([null, "environment (set to \"1m\")"]);
+    assert_eq!(row(&rows, "OTEL_METRIC_EXPORT_INTERVAL"), interval);
+    let own = row(&rows, "SAMPLE_INTERVAL_SECONDS");
+    assert_eq!(own, json!(["30", "default"]));
+    let rows = report(
+        None,
+        &[
+            ("OTEL_METRICS_EXPORTER", "otlp,statsd"),
+            ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/json"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "http://admin:hunter2@host"),
+            // Settings that cannot be used at all do not matter.
+            ("MAX_RETRIES", "many"),
+        ],
+        &[],
+    );
+    let exporters = json!(["otlp", "environment (set to \"otlp,statsd\")"]);
+    assert_eq!(row(&rows, "OTEL_METRICS_EXPORTER"), exporters);
+    let protocol = json!(["http/protobuf", "environment (set to \"http/json\")"]);
+    assert_eq!(row(&rows, "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL"), protocol);
+    let general = json!(["http/protobuf", "default"]);
+    assert_eq!(row(&rows, "OTEL_EXPORTER_OTLP_PROTOCOL"), general);
+    assert_eq!(row(&rows, "MAX_RETRIES"), json!(["many", "environment"]));
+    assert!(!format!("{rows:?}").contains("hunter2"), "{rows:?}");
+}
+
+#[test]
+fn queries_of_urls_are_masked() {
+    let rows = report(
+        None,
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c/in?token=hunter2"),
+            ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "u:hunter2@c:4318"),
+            ("PREFECT_API_URL", "http://h/api#hunter2"),
+        ],
+        &[],
+    );
+    let value = |name: &str| row(&rows, name)[0].clone();
+    assert_eq!(value("OTEL_EXPORTER_OTLP_ENDPOINT"), "http://c/in?********");
+    assert_eq!(value("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"), "********");
+    assert_eq!(value("PREFECT_API_URL"), "http://h/api#********");
+}
