@@ -80,7 +80,7 @@ async fn run(settings: Settings) -> ExitCode {
         (_, Err(error)) => return fail(FAILURE, &error),
     };
     if let Some(profile) = &settings.prefect.profile {
-        tracing::info!("PREFECT_API_URL is not set: using {profile}");
+        tracing::info!("PREFECT_API_URL is not set: using the active Prefect {profile}");
     }
     tracing::info!(
         version = cli::VERSION,

@@ -73,9 +73,12 @@ pub(super) async fn check<W: Write>(
     };
     report.add(first.line(url))?;
     report.add(version_line(first.version.as_deref()))?;
-    permissions(&results, report)?;
+    let reads_runs = permissions(&results, report)?;
     report.add(clock(first.dated, &results))?;
-    report.add(page_size(&client, settings.prefect.pagination_limit).await)
+    report.add(match reads_runs {
+        true => page_size(&client, settings.prefect.pagination_limit).await,
+        false => Line::skipped("page size", "flow runs cannot be read"),
+    })
 }
 
 /// Adds a line that fails, and skips the checks after it.
@@ -213,40 +216,52 @@ fn version_line(version: Option<&str>) -> Line {
     }
 }
 
-fn permissions<W: Write>(results: &[Tried], report: &mut Report<W>) -> io::Result<()> {
-    let mut readable = Vec::new();
+/// One line for each part of the API that cannot be read, and one for all the others. Returns
+/// whether flow runs can be read.
+fn permissions<W: Write>(results: &[Tried], report: &mut Report<W>) -> io::Result<bool> {
+    let mut refused: Vec<(&str, Line)> = Vec::new();
+    let has = |lines: &[(&str, Line)], name| lines.iter().any(|(other, _)| *other == name);
     for tried in results {
         let name = name(tried.section);
-        match &tried.answer {
-            Ok(_) => readable.push(name),
-            // An older server: the agent leaves out the metrics that need this list.
-            Err(error) if error.is_not_found() && !tried.section.matters() => {
-                let detail = format!("{}: not available on this server", name);
-                report.add(Line::warn("permissions", detail).hint(error.problem()))?;
-            }
-            // Servers before 3.6.22 do not have this filter, and the agent does not need it.
-            Err(error) if error.is_refused() && tried.section == Section::TaskRuns => {
-                readable.push(name);
-            }
-            Err(error @ Error::Status { status: 403, .. }) => {
-                let detail = format!("{name}: {}", error.problem());
-                let hint = format!(
-                    "the key needs the permission to view {name}; in Prefect Cloud, the workspace role Viewer has it"
-                );
-                report.add(Line::fail("permissions", detail).hint(hint))?;
-            }
-            Err(error) => {
-                let detail = format!("{name}: {}", error.problem());
-                report.add(Line::fail("permissions", detail).hint_if(hint(error)))?;
-            }
+        if let Some(line) = refusal(tried).filter(|_| !has(&refused, name)) {
+            refused.push((name, line));
         }
     }
+    let names = results.iter().map(|tried| name(tried.section));
+    let mut readable: Vec<_> = names.filter(|name| !has(&refused, name)).collect();
     readable.dedup();
+    let runs = name(Section::ActiveRuns);
+    let reads_runs = readable.contains(&runs);
+    for (_, line) in refused {
+        report.add(line)?;
+    }
     if !readable.is_empty() {
         let detail = format!("can read {}", readable.join(", "));
         report.add(Line::ok("permissions", detail))?;
     }
-    Ok(())
+    Ok(reads_runs)
+}
+
+/// The line for a part of the API that cannot be read.
+fn refusal(tried: &Tried) -> Option<Line> {
+    let name = name(tried.section);
+    let error = tried.answer.as_ref().err()?;
+    // Servers before 3.6.22 do not have this filter, and the agent does not need it.
+    if error.is_refused() && tried.section == Section::TaskRuns {
+        return None;
+    }
+    // An older server: the agent leaves out the metrics that need this list.
+    if error.is_not_found() && !tried.section.matters() {
+        let detail = format!("{name}: not available on this server");
+        return Some(Line::warn("permissions", detail).hint(error.problem()));
+    }
+    let line = Line::fail("permissions", format!("{name}: {}", error.problem()));
+    Some(match error {
+        Error::Status { status: 403, .. } => line.hint(format!(
+            "the key needs the permission to view {name}; in Prefect Cloud, the workspace role Viewer has it"
+        )),
+        _ => line.hint_if(hint(error)),
+    })
 }
 
 /// Compares the server's clock with this machine's, using an answer that has a date.
