@@ -294,7 +294,7 @@ fn no_answer(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
             "this looks like an HTTP port: use the collector's gRPC port (4317 by default), or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
         }
         // A server without HTTP/2 may close the connection without a reason.
-        Protocol::Grpc if says(&["canceled"]) => {
+        Protocol::Grpc if says(&["canceled", "broken pipe", "reset", "closed"]) => {
             "the receiver closed the connection: use the collector's gRPC port (4317 by default), or, if this is an HTTP port, set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
         }
         _ if says(&["refused"]) => {
@@ -380,6 +380,21 @@ mod tests {
         assert_eq!(accepted.rejected, 0);
         assert!(accepted.message.len() <= 300);
         assert!(accepted.message.starts_with("[31mtoo old!"), "{accepted:?}");
+    }
+
+    #[test]
+    fn a_connection_that_the_receiver_closes_may_be_to_an_http_port() {
+        for cause in [
+            "operation was canceled",
+            "stream closed because of a broken pipe",
+            "Connection reset by peer (os error 104)",
+        ] {
+            let hint = no_answer(cause, Protocol::Grpc, None).hint.unwrap();
+            assert!(
+                hint.contains("OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"),
+                "{cause}: {hint}"
+            );
+        }
     }
 
     #[test]
