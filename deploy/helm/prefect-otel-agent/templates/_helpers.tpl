@@ -116,7 +116,7 @@ PREFECT_API_KEY_FILE: /secrets/prefect-api-key/value
 PREFECT_API_AUTH_STRING_FILE: /secrets/prefect-auth-string/value
 {{- end }}
 {{- if or .Values.prefectTls.existingConfigMap .Values.prefectTls.existingSecret }}
-PREFECT_API_SSL_CERT_FILE: /certificates/prefect/ca.crt
+SSL_CERT_FILE: /certificates/prefect/ca.crt
 {{- end }}
 {{- if not .Values.pagination.enabled }}
 PAGINATION_ENABLED: "False"
