@@ -171,27 +171,19 @@ fn rows(metric: &Metric) -> Vec<Vec<String>> {
             .map(|point| row(&point.attributes, number(point)));
         rows.collect()
     };
+    let summary =
+        |attributes: &[KeyValue], count, sum| row(attributes, measured(count, sum, &metric.unit));
     match &metric.data {
         Some(Data::Gauge(gauge)) => numbers(&gauge.data_points),
         Some(Data::Sum(sum)) => numbers(&sum.data_points),
         Some(Data::Histogram(histogram)) => {
             let points = histogram.data_points.iter();
-            let rows = points.map(|point| {
-                row(
-                    &point.attributes,
-                    measured(point.count, point.sum, &metric.unit),
-                )
-            });
+            let rows = points.map(|point| summary(&point.attributes, point.count, point.sum));
             rows.collect()
         }
         Some(Data::ExponentialHistogram(histogram)) => {
             let points = histogram.data_points.iter();
-            let rows = points.map(|point| {
-                row(
-                    &point.attributes,
-                    measured(point.count, point.sum, &metric.unit),
-                )
-            });
+            let rows = points.map(|point| summary(&point.attributes, point.count, point.sum));
             rows.collect()
         }
         // The SDK has no summaries.

@@ -3,17 +3,7 @@
 use std::process::{Command, Stdio};
 
 use crate::support::prefect::free_port;
-use crate::support::process::agent_command;
-
-fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
-    let output = agent_command(environment).args(arguments).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
-}
+use crate::support::process::{agent_command, run_agent as run};
 
 #[test]
 fn a_bad_setting_is_exit_code_2_and_one_line() {

@@ -6,21 +6,10 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::support::prefect::Version;
-use crate::support::process::{AgentProcess, Process, agent_command, wait_for};
+use crate::support::process::{AgentProcess, Process, agent_command, run_agent as run, wait_for};
 use crate::support::small_stub;
 use crate::support::stub::Stub;
 use crate::support::tls::{Certificates, TlsListener};
-
-/// What a command of the agent prints, and its exit code.
-fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
-    let output = agent_command(environment).args(arguments).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
-}
 
 /// The rows of `config`.
 fn config(environment: &[(&str, &str)]) -> Vec<Value> {

@@ -272,7 +272,7 @@ fn quiet(until: Instant) -> Failure {
 }
 
 /// A scope without its metrics.
-pub(super) fn header(scope: &data::ScopeMetrics) -> ScopeMetrics {
+fn header(scope: &data::ScopeMetrics) -> ScopeMetrics {
     ScopeMetrics {
         scope: Some((scope.scope(), None).into()),
         metrics: Vec::new(),

@@ -14,20 +14,28 @@ use super::json::{Panel, WIDTH};
 use crate::support::programs::{Prometheus, left_out};
 use crate::support::stack::project;
 
-/// The directory of Grafana's packages. `None` if they are not installed, which is reported.
+/// The node_modules with Grafana's packages. `None` if they are not installed, which is reported.
 pub(super) fn packages(test: &str) -> Option<PathBuf> {
     static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
-        let mut get = Command::new(project("tests/grafana/get"));
-        let output = get.arg("--cached").stderr(Stdio::null()).output().unwrap();
+        let mut get = Command::new(project("grafana/packages"));
+        let output = get
+            .arg("--cached")
+            .arg(project("tests/grafana"))
+            .stderr(Stdio::null())
+            .output()
+            .unwrap();
         let folder = String::from_utf8(output.stdout).unwrap();
         output
             .status
             .success()
-            .then(|| PathBuf::from(folder.trim()))
+            .then(|| PathBuf::from(folder.trim()).join("node_modules"))
     });
     if folder.is_none() {
-        left_out(test, "Grafana's packages; tests/grafana/get installs them");
+        left_out(
+            test,
+            "Grafana's packages; `grafana/packages tests/grafana` installs them",
+        );
     }
     folder.clone()
 }

@@ -141,7 +141,21 @@ pub(crate) fn agent_command(settings: &[(&str, &str)]) -> Command {
     command
 }
 
-/// The same on a host with this name, if the system supports user namespaces.
+/// Runs a command of the agent to its end: exit code, stdout and stderr.
+pub(crate) fn run_agent(
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> (Option<i32>, String, String) {
+    let output = agent_command(environment).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+/// The agent's command on a host with this name, if the system supports user namespaces.
 fn on_host(command: Command, host: &str) -> Command {
     let in_namespace = |program: &[&OsStr]| {
         let mut unshare = Command::new("unshare");
