@@ -25,6 +25,7 @@ pub mod agent;
 mod cause;
 pub mod checkpoint;
 pub mod cli;
+pub mod clip;
 pub mod commands;
 pub mod core;
 pub mod cycles;

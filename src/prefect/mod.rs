@@ -7,6 +7,7 @@
 
 mod answer;
 mod body;
+pub mod bounded;
 mod csrf;
 mod decode;
 mod error;
@@ -321,3 +322,6 @@ fn authorization(credentials: &Credentials) -> Option<HeaderValue> {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod alerts;
+mod bounds;
 mod browser;
 mod check;
 mod checkpoint;
