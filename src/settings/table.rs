@@ -234,7 +234,7 @@ pub static SETTINGS: &[Setting] = &[
     metrics(
         "METRICS_CARDINALITY_LIMIT",
         Some("50000"),
-        "a whole number from 1 to 10000000",
+        "a whole number from 1 to 200000",
         "Maximum number of series per metric. Series beyond it are aggregated into one with `otel_metric_overflow=\"true\"`.",
     ),
     endpoint(
