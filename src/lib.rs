@@ -19,7 +19,8 @@
 //! - [`agent`]: wires the modules, starts and stops;
 //! - [`cli`]: arguments; [`commands`]: every command but `run`; [`docgen`]: the generated references;
 //! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and memory;
-//!   [`shutdown`]: its shutdown.
+//!   [`shutdown`]: its shutdown;
+//! - [`clip`]: bounds the length of foreign texts; [`secrets`]: masks secrets in every message.
 
 pub mod agent;
 mod cause;
@@ -34,10 +35,12 @@ pub mod export;
 pub mod http;
 pub mod metrics;
 pub mod prefect;
+mod proxy;
 pub mod publisher;
 pub mod resource_usage;
+mod rotation;
 pub mod sampler;
-mod secrets;
+pub mod secrets;
 pub mod settings;
 pub mod shutdown;
 pub mod status;

@@ -10,7 +10,7 @@ use prefect_otel_agent::commands::check::{self, Verdict};
 use prefect_otel_agent::commands::{config, health, once};
 use prefect_otel_agent::settings::Settings;
 use prefect_otel_agent::shutdown::Shutdown;
-use prefect_otel_agent::{cli, telemetry};
+use prefect_otel_agent::{cli, secrets, telemetry};
 
 /// The process could not start or continue, or a check failed.
 const FAILURE: u8 = 1;
@@ -95,6 +95,7 @@ async fn run(settings: Settings) -> ExitCode {
 }
 
 fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
+    let error = secrets::scrubbed(&error.to_string());
     eprintln!("{}: {error}", env!("CARGO_PKG_NAME"));
     ExitCode::from(code)
 }

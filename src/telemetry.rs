@@ -16,6 +16,7 @@ use tracing_subscriber::{Layer, fmt};
 
 use crate::export::console::Console;
 use crate::export::{Error, otlp, resource};
+use crate::secrets::{Scrubbing, scrubbed};
 use crate::settings::{Log, LogFormat, Settings};
 
 const OWN: &str = env!("CARGO_CRATE_NAME");
@@ -51,7 +52,8 @@ pub fn start(settings: &Settings) -> Result<Telemetry, Error> {
         .with(pushed_logs)
         .init();
     for warning in &settings.warnings {
-        tracing::warn!("{warning}");
+        // Also pushed, where no writer masks secrets.
+        tracing::warn!("{}", scrubbed(warning));
     }
     Ok(Telemetry {
         tracer_provider,
@@ -108,13 +110,13 @@ fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + 
         .with_target(OWN, log.level);
     match log.format {
         LogFormat::Text => fmt::layer()
-            .with_writer(std::io::stderr)
+            .with_writer(Scrubbing(std::io::stderr))
             .with_ansi(has_colors(&std::io::stderr()))
             .with_filter(targets)
             .boxed(),
         LogFormat::Json => fmt::layer()
             .json()
-            .with_writer(std::io::stderr)
+            .with_writer(Scrubbing(std::io::stderr))
             .with_filter(targets)
             .boxed(),
     }

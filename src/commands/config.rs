@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use crate::docgen::Format;
+use crate::secrets::scrubbed;
 use crate::settings::{Error, Settings, Sources, report};
 
 /// The formats, by their names.
@@ -22,7 +23,7 @@ pub fn run(
     // The reader may close the pipe early, as `head` does: this is not a failure.
     _ = std::io::stdout().write_all(text.as_bytes());
     for warning in settings?.warnings {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", scrubbed(&warning));
     }
     Ok(())
 }

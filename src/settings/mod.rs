@@ -19,8 +19,11 @@ mod file;
 mod metrics;
 mod near;
 mod otel;
+mod pem;
 mod prefect;
 mod profile;
+mod proxy;
+mod reload;
 pub mod report;
 mod setting;
 mod shown;
@@ -28,9 +31,13 @@ mod sources;
 pub mod table;
 
 pub use metrics::Metrics;
-pub use otel::{Compression, MetricsExporters, Otel, Otlp, Protocol, Signal, Temporality};
-pub use prefect::{Credentials, Prefect};
+pub use otel::{
+    Compression, MetricsExporters, Otel, Otlp, OtlpHeaders, Protocol, Signal, Temporality,
+};
+pub use pem::{OwnCertificate, identity};
+pub use prefect::{Authentication, Credentials, Prefect};
 pub use profile::Profile;
+pub use reload::Reload;
 use shown::shown;
 pub use sources::Sources;
 use sources::{Found, Merged};
@@ -170,6 +177,7 @@ impl Settings {
     /// If a value is not valid, a key in the file is unknown, or a file cannot be read. The first
     /// error is returned.
     pub fn load(sources: &Sources) -> Result<Self, Error> {
+        proxy::learn_passwords(sources);
         let reader = Reader::new(sources)?;
         let settings = Settings {
             prefect: prefect::load(&reader)?,
@@ -239,10 +247,28 @@ impl Reader {
         let mut merged = Merged::new(sources)?;
         let warnings = std::mem::take(&mut merged.warnings);
         Ok(Reader {
-            merged,
             warnings: warnings.into(),
-            replaced: RefCell::default(),
+            ..Reader::of(merged)
         })
+    }
+
+    fn of(merged: Merged) -> Self {
+        Reader {
+            merged,
+            warnings: RefCell::default(),
+            replaced: RefCell::default(),
+        }
+    }
+
+    /// What reads the settings with these names again, if a secret among them is in a file.
+    fn reload<T>(
+        &self,
+        names: &[&str],
+        read: impl Fn(&Reader) -> Result<T, Error> + Send + Sync + 'static,
+    ) -> Option<Reload<T>> {
+        let merged = self.merged.only(names);
+        let files = merged.files();
+        (!files.is_empty()).then(|| Reload::new(files, move || read(&Reader::of(merged.clone()))))
     }
 
     /// Adds a warning, but only once: a setting may be read for several signals.
