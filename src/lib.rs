@@ -21,6 +21,19 @@
 //! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and memory;
 //!   [`shutdown`]: its shutdown.
 
+// Bytes from outside must not end the process. These lints are for the code of the agent alone: its
+// tests end by panicking.
+#![warn(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::unreachable
+)]
+#![cfg_attr(
+    test,
+    allow(clippy::arithmetic_side_effects, clippy::string_slice)
+)]
+
 pub mod agent;
 mod cause;
 pub mod checkpoint;

@@ -318,7 +318,7 @@ fn no_answer(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
 /// The start of `text` on one line, without control characters.
 fn printable(text: &[u8]) -> String {
     const LONGEST: usize = 300;
-    let text = String::from_utf8_lossy(&text[..text.len().min(LONGEST)]);
+    let text = String::from_utf8_lossy(text.get(..LONGEST).unwrap_or(text));
     let words = text.split(|c: char| c.is_control() || c.is_whitespace());
     let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
     words.join(" ")
