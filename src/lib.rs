@@ -20,19 +20,9 @@
 //! - [`cli`]: arguments; [`commands`]: every command but `run`; [`docgen`]: the generated references;
 //! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and memory;
 //!   [`shutdown`]: its shutdown.
-
-// Bytes from outside must not end the process. These lints are for the code of the agent alone: its
-// tests end by panicking.
-#![warn(
-    clippy::arithmetic_side_effects,
-    clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::unreachable
-)]
-#![cfg_attr(
-    test,
-    allow(clippy::arithmetic_side_effects, clippy::string_slice)
-)]
+//!
+//! The files named `properties.rs` state what must hold for any bytes from outside; the tests and the
+//! targets of `fuzz/` share them.
 
 pub mod agent;
 mod cause;
@@ -46,6 +36,8 @@ pub mod export;
 pub mod http;
 pub mod metrics;
 pub mod prefect;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 pub mod publisher;
 pub mod resource_usage;
 pub mod sampler;

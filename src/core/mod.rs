@@ -28,6 +28,8 @@ mod keyed;
 mod labels;
 mod last_runs;
 mod listing;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod runs;
 pub mod saved;
 pub mod sections;
