@@ -95,13 +95,13 @@ fn counted(data: &[u8]) -> usize {
     counted.len()
 }
 
-/// A later process starts at zero uptime.
+/// The first process counts what ended in the hour before.
 fn moment(process: u64, cycle: u64) -> Moment {
-    let uptime = INTERVAL * cycle as u32;
-    let started = Duration::from_secs(1_780_000_000 + process * 600);
+    let since = INTERVAL * cycle as u32;
+    let now = Duration::from_secs(1_780_000_000 + process * 600) + since;
     Moment {
-        uptime,
-        wall: after(Timestamp::UNIX_EPOCH, started + uptime),
+        uptime: Duration::from_secs(3_600) + since,
+        wall: after(Timestamp::UNIX_EPOCH, now),
     }
 }
 
