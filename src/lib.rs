@@ -21,6 +21,9 @@
 //! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and memory;
 //!   [`shutdown`]: its shutdown;
 //! - [`clip`]: bounds the length of foreign texts; [`secrets`]: masks secrets in every message.
+//!
+//! The files named `properties.rs` state what must hold for any bytes from outside; the tests and the
+//! targets of `fuzz/` share them.
 
 pub mod agent;
 mod cause;
@@ -35,6 +38,8 @@ pub mod export;
 pub mod http;
 pub mod metrics;
 pub mod prefect;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 mod proxy;
 pub mod publisher;
 pub mod resource_usage;

@@ -59,7 +59,7 @@ fn main() -> ExitCode {
             }
         }
         (Task::Health(probe), Ok(settings)) => {
-            match runtime.block_on(health::ask(settings.metrics_address, probe)) {
+            match runtime.block_on(health::ask(&settings, probe)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(FAILURE, &error),
             }
@@ -86,6 +86,7 @@ async fn run(settings: Settings) -> ExitCode {
         version = cli::VERSION,
         prefect_api_url = %settings.prefect.api_url,
         listening_on = %agent.address(),
+        endpoints = agent.security(),
         exporters = %settings.otel.metrics,
         "started"
     );

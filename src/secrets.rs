@@ -30,10 +30,11 @@ impl Secrets {
         secrets
     }
 
-    /// Adds a secret; `false` if it is already known or too short.
+    /// Adds a secret, unless it is too short.
     fn add(&mut self, value: &str) {
         let parts = [Some(value), value.split_whitespace().last()];
-        for part in parts.into_iter().flatten() {
+        let parts = parts.into_iter().flatten();
+        for part in parts.filter(|part| part.len() >= SHORTEST) {
             let forms = [
                 part.to_owned(),
                 // As text formats and JSON write it.
@@ -45,7 +46,7 @@ impl Secrets {
                 utf8_percent_encode(part, NON_ALPHANUMERIC).to_string(),
             ];
             for form in forms {
-                if form.len() >= SHORTEST && !self.0.contains(&form) {
+                if !self.0.contains(&form) {
                     self.0.push(form);
                 }
             }

@@ -191,7 +191,7 @@ impl<T: Object> Listing<T> {
         if complete || self.again >= AGAIN {
             return Stage::Done;
         }
-        self.again += 1;
+        self.again = self.again.saturating_add(1);
         self.seen_this_time.clear();
         Stage::First
     }

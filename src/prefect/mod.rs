@@ -13,6 +13,8 @@ mod csrf;
 mod decode;
 mod error;
 pub mod objects;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 pub mod request;
 mod retry_after;
 pub mod runs;

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 /// The longest wait that a server can ask for: after that, one request finds out whether it is
 /// still needed.
-const LONGEST: Duration = Duration::from_secs(5 * 60);
+pub(super) const LONGEST: Duration = Duration::from_secs(5 * 60);
 
 /// `Retry-After` is a number of seconds, or a date, which is relative to the server's `Date` (RFC
 /// 9110, 10.2.3).

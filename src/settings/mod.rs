@@ -22,6 +22,8 @@ mod otel;
 mod pem;
 mod prefect;
 mod profile;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod proxy;
 mod reload;
 pub mod report;
@@ -29,6 +31,7 @@ mod setting;
 mod shown;
 mod sources;
 pub mod table;
+mod web;
 
 pub use metrics::Metrics;
 pub use otel::{
@@ -42,6 +45,7 @@ use shown::shown;
 pub use sources::Sources;
 use sources::{Found, Merged};
 use table::{SETTINGS, Setting};
+pub use web::{Token, Web};
 
 /// Why the settings cannot be used: one line, without secrets.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +126,8 @@ pub struct Settings {
     pub metrics: Metrics,
     /// The address on which `/metrics` is served.
     pub metrics_address: SocketAddr,
+    /// What protects the endpoints on that address.
+    pub web: Web,
     /// Logs.
     pub log: Log,
     /// Exporters.
@@ -190,6 +196,7 @@ impl Settings {
                 reader.required("METRICS_ADDR", |text| text.parse::<IpAddr>().ok())?,
                 reader.required("METRICS_PORT", |text| text.parse().ok())?,
             ),
+            web: web::load(&reader)?,
             log: Log {
                 level: reader.required("LOG_LEVEL", level)?,
                 format: reader.required("LOG_FORMAT", |text| match text {

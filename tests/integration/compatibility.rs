@@ -397,6 +397,7 @@ fn the_oldest_version_on_postgresql() {
 }
 
 #[test]
+#[ignore = "with the others of its kind, takes minutes"]
 fn the_newest_version() {
     check("the_newest_version", Version::Newest, false);
 }
