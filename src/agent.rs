@@ -21,6 +21,7 @@ use crate::status;
 
 /// The shutdown may take five seconds in total.
 const LAST_PUSH: Duration = Duration::from_secs(3);
+const LAST_CHECKPOINT: Duration = Duration::from_millis(1_500);
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Why the agent cannot start.
@@ -89,7 +90,7 @@ impl Agent {
             status,
             interval,
         );
-        let mut cycles = Cycles::new(settings, options, Arc::clone(&exporters))?;
+        let mut cycles = Cycles::new(settings, options, Arc::clone(&exporters)).await?;
         // The content of the checkpoint is published before anything is counted.
         let restored = cycles.restored();
         publisher.publish(&restored).await;
@@ -152,7 +153,7 @@ impl Agent {
                 }
             }
         }
-        let last = cycles.end().await;
+        let last = cycles.end(LAST_CHECKPOINT).await;
         drop(reports);
         stop_serving.now();
         _ = tokio::time::timeout(LAST_ANSWERS, server).await;

@@ -10,7 +10,8 @@
 //!   changes; no I/O, no clock;
 //! - [`sampler`]: sends the requests that the core plans, concurrently, under one deadline per
 //!   cycle;
-//! - [`checkpoint`]: the core's memory, in a file;
+//! - [`checkpoint`]: the core's memory, in a file; [`keeper`]: writes it although the disk may not
+//!   respond;
 //! - [`metrics`]: the catalogue, every family declared once;
 //! - [`export`]: OpenTelemetry's meter providers, OTLP, the Prometheus bridge;
 //! - [`http`]: `/metrics`, `/healthz`, `/readyz`, the status page; [`status`]: its content;
@@ -22,6 +23,7 @@
 //!   [`shutdown`]: its shutdown.
 
 pub mod agent;
+mod blocking;
 mod cause;
 pub mod checkpoint;
 pub mod cli;
@@ -31,6 +33,7 @@ pub mod cycles;
 pub mod docgen;
 pub mod export;
 pub mod http;
+pub mod keeper;
 pub mod metrics;
 pub mod prefect;
 pub mod publisher;

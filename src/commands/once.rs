@@ -83,7 +83,7 @@ pub async fn run(settings: Settings, format: Format) -> Result<bool, Error> {
         status::Writer::new(&settings),
         interval,
     );
-    let mut cycles = Cycles::new(&settings, options, Arc::clone(&exporters))?;
+    let mut cycles = Cycles::new(&settings, options, Arc::clone(&exporters)).await?;
     let url = &settings.prefect.api_url;
     let report = with_progress(&format!("reading {url}"), cycles.next()).await;
     publisher.publish(&report).await;

@@ -24,6 +24,7 @@ mod faults;
 mod first_events;
 mod fleet;
 mod honesty;
+mod hung_disk;
 mod image;
 mod lifecycle;
 mod native;

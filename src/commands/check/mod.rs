@@ -89,7 +89,7 @@ pub async fn run(
     prefect::check(&settings, &options, &mut report).await?;
     receivers::check(&settings, &mut report).await?;
     report.add(machine::port(settings.metrics_address).await)?;
-    report.add(machine::state_dir(&settings))?;
+    report.add(machine::state_dir(&settings).await)?;
     Ok(match report.end()? {
         true => Verdict::Good,
         false => Verdict::Bad,
