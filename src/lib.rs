@@ -20,7 +20,9 @@
 //! - [`agent`]: wires the modules, starts and stops;
 //! - [`cli`]: arguments; [`commands`]: every command but `run`; [`docgen`]: the generated references;
 //! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and memory;
-//!   [`shutdown`]: its shutdown.
+//!   [`shutdown`]: its shutdown; [`stdio`]: the standard streams.
+
+#![warn(clippy::print_stderr)]
 
 pub mod agent;
 mod blocking;
@@ -43,5 +45,6 @@ mod secrets;
 pub mod settings;
 pub mod shutdown;
 pub mod status;
+pub mod stdio;
 pub mod telemetry;
 mod tls;
