@@ -48,6 +48,8 @@ fn invoke() -> ExitCode {
     };
     let settings = Settings::load(&sources);
     let code = runtime.block_on(execute(task, &sources, settings));
+    // Dropping it would wait for threads that block, for example while a name is resolved.
+    runtime.shutdown_background();
     code
 }
 
@@ -93,12 +95,19 @@ async fn run(settings: Settings) -> ExitCode {
         Ok(telemetry) => telemetry,
         Err(error) => return fail(USAGE, &error),
     };
-    let (shutdown, (agent, listener)) = match (Shutdown::on_signals(), Agent::new(&settings).await)
-    {
-        (Ok(shutdown), Ok(agent)) => (shutdown, agent),
-        (Err(error), _) => return fail(FAILURE, &error),
-        (_, Err(error @ agent::Error::Settings(_))) => return fail(USAGE, &error),
-        (_, Err(error)) => return fail(FAILURE, &error),
+    let mut shutdown = match Shutdown::on_signals() {
+        Ok(shutdown) => shutdown,
+        Err(error) => return fail(FAILURE, &error),
+    };
+    let agent = tokio::select! {
+        agent = Agent::new(&settings) => agent,
+        // The agent may be waiting for the checkpoint of another one. It has nothing to push yet.
+        () = shutdown.wait() => return ExitCode::SUCCESS,
+    };
+    let (agent, listener) = match agent {
+        Ok(agent) => agent,
+        Err(error @ agent::Error::Settings(_)) => return fail(USAGE, &error),
+        Err(error) => return fail(FAILURE, &error),
     };
     if let Some(profile) = &settings.prefect.profile {
         tracing::info!("PREFECT_API_URL is not set: using the active Prefect {profile}");
@@ -110,8 +119,8 @@ async fn run(settings: Settings) -> ExitCode {
         exporters = %settings.otel.metrics,
         "started"
     );
-    agent.run(listener, shutdown).await;
-    telemetry.shutdown(Duration::from_secs(1)).await;
+    let ended = agent.run(listener, shutdown).await;
+    telemetry.shutdown(ended.left()).await;
     ExitCode::SUCCESS
 }
 

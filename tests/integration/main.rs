@@ -36,6 +36,7 @@ mod push_pull;
 mod receivers;
 mod recreate;
 mod settings;
+mod shutdown;
 mod soak;
 mod stack;
 mod status;
