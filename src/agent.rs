@@ -153,7 +153,8 @@ impl Agent {
         let (stop_serving, stopped) = Shutdown::new();
         let page = self.exporters.page();
         let readiness = cycles.readiness.clone();
-        let router = http::router(page, self.served, readiness, self.requests);
+        let published = publisher.published.clone();
+        let router = http::router(page, published, self.served, readiness, self.requests);
         let server = tokio::spawn(http::serve(listener, router, stopped));
         let (reports, published) = watch::channel(self.last);
         let publisher = tokio::spawn(publisher.run(published));

@@ -1,72 +1,32 @@
 //! The agent's own endpoints: `/metrics`, `/healthz`, `/readyz`, and the status at `/` and
 //! `/status`.
 
+mod freshness;
 mod request_metrics;
 mod server;
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::from_fn_with_state;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use tower_http::compression::CompressionLayer;
 
+pub use freshness::{Published, Readiness};
 pub use request_metrics::RequestMetrics;
 pub use server::serve;
 
 use crate::export::prometheus::{self, Page};
 use crate::status::{Served, page as status_html};
 
-/// Whether the agent is ready: a recent cycle could read Prefect.
-#[derive(Debug, Clone)]
-pub struct Readiness {
-    started: Instant,
-    /// Milliseconds from `started` to the last good cycle; negative before the first one.
-    good_at: Arc<AtomicI64>,
-    stale_after: Duration,
-}
-
-impl Readiness {
-    /// Not ready yet; a good cycle makes it ready for `stale_after`.
-    pub fn new(stale_after: Duration) -> Self {
-        Readiness {
-            started: Instant::now(),
-            good_at: Arc::new(AtomicI64::new(-1)),
-            stale_after,
-        }
-    }
-
-    /// Records that a cycle could read Prefect.
-    pub fn good_cycle(&self) {
-        let now = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
-        self.good_at.store(now, Ordering::Relaxed);
-    }
-
-    fn check(&self) -> Result<(), String> {
-        let Ok(good_at) = u64::try_from(self.good_at.load(Ordering::Relaxed)) else {
-            return Err("no cycle has read Prefect yet".to_owned());
-        };
-        let age = self
-            .started
-            .elapsed()
-            .saturating_sub(Duration::from_millis(good_at));
-        match age > self.stale_after {
-            true => Err(format!("Prefect was last read {} s ago", age.as_secs())),
-            false => Ok(()),
-        }
-    }
-}
-
 /// The routes. Without a page, there is no `/metrics`.
 pub fn router(
     page: Option<Page>,
+    published: Published,
     status: Served,
     readiness: Readiness,
     requests: RequestMetrics,
@@ -77,14 +37,14 @@ pub fn router(
         .route("/healthz", get("ok\n"))
         .route("/readyz", get(ready).with_state(readiness));
     let router = match page {
-        Some(page) => router.route("/metrics", get(metrics).with_state(page)),
+        Some(page) => {
+            let refuse = from_fn_with_state(published, freshness::refuse_stale);
+            router.route("/metrics", get(metrics).with_state(page).layer(refuse))
+        }
         None => router,
     };
     router
-        .layer(axum::middleware::from_fn_with_state(
-            requests,
-            request_metrics::measure,
-        ))
+        .layer(from_fn_with_state(requests, request_metrics::measure))
         .layer(CompressionLayer::new())
 }
 
@@ -113,6 +73,6 @@ async fn status_json(State(status): State<Served>) -> Response {
 async fn ready(State(readiness): State<Readiness>) -> Response {
     match readiness.check() {
         Ok(()) => "ready\n".into_response(),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+        Err(reason) => freshness::unavailable(&reason),
     }
 }
