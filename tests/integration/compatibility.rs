@@ -385,21 +385,25 @@ fn check(test: &str, version: Version, on_postgres: bool) {
 }
 
 #[test]
+#[ignore = "with the others of its kind, takes minutes"]
 fn the_oldest_version() {
     check("the_oldest_version", Version::Oldest, false);
 }
 
 #[test]
+#[ignore = "with the others of its kind, takes minutes"]
 fn the_oldest_version_on_postgresql() {
     check("the_oldest_version_on_postgresql", Version::Oldest, true);
 }
 
 #[test]
+#[ignore = "with the others of its kind, takes minutes"]
 fn the_newest_version() {
     check("the_newest_version", Version::Newest, false);
 }
 
 #[test]
+#[ignore = "with the others of its kind, takes minutes"]
 fn the_newest_version_on_postgresql() {
     check("the_newest_version_on_postgresql", Version::Newest, true);
 }

@@ -505,12 +505,10 @@ fn check(server_settings: &[(&str, &str)], agent_settings: &[(&str, &str)]) {
         std::thread::sleep(Duration::from_millis(500));
     }
     check_slots(&world, &agent);
-    assert_eq!(
-        agent
-            .page()
-            .value("prefect_server_info", &[("version", "3.8.8")]),
-        Some(1.0)
-    );
+    agent.wait_for_page("the server's version", |page| {
+        let info = page.value("prefect_server_info", &[("version", "3.8.8")])?;
+        (info == 1.0).then_some(())
+    });
 }
 
 #[test]

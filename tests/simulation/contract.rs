@@ -41,6 +41,7 @@ fn the_in_memory_prefect_behaves_like_a_real_one_on_sqlite() {
 }
 
 #[test]
+#[ignore = "with the others of its kind, takes minutes"]
 fn the_in_memory_prefect_behaves_like_a_real_one_on_postgresql() {
     let test = "the_in_memory_prefect_behaves_like_a_real_one_on_postgresql";
     let Some(postgres) = Postgres::start(test) else {
@@ -53,6 +54,7 @@ fn the_in_memory_prefect_behaves_like_a_real_one_on_postgresql() {
 }
 
 #[test]
+#[ignore = "with the others of its kind, takes minutes"]
 fn the_in_memory_prefect_behaves_like_the_newest_one() {
     let test = "the_in_memory_prefect_behaves_like_the_newest_one";
     if let Some(server) = Server::start_version(test, Version::Newest, &QUIET) {
@@ -61,6 +63,7 @@ fn the_in_memory_prefect_behaves_like_the_newest_one() {
 }
 
 #[test]
+#[ignore = "with the others of its kind, takes minutes"]
 fn the_in_memory_prefect_behaves_like_the_oldest_one() {
     let test = "the_in_memory_prefect_behaves_like_the_oldest_one";
     if let Some(server) = Server::start_version(test, Version::Oldest, &QUIET) {

@@ -59,10 +59,12 @@ impl Version {
     }
 }
 
-/// A free port.
+/// A free port for a program that is about to start. It is below the range from which Linux takes
+/// the ports of outgoing connections, so that none of them takes it first.
 pub(crate) fn free_port() -> u16 {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    free.local_addr().unwrap().port()
+    let mut candidates = std::iter::repeat_with(|| fastrand::u16(10_000..32_768));
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    candidates.find(is_free).unwrap()
 }
 
 fn command(venv: &Path, home: &Path, port: u16, settings: &[(&str, &str)]) -> Command {
