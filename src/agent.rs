@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 use crate::cycles::{self, Cycles};
 use crate::export::prometheus::Page;
 use crate::export::{self, Exporters};
-use crate::http::{self, RequestMetrics};
+use crate::http::{self, Limits, RequestMetrics, Security};
 use crate::metrics::Options;
 use crate::metrics::agent::SERVED_DURATION;
 use crate::publisher::{Publisher, Report};
@@ -75,6 +75,7 @@ pub struct Agent {
     exporters: Arc<Exporters>,
     requests: RequestMetrics,
     served: status::Served,
+    security: Security,
     interval: Duration,
     address: SocketAddr,
 }
@@ -88,6 +89,7 @@ impl Agent {
     /// If the port is in use, or the settings of an exporter contradict each other.
     pub async fn new(settings: &Settings) -> Result<(Self, TcpListener), Error> {
         let options = Arc::new(Options::new(settings)?);
+        let security = Security::load(&settings.web)?;
         let address = settings.metrics_address;
         let listener = TcpListener::bind(address)
             .await
@@ -119,6 +121,7 @@ impl Agent {
             exporters,
             requests,
             served,
+            security,
             interval,
             address,
         };
@@ -128,6 +131,11 @@ impl Agent {
     /// The address at which `/metrics` is served.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What protects the endpoints, in words.
+    pub fn security(&self) -> String {
+        self.security.describe()
     }
 
     /// The page for `/metrics`, if it is enabled.
@@ -153,9 +161,18 @@ impl Agent {
         let (stop_serving, stopped) = Shutdown::new();
         let page = self.exporters.page();
         let readiness = cycles.readiness.clone();
+        let security = self.security;
         let published = publisher.published.clone();
-        let router = http::router(page, published, self.served, readiness, self.requests);
-        let server = tokio::spawn(http::serve(listener, router, stopped));
+        let router = http::router(
+            page,
+            published,
+            self.served,
+            readiness,
+            self.requests,
+            &security,
+        );
+        let limits = Limits::default();
+        let server = tokio::spawn(http::serve(listener, router, security, limits, stopped));
         let (reports, published) = watch::channel(self.last);
         let publisher = tokio::spawn(publisher.run(published));
         let mut ticks = tokio::time::interval(self.interval);

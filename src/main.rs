@@ -81,12 +81,10 @@ async fn execute(
             Err(error @ once::Error::Settings(_)) => fail(USAGE, &error),
             Err(error) => fail(FAILURE, &error),
         },
-        (Task::Health(probe), Ok(settings)) => {
-            match health::ask(settings.metrics_address, probe).await {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => fail(FAILURE, &error),
-            }
-        }
+        (Task::Health(probe), Ok(settings)) => match health::ask(&settings, probe).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(FAILURE, &error),
+        },
     }
 }
 
@@ -116,6 +114,7 @@ async fn run(settings: Settings) -> ExitCode {
         version = cli::VERSION,
         prefect_api_url = %settings.prefect.api_url,
         listening_on = %agent.address(),
+        endpoints = agent.security(),
         exporters = %settings.otel.metrics,
         "started"
     );

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::cause::innermost;
+use crate::http::uses_tls;
+use crate::settings::Settings;
 
 /// The timeout of a health check.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -38,21 +40,43 @@ pub enum Error {
     Unhealthy(String, String),
 }
 
-/// Queries the agent that listens on `address`.
+/// Queries the agent with these settings on this machine.
 ///
 /// # Errors
 ///
 /// If it does not answer, or reports that it is not healthy.
-pub async fn ask(mut address: SocketAddr, probe: Probe) -> Result<(), Error> {
+pub async fn ask(settings: &Settings, probe: Probe) -> Result<(), Error> {
+    // A file that cannot be read must not make a running agent unhealthy, which still uses the
+    // previous one.
+    let schemes: &[&str] = match uses_tls(&settings.web) {
+        Ok(true) => &["https"],
+        Ok(false) => &["http"],
+        Err(_) => &["https", "http"],
+    };
+    let mut result = Ok(());
+    for scheme in schemes {
+        result = ask_over(scheme, settings.metrics_address, probe).await;
+        if !matches!(result, Err(Error::NoAnswer(..))) {
+            break;
+        }
+    }
+    result
+}
+
+async fn ask_over(scheme: &str, mut address: SocketAddr, probe: Probe) -> Result<(), Error> {
     if address.ip().is_unspecified() {
         address.set_ip(match address {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
             SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         });
     }
-    let url = format!("http://{address}{}", probe.path());
+    let url = format!("{scheme}://{address}{}", probe.path());
     let no_answer = |error: reqwest::Error| Error::NoAnswer(url.clone(), innermost(&error));
-    let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy();
+    // The agent's certificate is for another name than its address, and nothing secret is sent.
+    let client = reqwest::Client::builder()
+        .timeout(PATIENCE)
+        .no_proxy()
+        .tls_danger_accept_invalid_certs(true);
     let client = client.build().map_err(no_answer)?;
     let answer = client.get(&url).send().await.map_err(no_answer)?;
     match answer.status().is_success() {

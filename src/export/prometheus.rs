@@ -1,11 +1,15 @@
 //! The Prometheus bridge: the text of `/metrics`, rendered whenever metrics are published.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::io::Write as _;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use jiff::Timestamp;
 use opentelemetry_prometheus::PrometheusExporter;
 use prometheus::{Encoder as _, Registry, TextEncoder};
+use tokio::task::spawn_blocking;
 
 use super::histograms::Outlet;
 use super::reader;
@@ -24,9 +28,12 @@ pub struct Page {
     shown: Shown,
 }
 
+/// A rendered text.
 #[derive(Debug, Clone, Default)]
-struct Rendered {
+pub struct Rendered {
     text: Bytes,
+    /// The text in gzip, once it has been asked for; `None` if it cannot be compressed.
+    packed: Arc<OnceLock<Option<Bytes>>>,
     /// The number of the state that it shows.
     number: u64,
 }
@@ -34,29 +41,65 @@ struct Rendered {
 impl Page {
     /// Returns the text for a scrape. Its state then counts as delivered.
     pub fn scrape(&self) -> Bytes {
-        let rendered = self
-            .rendered
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        self.shown.note(rendered.number);
+        let rendered = self.current();
+        self.delivered(&rendered);
         rendered.text
     }
 
-    fn len(&self) -> usize {
+    /// What was rendered last.
+    pub fn current(&self) -> Rendered {
         let rendered = self.rendered.read();
-        let rendered = rendered.unwrap_or_else(PoisonError::into_inner);
-        rendered.text.len()
+        rendered.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that a scrape is answered with this text.
+    pub fn delivered(&self, rendered: &Rendered) {
+        self.shown.note(rendered.number);
+    }
+
+    fn len(&self) -> usize {
+        self.current().text.len()
     }
 
     fn set(&self, text: Vec<u8>, number: u64) {
-        let text = Bytes::from(text);
+        let new = Rendered {
+            text: Bytes::from(text),
+            packed: Arc::default(),
+            number,
+        };
         let mut rendered = self
             .rendered
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        *rendered = Rendered { text, number };
+        *rendered = new;
     }
+}
+
+impl Rendered {
+    /// The text.
+    pub fn text(&self) -> Bytes {
+        self.text.clone()
+    }
+
+    /// The text in gzip. It is compressed only once, and not on the threads that run the cycles,
+    /// so that scrapes do not slow them down.
+    pub async fn gzip(&self) -> Option<Bytes> {
+        if let Some(packed) = self.packed.get() {
+            return packed.clone();
+        }
+        let (text, packed) = (self.text.clone(), Arc::clone(&self.packed));
+        // Other scrapes that arrive in the meantime wait for the first one.
+        let packing = spawn_blocking(move || packed.get_or_init(|| gzip(&text)).clone());
+        packing.await.ok().flatten()
+    }
+}
+
+fn gzip(text: &[u8]) -> Option<Bytes> {
+    // Text of this kind is hardly smaller at higher levels, which take much longer.
+    let packed = Vec::with_capacity(text.len() / 8);
+    let mut encoder = GzEncoder::new(packed, Compression::new(3));
+    encoder.write_all(text).ok()?;
+    encoder.finish().ok().map(Bytes::from)
 }
 
 pub(super) struct Bridge {

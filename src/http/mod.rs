@@ -1,55 +1,90 @@
 //! The agent's own endpoints: `/metrics`, `/healthz`, `/readyz`, and the status at `/` and
 //! `/status`.
 
+mod activity;
+mod connections;
+mod encoding;
 mod freshness;
+mod limits;
 mod request_metrics;
 mod server;
+mod web_config;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, VARY,
+    X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::from_fn_with_state;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use tower_http::compression::CompressionLayer;
 
 pub use freshness::{Published, Readiness};
+pub use limits::Limits;
 pub use request_metrics::RequestMetrics;
 pub use server::serve;
+pub use web_config::{Security, uses_tls};
 
 use crate::export::prometheus::{self, Page};
 use crate::status::{Served, page as status_html};
 
-/// The routes. Without a page, there is no `/metrics`.
+/// The routes. Without a page, there is no `/metrics`. Probes need no credentials.
 pub fn router(
     page: Option<Page>,
     published: Published,
     status: Served,
     readiness: Readiness,
     requests: RequestMetrics,
+    security: &Security,
 ) -> Router {
-    let router = Router::new()
+    let protected = Router::new()
         .route("/", get(status_page))
         .route("/status", get(status_json).with_state(status))
-        .route("/healthz", get("ok\n"))
-        .route("/readyz", get(ready).with_state(readiness));
-    let router = match page {
+        // The page of metrics is already compressed.
+        .layer(CompressionLayer::new());
+    let protected = match page {
         Some(page) => {
             let refuse = from_fn_with_state(published, freshness::refuse_stale);
-            router.route("/metrics", get(metrics).with_state(page).layer(refuse))
+            protected.route("/metrics", get(metrics).with_state(page).layer(refuse))
         }
-        None => router,
+        None => protected,
     };
-    router
+    let protected = protected.layer(from_fn_with_state(security.live(), web_config::check));
+    Router::new()
+        .route("/healthz", get("ok\n"))
+        .route("/readyz", get(ready).with_state(readiness))
+        .merge(protected)
         .layer(from_fn_with_state(requests, request_metrics::measure))
-        .layer(CompressionLayer::new())
+        .layer(from_fn_with_state(security.live(), web_config::set_headers))
 }
 
-async fn metrics(State(page): State<Page>) -> Response {
-    ([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], page.scrape()).into_response()
+async fn metrics(State(page): State<Page>, method: Method, headers: HeaderMap) -> Response {
+    let rendered = page.current();
+    let packed = match encoding::prefers_gzip(&headers) {
+        true => rendered.gzip().await,
+        false => None,
+    };
+    // HEAD has no samples.
+    if method != Method::HEAD {
+        page.delivered(&rendered);
+    }
+    let described = [
+        (
+            CONTENT_TYPE,
+            HeaderValue::from_static(prometheus::CONTENT_TYPE),
+        ),
+        (VARY, HeaderValue::from_static("accept-encoding")),
+    ];
+    match packed {
+        Some(packed) => {
+            let coding = [(CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
+            (described, coding, packed).into_response()
+        }
+        None => (described, rendered.text()).into_response(),
+    }
 }
 
 /// Headers of both status endpoints: answers must not be cached or interpreted as another type, and

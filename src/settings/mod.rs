@@ -26,6 +26,7 @@ mod setting;
 mod shown;
 mod sources;
 pub mod table;
+mod web;
 
 pub use metrics::Metrics;
 pub use otel::{Compression, MetricsExporters, Otel, Otlp, Protocol, Signal, Temporality};
@@ -35,6 +36,7 @@ use shown::shown;
 pub use sources::Sources;
 use sources::{Found, Merged};
 use table::{SETTINGS, Setting};
+pub use web::{Token, Web};
 
 /// Why the settings cannot be used: one line, without secrets.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +117,8 @@ pub struct Settings {
     pub metrics: Metrics,
     /// The address on which `/metrics` is served.
     pub metrics_address: SocketAddr,
+    /// What protects the endpoints on that address.
+    pub web: Web,
     /// Logs.
     pub log: Log,
     /// Exporters.
@@ -182,6 +186,7 @@ impl Settings {
                 reader.required("METRICS_ADDR", |text| text.parse::<IpAddr>().ok())?,
                 reader.required("METRICS_PORT", |text| text.parse().ok())?,
             ),
+            web: web::load(&reader)?,
             log: Log {
                 level: reader.required("LOG_LEVEL", level)?,
                 format: reader.required("LOG_FORMAT", |text| match text {

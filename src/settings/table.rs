@@ -249,6 +249,21 @@ pub static SETTINGS: &[Setting] = &[
         "a port from 0 to 65535 (0 selects a free port)",
         "Port to listen on for `/metrics`, `/healthz`, `/readyz` and the status page.",
     ),
+    endpoint(
+        "WEB_CONFIG_FILE",
+        None,
+        "a readable YAML file in the format of Prometheus' web configuration",
+        "TLS, basic authentication and headers of the endpoints on `METRICS_PORT` (docs/deployment.md). The file, the certificate and the key are read again when they change.",
+    ),
+    of_kind(
+        Kind::Secret,
+        endpoint(
+            "METRICS_BEARER_TOKEN",
+            None,
+            "a token of visible ASCII characters",
+            "Bearer token that clients of the endpoints need, except for `/healthz` and `/readyz`. Users of `WEB_CONFIG_FILE` do not need it.",
+        ),
+    ),
     logging(
         "LOG_LEVEL",
         Some("INFO"),

@@ -1,7 +1,6 @@
 //! What the agent needs on its own machine: the port, and `STATE_DIR`.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use tokio::net::TcpListener;
@@ -11,6 +10,7 @@ use super::report::Line;
 use crate::blocking::Blocking;
 use crate::checkpoint::{Checkpoint, Error};
 use crate::commands::health::{self, Probe};
+use crate::http::Security;
 use crate::settings::Settings;
 
 const STATE_DIR: &str = "STATE_DIR";
@@ -18,14 +18,15 @@ const STATE_DIR: &str = "STATE_DIR";
 const SECOND_AGENT: &str = "this is expected next to a running agent; a second agent needs its own";
 
 /// Whether the agent could listen on its port.
-pub(super) async fn port(address: SocketAddr) -> Line {
+pub(super) async fn port(settings: &Settings) -> Line {
+    let address = settings.metrics_address;
     let error = match TcpListener::bind(address).await {
         Ok(_) => return Line::ok("port", format!("{address} is free")),
         Err(error) => error,
     };
     let detail = format!("cannot listen on {address}: {error}");
     match error.kind() {
-        ErrorKind::AddrInUse if health::ask(address, Probe::Live).await.is_ok() => {
+        ErrorKind::AddrInUse if health::ask(settings, Probe::Live).await.is_ok() => {
             let detail = format!("{address} is in use by a running agent");
             Line::warn("port", detail).hint(format!("{SECOND_AGENT} METRICS_PORT"))
         }
@@ -37,6 +38,18 @@ pub(super) async fn port(address: SocketAddr) -> Line {
             .hint("ports below 1024 need privileges: set METRICS_PORT to a higher one"),
         _ => Line::fail("port", detail).hint("check METRICS_ADDR and METRICS_PORT"),
     }
+}
+
+/// Whether the files that protect the endpoints can be used.
+pub(super) fn security(settings: &Settings) -> Option<Line> {
+    let web = &settings.web;
+    if web.config_file.is_none() && web.bearer_token.is_none() {
+        return None;
+    }
+    Some(match Security::load(web) {
+        Ok(security) => Line::ok("endpoints", security.describe()),
+        Err(error) => Line::fail("endpoints", error.to_string()),
+    })
 }
 
 /// Whether the agent could write its checkpoint. Leaves nothing in the folder.

@@ -88,7 +88,10 @@ pub async fn run(
     }
     prefect::check(&settings, &options, &mut report).await?;
     receivers::check(&settings, &mut report).await?;
-    report.add(machine::port(settings.metrics_address).await)?;
+    if let Some(line) = machine::security(&settings) {
+        report.add(line)?;
+    }
+    report.add(machine::port(&settings).await)?;
     report.add(machine::state_dir(&settings).await)?;
     Ok(match report.end()? {
         true => Verdict::Good,

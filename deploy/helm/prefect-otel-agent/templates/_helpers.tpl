@@ -80,6 +80,7 @@ namespace is written there: it is known when the pod runs, not when the chart is
 {{- $env := dict "METRICS_PORT" .Values.service.targetPort "STATE_DIR" "/state" }}
 {{- $_ := include "prefect-otel-agent.prefectEnv" . | fromYaml | merge $env }}
 {{- $_ := include "prefect-otel-agent.otlpEnv" . | fromYaml | merge $env }}
+{{- if .Values.webConfig.existingSecret }}{{ $_ := set $env "WEB_CONFIG_FILE" "/web/web.yml" }}{{ end }}
 {{- with include "prefect-otel-agent.exporters" . }}{{ $_ := set $env "OTEL_METRICS_EXPORTER" . }}{{ end }}
 {{- $_ := set $env "OTEL_RESOURCE_ATTRIBUTES" (include "prefect-otel-agent.resourceAttributes" .) }}
 {{- range $name, $value := .Values.env }}{{ $_ := set $env (upper $name) $value }}{{ end }}
@@ -185,7 +186,7 @@ file of settings, this is left to the file.
 
 {{/*
 Files from Secrets and ConfigMaps, for the volumes and the mounts: a list of {name, path, secret or
-configMap, items}.
+configMap, items}. Without items, all keys are files.
 */}}
 {{- define "prefect-otel-agent.files" -}}
 {{- $files := list }}
@@ -208,6 +209,9 @@ configMap, items}.
 {{- with .Values.prefectTls }}{{ if or .existingConfigMap .existingSecret }}
 {{- $files = append $files (dict "name" "prefect-tls" "path" "/certificates/prefect" "secret" .existingSecret "configMap" .existingConfigMap "items" (dict .key "ca.crt")) }}
 {{- end }}{{ end }}
+{{- with .Values.webConfig }}{{ if .existingSecret }}
+{{- $files = append $files (dict "name" "web-config" "path" "/web" "secret" .existingSecret) }}
+{{- end }}{{ end }}
 {{- with .Values.configFile }}{{ if or .existingConfigMap .existingSecret }}
 {{- $files = append $files (dict "name" "config-file" "path" "/config" "secret" .existingSecret "configMap" .existingConfigMap "items" (dict .key .key)) }}
 {{- end }}{{ end }}
@@ -217,6 +221,17 @@ configMap, items}.
 {{/* What the endpoint of a ServiceMonitor and that of a PodMonitor have in common. */}}
 {{- define "prefect-otel-agent.endpoint" -}}
 path: /metrics
+{{- if .context.Values.webConfig.tls }}
+scheme: https
+{{- end }}
+{{- with .monitor.tlsConfig }}
+tlsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .monitor.basicAuth }}
+basicAuth:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 interval: {{ .monitor.interval }}
 scrapeTimeout: {{ .monitor.scrapeTimeout }}
 relabelings:
