@@ -21,6 +21,9 @@
 //! - [`cli`]: arguments; [`commands`]: every command but `run`; [`docgen`]: the generated references;
 //! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and memory;
 //!   [`shutdown`]: its shutdown; [`stdio`]: the standard streams.
+//!
+//! The files named `properties.rs` state what must hold for any bytes from outside; the tests and the
+//! targets of `fuzz/` share them.
 
 #![warn(clippy::print_stderr)]
 
@@ -38,6 +41,8 @@ pub mod http;
 pub mod keeper;
 pub mod metrics;
 pub mod prefect;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 pub mod publisher;
 pub mod resource_usage;
 pub mod sampler;

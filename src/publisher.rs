@@ -71,7 +71,7 @@ impl Publisher {
             lingering: Lingering::default(),
             published: Published::new(interval * STALE_AFTER_INTERVALS + SLOWEST),
             // Cycles vary in length, so a new state may be slightly late.
-            patience: interval + interval / 4,
+            patience: interval.mul_f64(1.25),
         }
     }
 
