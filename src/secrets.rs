@@ -1,15 +1,13 @@
 //! Masks secrets: in the answers of servers, and in every log line and message.
 //!
-//! The settings [`learn`] each secret when they read it. [`Scrubbing`] masks all of them in what is
-//! written to a log, and [`scrubbed`] in any other message, wherever the text comes from.
+//! The settings `learn` each secret when they read it. All of them are masked in whatever is written
+//! to stderr (`stdio`), wherever the text comes from.
 
 use std::borrow::Cow;
-use std::io;
 use std::sync::{PoisonError, RwLock};
 
 use base64::Engine as _;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use tracing_subscriber::fmt::MakeWriter;
 
 /// Shorter values would match parts of ordinary words.
 const SHORTEST: usize = 4;
@@ -146,7 +144,8 @@ pub fn scrubbed(message: &str) -> String {
     into_text(scrub(message.as_bytes()).into_owned())
 }
 
-fn scrub(message: &[u8]) -> Cow<'_, [u8]> {
+/// The same for bytes.
+pub(crate) fn scrub(message: &[u8]) -> Cow<'_, [u8]> {
     let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
     if known.0.is_empty() && find(message, b"://").is_none() {
         return Cow::Borrowed(message);
@@ -176,39 +175,8 @@ fn hide_user_info(text: &mut [u8]) {
     }
 }
 
-/// Makes writers that mask secrets.
-pub(crate) struct Scrubbing<M>(pub(crate) M);
-
-impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for Scrubbing<M> {
-    type Writer = Scrubber<M::Writer>;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        Scrubber(self.0.make_writer())
-    }
-
-    fn make_writer_for(&'a self, meta: &tracing::Metadata<'_>) -> Self::Writer {
-        Scrubber(self.0.make_writer_for(meta))
-    }
-}
-
-/// Masks secrets in each line that is written. A line must be written at once, which tracing does.
-pub(crate) struct Scrubber<W>(W);
-
-impl<W: io::Write> io::Write for Scrubber<W> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.write_all(&scrub(line))?;
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
 
     #[test]
@@ -242,11 +210,9 @@ mod tests {
         learn(["Bearer pnu_0123456789"]);
         learn_basic("admin", "tr0ub4dor");
         learn(["zebra", "x7Q1"]);
-        let mut written = Vec::new();
         let line =
-            b"keys pnu_0123456789 YWRtaW46dHIwdWI0ZG9y admin:tr0ub4dor zebras zebra x7Q1 x7Q12\n";
-        Scrubber(&mut written).write_all(line).unwrap();
-        let written = String::from_utf8(written).unwrap();
+            "keys pnu_0123456789 YWRtaW46dHIwdWI0ZG9y admin:tr0ub4dor zebras zebra x7Q1 x7Q12\n";
+        let written = scrubbed(line);
         let stars = |length: usize| "*".repeat(length);
         // A short word is no secret that could be told from others.
         let expected = format!(
