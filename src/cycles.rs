@@ -267,15 +267,16 @@ impl Condition {
             tracing::info!(version, "Prefect can be read");
         }
         for (section, error) in &cycle.errors {
-            if !self.failing.contains(section) {
+            // After an outage, a section that has not been read again yet still has its error.
+            if cycle.tried.contains(section) && self.failing.insert(*section) {
                 tracing::warn!(section = section.as_str(), %error, "a section cannot be read; other sections are not affected");
             }
         }
-        let failing = cycle.errors.iter().map(|(section, _)| *section).collect();
+        let failing: HashSet<_> = cycle.errors.iter().map(|(section, _)| *section).collect();
         for section in self.failing.difference(&failing) {
             tracing::info!(section = section.as_str(), "the section can be read again");
         }
-        self.failing = failing;
+        self.failing.retain(|section| failing.contains(section));
     }
 }
 

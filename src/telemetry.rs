@@ -108,6 +108,8 @@ fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + 
         .with_target("opentelemetry", sdk)
         // It logs each failed handshake as an error; the request's own error has the reason.
         .with_target("rustls_platform_verifier", sdk)
+        // It logs every answer of a receiver that it cannot decode; the failed push has the reason.
+        .with_target("tonic", sdk)
         .with_target(OWN, log.level);
     match log.format {
         LogFormat::Text => fmt::layer()

@@ -24,6 +24,9 @@ pub struct Cycle {
     pub events: Vec<Event>,
     /// The sections that cannot be read at present, and why.
     pub errors: Vec<(Section, Error)>,
+    /// The sections that have been read or have failed in this cycle. Others may still have an
+    /// error from an earlier one.
+    pub tried: HashSet<Section>,
     /// The time spent on each section for which requests were sent.
     pub durations: Vec<(Section, Duration)>,
 }
@@ -90,6 +93,7 @@ impl Core {
             state: self.state(moment),
             events: std::mem::take(&mut self.events),
             errors: self.sections.failing(),
+            tried: self.sections.tried(),
             durations: self.sections.cycle_durations(),
         }
     }

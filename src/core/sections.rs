@@ -1,6 +1,7 @@
 //! The registry of sections, the parts of a workspace that are read on their own and can fail on
 //! their own: when each is due, how old it is, and how long reading it took.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::prefect::{Error, Skipped};
@@ -322,6 +323,12 @@ impl Sections {
     pub(super) fn failing(&self) -> Vec<(Section, Error)> {
         let error = |(section, status): (Section, &Status)| Some((section, status.error.clone()?));
         self.iter().filter_map(error).collect()
+    }
+
+    /// The sections that have been read or have failed in this cycle.
+    pub(super) fn tried(&self) -> HashSet<Section> {
+        let tried = self.iter().filter(|(_, status)| status.ended);
+        tried.map(|(section, _)| section).collect()
     }
 
     /// The sections read or tried in this cycle, and the time spent on each.
