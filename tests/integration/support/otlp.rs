@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read as _;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::body::Bytes;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::HeaderMap;
+use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
@@ -22,6 +24,7 @@ use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point;
 use prost::Message as _;
 use tonic::codec::CompressionEncoding;
+use tonic::service::Routes;
 
 use super::page::{Labels, Page};
 use super::tls::TlsListener;
@@ -40,17 +43,24 @@ pub(crate) struct Receiver {
     pub(crate) spans: Arc<Mutex<Vec<String>>>,
     pub(crate) logs: Arc<Mutex<Vec<String>>>,
     answers: Arc<Mutex<VecDeque<Answer>>>,
+    /// The answer to every push, once `answers` are used up.
+    always: Arc<Mutex<Option<MakeAnswer>>>,
+    /// How often it has been given.
+    given: Arc<AtomicUsize>,
 }
 
 /// The answer of the receiver to a push of metrics, instead of accepting it.
 pub(crate) enum Answer {
     /// Accepted, except this many points.
     Partial(i64, &'static str),
-    /// Over HTTP.
+    /// Over HTTP; for a receiver over gRPC, this answer over HTTP/2.
     Http(Response),
     /// Over gRPC.
     Grpc(tonic::Status),
 }
+
+/// Makes an answer each time, since answers cannot be copied.
+pub(crate) type MakeAnswer = fn() -> Answer;
 
 impl Receiver {
     /// Listens for OTLP over HTTP.
@@ -84,7 +94,7 @@ impl Receiver {
                     assert_eq!(headers["content-type"], "application/x-protobuf");
                     let body = plain(&headers, &body);
                     let request = ExportMetricsServiceRequest::decode(body.as_slice());
-                    let answer = metrics.answers.lock().unwrap().pop_front();
+                    let answer = metrics.next_answer();
                     let response = match answer {
                         Some(Answer::Http(response)) => return response,
                         Some(Answer::Grpc(_)) => unreachable!("this is HTTP"),
@@ -151,10 +161,33 @@ impl Receiver {
         let receiver = Receiver::default();
         let service = MetricsServiceServer::new(receiver.clone())
             .accept_compressed(CompressionEncoding::Gzip);
+        let instead = axum::middleware::from_fn_with_state(receiver.clone(), instead);
+        let router = Routes::new(service).into_axum_router().layer(instead);
         tokio::spawn(async move {
-            server.add_service(service).serve(address).await.unwrap();
+            let routes = Routes::from(router);
+            server.add_routes(routes).serve(address).await.unwrap();
         });
         receiver
+    }
+
+    fn next_answer(&self) -> Option<Answer> {
+        let next = self.answers.lock().unwrap().pop_front();
+        next.or_else(|| {
+            let answer = (*self.always.lock().unwrap())?;
+            self.given.fetch_add(1, Ordering::Relaxed);
+            Some(answer())
+        })
+    }
+
+    /// From now on, answers every push like this.
+    pub(crate) fn always(&self, answer: Option<MakeAnswer>) {
+        *self.always.lock().unwrap() = answer;
+        self.given.store(0, Ordering::Relaxed);
+    }
+
+    /// How many pushes have been answered like this.
+    pub(crate) fn answered(&self) -> usize {
+        self.given.load(Ordering::Relaxed)
     }
 
     fn take(&self, headers: &HeaderMap, metrics: ExportMetricsServiceRequest) {
@@ -214,7 +247,10 @@ impl MetricsService for Receiver {
         request: tonic::Request<ExportMetricsServiceRequest>,
     ) -> Result<tonic::Response<ExportMetricsServiceResponse>, tonic::Status> {
         let headers = request.metadata().clone().into_headers();
-        let answer = self.answers.lock().unwrap().pop_front();
+        // Taken for this request, see `instead`.
+        let extensions = request.extensions();
+        let answer = extensions.get::<Arc<Mutex<Option<Answer>>>>();
+        let answer = answer.and_then(|answer| answer.lock().unwrap().take());
         let response = match answer {
             Some(Answer::Grpc(status)) => return Err(status),
             Some(Answer::Http(_)) => unreachable!("this is gRPC"),
@@ -223,6 +259,25 @@ impl MetricsService for Receiver {
         };
         self.take(&headers, request.into_inner());
         Ok(tonic::Response::new(response))
+    }
+}
+
+/// Sends an answer over HTTP/2 that gRPC would not send.
+async fn instead(
+    State(receiver): State<Receiver>,
+    mut request: axum::extract::Request,
+    next: Next,
+) -> Response {
+    match receiver.next_answer() {
+        Some(Answer::Http(response)) => {
+            // A client may take an answer before the end of its message for a failure to send it.
+            _ = axum::body::to_bytes(request.into_body(), usize::MAX).await;
+            response
+        }
+        other => {
+            request.extensions_mut().insert(Arc::new(Mutex::new(other)));
+            next.run(request).await
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! Processes that a test starts, and stops by their ids.
 
-use std::ffi::OsStr;
 use std::io::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -17,19 +16,29 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(command: &mut Command) -> Self {
-        let command = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = command.process_group(0).spawn().unwrap();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let (lines, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
+        Process::start_reading(command.stdout(Stdio::null()))
+    }
+
+    /// The same, with the stdout of `command`.
+    pub(crate) fn start_reading(command: &mut Command) -> Self {
+        let mut process = Process::start_as_is(command.stderr(Stdio::piped()));
+        let (lines, stderr) = (Arc::clone(&process.log), process.child.stderr.take());
+        let stderr = BufReader::new(stderr.unwrap());
         std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            for line in stderr.lines().map_while(Result::ok) {
                 lines.lock().unwrap().push(line);
             }
         });
-        Process { child, log }
+        process
+    }
+
+    /// The same, with the stderr of `command`, which nobody reads.
+    pub(crate) fn start_as_is(command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::null()).process_group(0);
+        Process {
+            child: command.spawn().unwrap(),
+            log: Arc::default(),
+        }
     }
 
     /// Its id.
@@ -172,27 +181,53 @@ pub(crate) fn run_agent(
 
 /// The agent's command on a host with this name, if the system supports user namespaces.
 fn on_host(command: Command, host: &str) -> Command {
-    let in_namespace = |program: &[&OsStr]| {
-        let mut unshare = Command::new("unshare");
-        let name = ["sh", "-c", "hostname \"$0\" && exec \"$@\"", host];
-        unshare.args(["--user", "--map-root-user", "--uts"]);
-        unshare.args(name).args(program).stderr(Stdio::null());
-        unshare
-    };
-    let mut probe = in_namespace(&[OsStr::new("true")]);
-    if !probe.status().is_ok_and(|status| status.success()) {
-        // CI may run in a container that forbids it; unit tests cover the effect of the name.
-        let what =
-            "LEFT OUT: another host name needs user namespaces; the process runs on this host";
-        _ = writeln!(std::io::stderr(), "{what}");
+    if !has_namespaces() {
+        left_out("another host name needs user namespaces; the process runs on this host");
         return command;
     }
-    let mut elsewhere = in_namespace(&[command.get_program()]);
+    let name = format!("hostname {host} && exec \"$0\" \"$@\"");
+    within(
+        command,
+        &["unshare", "--user", "--map-root-user", "--uts"],
+        &name,
+    )
+}
+
+/// The command as a shell becomes it at the end of `script`, `exec "$0" "$@"`. With `mounts`, the
+/// script can mount file systems, which only this process sees.
+pub(crate) fn by_shell(command: Command, mounts: bool, script: &str) -> Command {
+    match mounts {
+        true => within(
+            command,
+            &["unshare", "--user", "--map-root-user", "--mount"],
+            script,
+        ),
+        false => within(command, &["env"], script),
+    }
+}
+
+/// Whether the system supports user namespaces. CI may run in a container that forbids it.
+pub(crate) fn has_namespaces() -> bool {
+    let mut probe = Command::new("unshare");
+    probe.args(["--user", "--map-root-user", "--mount", "--uts", "true"]);
+    let probe = probe.stderr(Stdio::null()).status();
+    probe.is_ok_and(|status| status.success())
+}
+
+/// Says what a test leaves out on this machine.
+pub(crate) fn left_out(what: &str) {
+    _ = writeln!(std::io::stderr(), "LEFT OUT: {what}");
+}
+
+fn within(command: Command, wrapper: &[&str], script: &str) -> Command {
+    let mut shell = Command::new(wrapper[0]);
+    shell.args(&wrapper[1..]).args(["sh", "-c", script]);
+    shell.arg(command.get_program()).args(command.get_args());
     let environment = command.get_envs();
     let environment = environment.filter_map(|(name, value)| Some((name, value?)));
-    elsewhere.env_clear().envs(environment);
-    elsewhere.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-    elsewhere
+    shell.env_clear().envs(environment);
+    shell.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    shell
 }
 
 /// The agent as a process.
