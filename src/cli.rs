@@ -147,7 +147,7 @@ fn format(names: &[&'static str]) -> Arg {
         .long(FORMAT)
         .value_name("FORMAT")
         .value_parser(names.to_vec())
-        .default_value(names[0])
+        .default_value(names.first().copied().unwrap_or_default())
         .help("Output format")
 }
 

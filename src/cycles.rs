@@ -80,15 +80,16 @@ impl Cycles {
         let request_timeout = settings.prefect.request_timeout;
         let deadline = Sampler::deadline(&config, request_timeout);
         let interval = config.interval;
+        let stale_after = interval.saturating_mul(STALE_AFTER_INTERVALS);
         Ok(Cycles {
             sampler: Sampler::new(Core::new(config, saved), client, deadline),
             keeper,
             exporters,
             options,
             counts: CycleCounts::default(),
-            readiness: Readiness::new(interval * STALE_AFTER_INTERVALS + request_timeout),
+            readiness: Readiness::new(stale_after.saturating_add(request_timeout)),
             condition: Condition::default(),
-            in_use: IN_USE.max(interval * 4),
+            in_use: IN_USE.max(interval.saturating_mul(4)),
             up: false,
             measured: 0,
             journal: Journal::new(interval),

@@ -1,5 +1,8 @@
 //! Generates reference tables from the declarations in the code: as text, Markdown and JSON.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
+
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
@@ -106,7 +109,8 @@ fn block(titles: &[&str], line: &[String], width: u16) -> String {
     let cells: Vec<_> = cells
         .map(|(title, cell)| vec![format!("    {title}"), cell.clone()])
         .collect();
-    format!("{}\n{}\n", line[0], aligned(&cells, Some(width)))
+    let name = line.first().map_or("", String::as_str);
+    format!("{name}\n{}\n", aligned(&cells, Some(width)))
 }
 
 /// The fields of one entry.

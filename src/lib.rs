@@ -20,6 +20,9 @@
 //! - [`cli`]: arguments; [`commands`]: every command but `run`; [`docgen`]: the generated references;
 //! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and memory;
 //!   [`shutdown`]: its shutdown.
+//!
+//! The files named `properties.rs` state what must hold for any bytes from outside; the tests and the
+//! targets of `fuzz/` share them.
 
 pub mod agent;
 mod cause;
@@ -33,6 +36,8 @@ pub mod export;
 pub mod http;
 pub mod metrics;
 pub mod prefect;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 pub mod publisher;
 pub mod resource_usage;
 pub mod sampler;

@@ -63,7 +63,7 @@ impl Publisher {
             started: Instant::now(),
             lingering: Lingering::default(),
             // Cycles vary in length, so a new state may be slightly late.
-            patience: interval + interval / 4,
+            patience: interval.mul_f64(1.25),
         }
     }
 

@@ -45,7 +45,7 @@ impl Sampler {
     /// How long a cycle may take. All retries together could take longer, but alerts depend on
     /// timely cycles.
     pub fn deadline(config: &Config, request_timeout: Duration) -> Duration {
-        config.interval.max(request_timeout) * 2
+        config.interval.max(request_timeout).saturating_mul(2)
     }
 
     /// The state before the first cycle, from the checkpoint.

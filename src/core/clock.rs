@@ -66,17 +66,17 @@ impl ServerClock {
     /// answers.
     pub fn earliest(&self, moment: Moment) -> Option<Timestamp> {
         let estimate = self.estimate(moment)?;
-        let plausible = |offset: &SignedDuration| (*offset - estimate).abs() <= PLAUSIBLE;
+        let plausible = |offset: &SignedDuration| apart(*offset, estimate) <= PLAUSIBLE;
         let all = self.offsets.iter().copied().filter(plausible);
         let earliest = all.min().unwrap_or(estimate);
         // `Date` is truncated to whole seconds, so it is up to one second early.
-        let agrees = (earliest - estimate).abs() <= TOLERANCE;
+        let agrees = apart(earliest, estimate) <= TOLERANCE;
         Some(at(if agrees { estimate } else { earliest }, moment))
     }
 
     fn estimate(&self, moment: Moment) -> Option<SignedDuration> {
         let own = offset(moment.wall, moment);
-        let agrees = |offset: &SignedDuration| (*offset - own).abs() <= TOLERANCE;
+        let agrees = |offset: &SignedDuration| apart(*offset, own) <= TOLERANCE;
         let latest = self.offsets.iter().rev().take(MEDIAN_OF);
         let mut latest: Vec<_> = latest.copied().collect();
         if latest.len() < 3 {
@@ -87,12 +87,16 @@ impl ServerClock {
         }
         // If two servers have different clocks, the one that agrees with the local clock wins.
         let agreeing = latest.iter().filter(|offset| agrees(offset)).count();
-        if agreeing * 3 >= latest.len() {
+        if agreeing >= latest.len().div_ceil(3) {
             return Some(own);
         }
         latest.sort_unstable();
         latest.get(latest.len() / 2).copied()
     }
+}
+
+fn apart(one: SignedDuration, other: SignedDuration) -> SignedDuration {
+    one.saturating_sub(other).abs()
 }
 
 fn offset(time: Timestamp, moment: Moment) -> SignedDuration {

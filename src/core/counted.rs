@@ -98,7 +98,7 @@ impl Counted {
             end,
         };
         self.runs.entry(key(run)).or_default().push(entry);
-        self.pairs += 1;
+        self.pairs = self.pairs.saturating_add(1);
         true
     }
 
@@ -120,9 +120,11 @@ impl Counted {
             let entries = self.runs.values().flatten();
             let mut seen: Vec<f64> = entries.map(|entry| entry.seen).collect();
             // Drop a quarter at once, rather than one pair for each new one.
-            let index = seen.len() - self.most * 3 / 4;
-            let (_, nth, _) = seen.select_nth_unstable_by(index, f64::total_cmp);
-            oldest = oldest.max(*nth);
+            let index = seen.len().saturating_sub(self.most.saturating_mul(3) / 4);
+            if index < seen.len() {
+                let (_, nth, _) = seen.select_nth_unstable_by(index, f64::total_cmp);
+                oldest = oldest.max(*nth);
+            }
         }
         let (forgotten_until, pairs) = (&mut self.forgotten_until, &mut self.pairs);
         self.runs.retain(|_, entries| {
@@ -130,7 +132,7 @@ impl Counted {
                 let keep = entry.seen >= oldest;
                 if !keep {
                     *forgotten_until = entry.end.min(now).max(*forgotten_until);
-                    *pairs -= 1;
+                    *pairs = pairs.saturating_sub(1);
                 }
                 keep
             });
@@ -167,7 +169,7 @@ impl Counted {
             };
             let run = counted.runs.entry(row.run.as_u128()).or_default();
             run.push(entry);
-            counted.pairs += 1;
+            counted.pairs = counted.pairs.saturating_add(1);
         }
         counted
     }

@@ -109,7 +109,7 @@ impl Cursor {
         let since = self
             .position
             .map_or(start, |position| before(position.min(earliest), OVERLAP));
-        let until = after(since, self.span + OVERLAP);
+        let until = after(since, self.span.saturating_add(OVERLAP));
         let last = until >= earliest;
         let range = Range {
             after: Some(since),
@@ -147,7 +147,7 @@ impl Cursor {
             self.position = Some(slice.then);
             self.up_to_date = slice.last;
             self.slice = None;
-            self.span = (self.span * 2).min(SLICE);
+            self.span = self.span.saturating_mul(2).min(SLICE);
         }
     }
 
@@ -161,8 +161,8 @@ impl Cursor {
 
     /// Notes that a page timed out: the next pages are smaller, and the next slice is shorter.
     pub(super) fn timed_out(&mut self) {
-        self.halved = (self.halved + 1).min(8);
-        self.span = (self.span / 2).max(SHORTEST_SLICE);
+        self.halved = self.halved.saturating_add(1).min(8);
+        self.span = self.span.mul_f64(0.5).max(SHORTEST_SLICE);
     }
 
     /// How far the cursor is behind `now`.

@@ -156,7 +156,7 @@ impl Core {
             Some((section, state))
         });
         let age = moment.uptime.saturating_sub(self.ended_at);
-        let stale_after = self.config.interval * STALE_AFTER_INTERVALS;
+        let stale_after = self.config.interval.saturating_mul(STALE_AFTER_INTERVALS);
         Snapshot {
             now,
             up: self.sections.up() && age <= stale_after,
@@ -180,7 +180,7 @@ impl Core {
     /// The number of terminal states that are remembered as counted.
     pub fn remembered(&self) -> usize {
         let tasks = self.tasks.as_ref().map_or(0, |tasks| tasks.counted.len());
-        self.runs.counted.len() + tasks
+        self.runs.counted.len().saturating_add(tasks)
     }
 
     /// The content of a checkpoint; `None` if it would not differ from the last one.

@@ -93,19 +93,22 @@ impl Keyed {
             return vec![self];
         };
         let (from, to) = (after.as_microsecond(), before.as_microsecond());
-        let width = to.saturating_sub(from) / parts.max(1);
+        let width = to.saturating_sub(from).checked_div(parts);
+        let width = width.unwrap_or_default();
         if self.done || width == 0 {
             return vec![self];
         }
         let edge = |part: i64| match part {
             0 => Some(after),
             part if part == parts => Some(before),
-            part => Timestamp::from_microsecond(from + width * part).ok(),
+            part => {
+                Timestamp::from_microsecond(from.saturating_add(width.saturating_mul(part))).ok()
+            }
         };
         let part = |part: i64| Keyed {
             range: Range {
                 after: edge(part),
-                before: edge(part + 1),
+                before: edge(part.saturating_add(1)),
             },
             ..self.clone()
         };

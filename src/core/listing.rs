@@ -169,7 +169,7 @@ impl<T: Object> Listing<T> {
         if complete || self.again >= AGAIN {
             return Stage::Done;
         }
-        self.again += 1;
+        self.again = self.again.saturating_add(1);
         Stage::First
     }
 }

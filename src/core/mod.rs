@@ -28,6 +28,8 @@ mod keyed;
 mod labels;
 mod last_runs;
 mod listing;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod runs;
 pub mod saved;
 pub mod sections;
@@ -262,7 +264,8 @@ impl Core {
         self.sections.begin(moment.uptime);
         self.reader.begin(&self.sections);
         self.runs.begin(moment.uptime, self.config.first_page_only);
-        self.finished.begin(moment.uptime + self.config.interval);
+        let next = moment.uptime.saturating_add(self.config.interval);
+        self.finished.begin(next);
         if let Some(tasks) = &mut self.tasks {
             tasks.begin(moment.uptime);
         }

@@ -98,7 +98,7 @@ impl Runs {
 
     /// Begins a cycle.
     pub(super) fn begin(&mut self, uptime: Duration, first_page_only: bool) {
-        self.cycle += 1;
+        self.cycle = self.cycle.wrapping_add(1);
         self.unfinished.begin(uptime, first_page_only);
     }
 
@@ -237,7 +237,9 @@ impl Runs {
     pub(super) fn plan(&self, uptime: Duration) -> Vec<Request> {
         let ready = |waiting: &&Waiting| {
             // The next cycle lists the run in its new state.
-            let listed = waiting.had_later.is_none_or(|cycle| self.cycle > cycle + 1);
+            let listed = waiting
+                .had_later
+                .is_none_or(|cycle| self.cycle > cycle.saturating_add(1));
             waiting.needs_history && waiting.not_before <= uptime && listed
         };
         let waiting = self
@@ -266,9 +268,10 @@ impl Runs {
         // A lagging replica may not have the current state yet.
         let is_current = |state: &RunState| waiting.run.state_id.as_ref() == Some(&state.id);
         let Some(states) = states.filter(|states| states.iter().any(is_current)) else {
-            waiting.tries += 1;
+            waiting.tries = waiting.tries.saturating_add(1);
             // After 1, 2, 3 … 10 intervals; at 30 s, the last try comes after more than an hour.
-            waiting.not_before = uptime + (interval * waiting.tries).min(interval * 10);
+            let wait = interval.saturating_mul(waiting.tries.min(10));
+            waiting.not_before = uptime.saturating_add(wait);
             waiting.needs_history = waiting.tries < MOST_TRIES;
             if !waiting.needs_history {
                 self.unread.remove(id);
@@ -279,7 +282,7 @@ impl Runs {
             // If the run has changed its state, the next cycle lists it in its new state. Otherwise
             // clocks differ.
             waiting.had_later = Some(self.cycle);
-            waiting.tries += 1;
+            waiting.tries = waiting.tries.saturating_add(1);
             return;
         }
         waiting.needs_history = false;

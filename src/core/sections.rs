@@ -188,11 +188,13 @@ impl Sections {
 
     /// The age beyond which a section is stale.
     pub(super) fn stale_after(&self, section: Section) -> Duration {
-        self.interval(section).max(self.interval) * STALE_AFTER_INTERVALS
+        let interval = self.interval(section).max(self.interval);
+        interval.saturating_mul(STALE_AFTER_INTERVALS)
     }
 
     /// Begins a cycle: decides which sections are due.
     pub(super) fn begin(&mut self, uptime: Duration) {
+        let soon = uptime.saturating_add(SLACK);
         for index in 0..self.all.len() {
             let interval = self
                 .all
@@ -207,8 +209,8 @@ impl Sections {
                 Cadence::Inventory => interval,
             };
             let since = status.read_at.filter(|_| status.failures == 0);
-            let waited = since.is_none_or(|at| uptime.saturating_sub(at) + SLACK >= interval);
-            status.due = waited && uptime + SLACK >= status.retry_at;
+            let waited = since.is_none_or(|at| soon.saturating_sub(at) >= interval);
+            status.due = waited && soon >= status.retry_at;
             status.ended = false;
             status.has_read = false;
             status.answered = false;
@@ -238,13 +240,15 @@ impl Sections {
                     "an object in an answer from Prefect cannot be decoded and is skipped; prefect_agent_objects_skipped_total counts such objects"
                 );
             }
-            status.skipped += skipped.len() as u64;
+            status.skipped = status.skipped.saturating_add(skipped.len() as u64);
         });
     }
 
     /// Adds the time that the section's requests of one round took.
     pub(super) fn took(&mut self, section: Section, time: Duration) {
-        self.update(section, |status| status.took += time);
+        self.update(section, |status| {
+            status.took = status.took.saturating_add(time);
+        });
     }
 
     /// Whether Prefect can be read: a list that every server has was answered in this cycle.
@@ -280,7 +284,7 @@ impl Sections {
     pub(super) fn failed(&mut self, section: Section, error: Error, uptime: Duration) {
         let interval = self.interval;
         self.update(section, |status| {
-            status.errors += 1;
+            status.errors = status.errors.saturating_add(1);
             if status.ended && !status.has_read {
                 // Another of its requests has already failed in this cycle.
                 return;
@@ -288,8 +292,9 @@ impl Sections {
             status.failures = status.failures.saturating_add(1);
             if !error.is_transient() && !error.is_timeout() {
                 let doubled = 2_u32.saturating_pow(status.failures.saturating_sub(1).min(10));
-                let wait = (interval * doubled.saturating_sub(1)).min(LONGEST_BACKOFF);
-                status.retry_at = uptime + wait;
+                let wait = interval.saturating_mul(doubled.saturating_sub(1));
+                let wait = wait.min(LONGEST_BACKOFF);
+                status.retry_at = uptime.saturating_add(wait);
             }
             status.error = Some(error);
             (status.ended, status.has_read) = (true, false);
@@ -298,7 +303,9 @@ impl Sections {
 
     /// Counts the failure of a request that the section does not depend on in this cycle.
     pub(super) fn error(&mut self, section: Section) {
-        self.update(section, |status| status.errors += 1);
+        self.update(section, |status| {
+            status.errors = status.errors.saturating_add(1);
+        });
     }
 
     /// Fails every section that is due and has not been read.

@@ -31,7 +31,7 @@ impl Core {
     /// The state at `moment`. A checkpoint must be written before the state is published, so that
     /// no value is lower after a restart.
     pub fn state(&mut self, moment: Moment) -> Arc<State> {
-        self.number += 1;
+        self.number = self.number.saturating_add(1);
         let (counters, grows) = self.counters.show(self.number, self.shown);
         // No value may be lower after a restart.
         self.changed |= grows;

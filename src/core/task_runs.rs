@@ -163,7 +163,8 @@ impl TaskRuns {
                     range.after.unwrap_or(now)
                 });
                 let continues = full && oldest.is_none_or(|oldest| oldest >= since);
-                unfiltered.offset += page.limit - page.limit / PAGE_OVERLAP;
+                let step = page.limit.saturating_sub(page.limit / PAGE_OVERLAP);
+                unfiltered.offset = unfiltered.offset.saturating_add(step);
                 if !continues {
                     *unfiltered = Unfiltered::default();
                     self.cursor.read_all();

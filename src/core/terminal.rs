@@ -138,7 +138,7 @@ pub(super) fn earlier(
         match state.kind {
             StateType::Paused => paused = true,
             StateType::Running if paused => paused = false,
-            StateType::Running => history.starts += 1,
+            StateType::Running => history.starts = history.starts.saturating_add(1),
             kind if kind.is_final() => paused = false,
             _ => {}
         }

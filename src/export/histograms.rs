@@ -115,8 +115,8 @@ impl Histograms {
             let gone = family.places.iter();
             let gone = gone.filter(|([deployment, flow], _)| !is_alive(deployment, flow));
             let gone: usize = gone.map(|(_, series)| series.len()).sum();
-            live += family.count - gone;
-            dead += gone;
+            live = family.count.saturating_sub(gone).saturating_add(live);
+            dead = gone.saturating_add(dead);
             in_the_way |= family.is_full && gone > 0;
         }
         if !in_the_way && dead <= live.max(FEW) {
@@ -158,7 +158,7 @@ impl Recorded {
             self.is_full = true;
             return;
         }
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
         self.places.entry(place).or_default().insert(series);
     }
 }

@@ -142,7 +142,7 @@ fn stream(instrument: &Instrument, limit: usize, exponential: bool) -> Option<St
         true => limit,
         false => FEW,
     };
-    let mut stream = Stream::builder().with_cardinality_limit(limit + 2);
+    let mut stream = Stream::builder().with_cardinality_limit(limit.saturating_add(2));
     if exponential && instrument.kind() == InstrumentKind::Histogram {
         stream = stream.with_aggregation(EXPONENTIAL);
     }

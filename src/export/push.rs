@@ -312,7 +312,7 @@ impl Sender {
                 "pushes fail; the agent tries again after every cycle"
             );
         }
-        *failed += 1;
+        *failed = failed.saturating_add(1);
     }
 }
 

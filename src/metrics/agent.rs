@@ -215,12 +215,14 @@ pub struct CycleCounts([u64; Outcome::ALL.len()]);
 impl CycleCounts {
     /// Counts a cycle.
     pub fn count(&mut self, outcome: Outcome) {
-        self.0[outcome as usize] += 1;
+        if let Some(count) = self.0.get_mut(outcome as usize) {
+            *count = count.saturating_add(1);
+        }
     }
 
     /// The number of cycles with this outcome.
     pub fn of(&self, outcome: Outcome) -> u64 {
-        self.0[outcome as usize]
+        self.0.get(outcome as usize).copied().unwrap_or_default()
     }
 
     /// Whether any cycle has been completed.

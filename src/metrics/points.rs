@@ -70,12 +70,12 @@ impl<'a> Points<'a> {
     /// Sets the value of a series. If several objects have equal attributes, the last value is
     /// kept.
     pub fn set<const N: usize>(&mut self, values: [Arc<str>; N], value: f64) {
-        self.point(&values, None).value = value;
+        self.change(&values, None, |point| point.value = value);
     }
 
     /// Adds to the value of a series.
     pub fn add<const N: usize>(&mut self, values: [Arc<str>; N], value: f64) {
-        self.point(&values, None).value += value;
+        self.change(&values, None, |point| point.value += value);
     }
 
     /// Adds the exported values of a counter.
@@ -83,18 +83,23 @@ impl<'a> Points<'a> {
         for (series, total) in &totals.series {
             let split = series.split_at_checked(self.family.attributes.len());
             let (values, tags) = split.unwrap_or((series, &[]));
-            self.point(values, Some(tags)).count(total);
+            self.change(values, Some(tags), |point| point.count(total));
         }
         if let Some(total) = &totals.overflow {
             // The number of these series is unknown, but at least one.
             self.dropped.insert(Vec::new());
-            self.overflow().count(total);
+            self.change_overflow(|point| point.count(total));
         }
     }
 
-    /// The point with these values. The values of its deployment's tags are the current ones, or
-    /// `tags` if they were recorded when it was counted.
-    fn point(&mut self, values: &[Label], tags: Option<&[Label]>) -> &mut Point {
+    /// Changes the point with these values. The values of its deployment's tags are the current
+    /// ones, or `tags` if they were recorded when it was counted.
+    fn change(
+        &mut self,
+        values: &[Label],
+        tags: Option<&[Label]>,
+        change: impl FnOnce(&mut Point),
+    ) {
         debug_assert_eq!(
             values.len(),
             self.family.attributes.len(),
@@ -104,39 +109,42 @@ impl<'a> Points<'a> {
         let kept = kept.filter(|(_, name)| !self.options.leaves_out(name));
         let kept = kept.map(|(value, _)| value);
         let key: Vec<_> = kept.chain(tags.unwrap_or_default()).cloned().collect();
-        if let Some(index) = self.index.get(&key) {
-            return &mut self.points[*index];
+        let known = self.index.get(&key);
+        if let Some(point) = known.and_then(|index| self.points.get_mut(*index)) {
+            return change(point);
         }
         if self.family.is_of_prefect() && self.index.len() >= self.options.cardinality_limit {
             self.dropped.insert(key);
-            return self.overflow();
+            return self.change_overflow(change);
         }
-        let index = self.points.len();
-        self.index.insert(key, index);
+        self.index.insert(key, self.points.len());
         let attributes = match tags {
             Some(tags) => self.options.counted(self.family, values, tags),
             None => self.options.series(self.family, values, self.tags),
         };
-        self.points.push(Point {
+        self.begin(attributes, change);
+    }
+
+    /// Changes the point that combines the series beyond the limit.
+    fn change_overflow(&mut self, change: impl FnOnce(&mut Point)) {
+        let known = self.overflow;
+        if let Some(point) = known.and_then(|index| self.points.get_mut(index)) {
+            return change(point);
+        }
+        self.overflow = Some(self.points.len());
+        let mut attributes = vec![KeyValue::new(OVERFLOW, true)];
+        attributes.extend_from_slice(self.options.common());
+        self.begin(attributes, change);
+    }
+
+    fn begin(&mut self, attributes: Vec<KeyValue>, change: impl FnOnce(&mut Point)) {
+        let mut point = Point {
             value: 0.0,
             attributes,
             start: None,
-        });
-        &mut self.points[index]
-    }
-
-    fn overflow(&mut self) -> &mut Point {
-        let index = *self.overflow.get_or_insert(self.points.len());
-        if index == self.points.len() {
-            let mut attributes = vec![KeyValue::new(OVERFLOW, true)];
-            attributes.extend_from_slice(self.options.common());
-            self.points.push(Point {
-                value: 0.0,
-                attributes,
-                start: None,
-            });
-        }
-        &mut self.points[index]
+        };
+        change(&mut point);
+        self.points.push(point);
     }
 
     /// Adds zeros for series that no longer have a count. They never displace other series.

@@ -106,7 +106,8 @@ fn late_runs(view: &View<'_>) -> HashMap<Arc<str>, u32> {
     let mut count = HashMap::new();
     for run in view.snapshot.unfinished.iter().filter(|run| run.is_late()) {
         if let Some(queue) = &run.work_queue_id {
-            *count.entry(Arc::clone(queue)).or_default() += 1;
+            let runs: &mut u32 = count.entry(Arc::clone(queue)).or_default();
+            *runs = runs.saturating_add(1);
         }
     }
     count

@@ -358,7 +358,7 @@ impl Error {
 
 /// `Retry-After` is a number of seconds, or a date, which is relative to the server's `Date` (RFC
 /// 9110, 10.2.3).
-fn seconds_or_date(text: &str, date: Option<&str>) -> Option<Duration> {
+pub(super) fn seconds_or_date(text: &str, date: Option<&str>) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse::<u32>() {
         return Some(Duration::from_secs(seconds.into()));
     }

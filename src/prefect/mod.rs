@@ -11,6 +11,8 @@ mod csrf;
 mod decode;
 mod error;
 pub mod objects;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 pub mod request;
 pub mod runs;
 

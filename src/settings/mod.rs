@@ -21,6 +21,8 @@ mod near;
 mod otel;
 mod prefect;
 mod profile;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 pub mod report;
 mod setting;
 mod shown;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use config::Value;
 
 use super::file::{invalid, parse, text};
+use crate::docgen::visible;
 
 /// The settings that are taken from a profile.
 pub(super) const SETTINGS: [&str; 5] = [
@@ -97,7 +98,7 @@ fn expanded(path: &str, user: Option<&str>) -> Option<PathBuf> {
     }
 }
 
-type Found = Option<(Profile, BTreeMap<String, String>)>;
+pub(super) type Found = Option<(Profile, BTreeMap<String, String>)>;
 
 fn read(path: &Path, chosen: Option<String>, is_expected: bool) -> Result<Found, String> {
     let content = match std::fs::read_to_string(path) {
@@ -112,7 +113,12 @@ fn read(path: &Path, chosen: Option<String>, is_expected: bool) -> Result<Found,
         }
         Err(error) => return Err(error.to_string()),
     };
-    let mut file = parse(&content, config::FileFormat::Toml)?;
+    choose(&content, path, chosen)
+}
+
+/// The profile `chosen`, or the active one, in the content of the file.
+pub(super) fn choose(content: &str, path: &Path, chosen: Option<String>) -> Result<Found, String> {
+    let mut file = parse(content, config::FileFormat::Toml)?;
     let active = || text(file.get("active")?);
     let Some(name) = chosen.or_else(active) else {
         return Ok(None);
@@ -131,7 +137,7 @@ fn read(path: &Path, chosen: Option<String>, is_expected: bool) -> Result<Found,
         names.dedup();
         return Err(format!(
             "there is no profile {name:?}; available: {}",
-            names.join(", ")
+            visible(&names.join(", "))
         ));
     };
     let values = profile

@@ -43,8 +43,9 @@ impl Troubled<'_> {
     }
 
     /// The sort key: the worst deployment has the smallest.
-    fn rank(&self) -> (Reverse<(u8, usize, usize)>, Label) {
-        let troubles = u8::from(self.is_failing()) + u8::from(!self.late.is_empty());
+    fn rank(&self) -> (Reverse<(usize, usize, usize)>, Label) {
+        let troubles = [self.is_failing(), !self.late.is_empty()];
+        let troubles = troubles.into_iter().filter(|trouble| *trouble).count();
         let many = (troubles, self.late.len(), self.failed.len());
         (Reverse(many), self.deployment.name.label())
     }

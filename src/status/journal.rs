@@ -18,6 +18,7 @@ pub const WINDOW: Duration = Duration::from_secs(3_600);
 /// The minimum time that a bar of the chart covers. Cycles with a shorter interval share a bar, so
 /// the number of bars is limited.
 const SHORTEST_BAR: Duration = Duration::from_secs(30);
+const MOST_BARS: u64 = WINDOW.as_secs() / SHORTEST_BAR.as_secs();
 
 /// Consecutive cycles that share a bar of the chart.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +76,8 @@ impl Journal {
 
     /// The time that a bar covers.
     pub fn bar_length(&self) -> Duration {
-        self.interval * u32::try_from(self.per_bar).unwrap_or(1)
+        let cycles = u32::try_from(self.per_bar).unwrap_or(1);
+        self.interval.saturating_mul(cycles)
     }
 
     /// Records a cycle that has ended.
@@ -100,7 +102,7 @@ impl Journal {
 
     fn add(&mut self, outcome: Outcome, duration: Duration, now: Timestamp) {
         let shares = !self.cycles.is_multiple_of(self.per_bar);
-        self.cycles += 1;
+        self.cycles = self.cycles.saturating_add(1);
         let last = if shares { self.bars.pop_back() } else { None };
         let mut bar = last.unwrap_or(Bar {
             ended: now,
@@ -118,8 +120,7 @@ impl Journal {
             self.bars.pop_front();
         }
         // If the clock is set back, the number of bars must not grow.
-        let most = WINDOW.as_secs() / SHORTEST_BAR.as_secs();
-        while self.bars.len() as u64 > most {
+        while self.bars.len() as u64 > MOST_BARS {
             self.bars.pop_front();
         }
     }
@@ -159,10 +160,10 @@ impl Calls {
         let call = (record.method.to_owned(), record.url_template.to_owned());
         let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let requests = calls.entry(call).or_default();
-        requests.count += 1;
-        requests.duration += record.duration;
+        requests.count = requests.count.saturating_add(1);
+        requests.duration = requests.duration.saturating_add(record.duration);
         if let Some(kind) = record.error_type {
-            requests.errors += 1;
+            requests.errors = requests.errors.saturating_add(1);
             requests.last_error = Some((Timestamp::now(), kind.to_owned()));
         }
     }

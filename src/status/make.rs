@@ -186,11 +186,17 @@ fn flow_runs(snapshot: &Snapshot) -> FlowRuns {
     }
 }
 
+/// The sum of numbers from a server, which may be any.
+fn sum(numbers: impl Iterator<Item = u64>) -> u64 {
+    numbers.fold(0, u64::saturating_add)
+}
+
 /// Runs by state, in descending order of their number.
 fn states(runs: impl Iterator<Item = (Option<StateType>, Arc<str>, u64)>) -> States {
     let mut counts: BTreeMap<_, u64> = BTreeMap::new();
     for (kind, name, count) in runs {
-        *counts.entry((kind, name)).or_default() += count;
+        let known = counts.entry((kind, name)).or_default();
+        *known = known.saturating_add(count);
     }
     let mut counts: Vec<_> = counts.into_iter().filter(|(_, runs)| *runs > 0).collect();
     counts.sort_by_key(|(_, runs)| Reverse(*runs));
@@ -203,7 +209,7 @@ fn states(runs: impl Iterator<Item = (Option<StateType>, Arc<str>, u64)>) -> Sta
     States {
         states: counts.into_iter().map(state).collect(),
         omitted_states: left_out.len(),
-        omitted_runs: left_out.iter().map(|(_, runs)| runs).sum(),
+        omitted_runs: sum(left_out.iter().map(|(_, runs)| *runs)),
     }
 }
 
@@ -258,4 +264,19 @@ fn series(readings: &[Reading]) -> Vec<Series> {
             .map_or(0, |dropped| *dropped as u64),
     };
     readings.iter().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_beyond_the_range_are_the_largest_number() {
+        let twice = [(None, Arc::from("a"), u64::MAX), (None, Arc::from("a"), 1)];
+        let shown = states(twice.into_iter());
+        assert_eq!(shown.states.first().map(|state| state.runs), Some(u64::MAX));
+        let many = (0..STATES + 3).map(|name| (None, Arc::from(name.to_string()), u64::MAX));
+        let shown = states(many);
+        assert_eq!((shown.omitted_states, shown.omitted_runs), (3, u64::MAX));
+    }
 }

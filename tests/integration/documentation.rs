@@ -98,6 +98,11 @@ const COMMANDS: &[(&str, By)] = &[
         By::Check("tests/integration/stack.rs", "examples/service/load"),
     ),
     ("./demo/run", By::Check(".ci/check-demo", "demo/run")),
+    ("fuzz/run *", By::Check("fuzz/run", "cargo fuzz run")),
+    (
+        "tests/soak/run *",
+        By::Check("tests/soak/run", "--test integration memory_and_counts"),
+    ),
     ("grafana/build", By::Check(".ci/run", "grafana/build")),
     (
         "grafana/build --check",
@@ -160,7 +165,7 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
     blocks
 }
 
-/// README.md and what is in docs: path and text.
+/// README.md, SECURITY.md and what is in docs: path and text.
 fn documents() -> Vec<(String, String)> {
     let in_folder = |folder: &str| {
         let files = std::fs::read_dir(project(folder)).unwrap();
@@ -170,7 +175,7 @@ fn documents() -> Vec<(String, String)> {
             .map(|name| format!("{folder}/{name}"))
             .collect::<Vec<_>>()
     };
-    let mut paths = vec!["README.md".to_owned()];
+    let mut paths = vec!["README.md".to_owned(), "SECURITY.md".to_owned()];
     paths.extend(
         ["docs", "docs/runbooks"]
             .iter()

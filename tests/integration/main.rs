@@ -18,6 +18,7 @@ mod delivery;
 mod deltas;
 mod documentation;
 mod end_to_end;
+mod endurance;
 mod exactly_once;
 mod families;
 mod faults;

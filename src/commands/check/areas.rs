@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::STEP;
+use crate::core::clock::before;
 use crate::core::sections::Section;
 use crate::metrics::Options;
 use crate::prefect::objects::{Objects, Resource};
@@ -89,7 +90,7 @@ pub(super) fn areas(settings: &Settings, options: &Options) -> Vec<Area> {
         ..FlowRunFilter::default()
     };
     let history = Request::RunHistory {
-        since: now - SignedDuration::from_secs(60),
+        since: before(now, Duration::from_secs(60)),
         until: now,
     };
     let tasks = Request::TaskRuns {

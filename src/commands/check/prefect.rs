@@ -276,8 +276,10 @@ fn clock(dated: Option<Dated>, results: &[Tried]) -> Line {
             "the server does not report its time; this machine's is used",
         );
     };
-    let ahead = date.duration_since(sent) - SignedDuration::try_from(took / 2).unwrap_or_default();
-    if ahead.abs() <= SAME_TIME + SignedDuration::try_from(took).unwrap_or_default() {
+    let half = SignedDuration::try_from(took.mul_f64(0.5)).unwrap_or_default();
+    let ahead = date.duration_since(sent).saturating_sub(half);
+    let tolerated = SAME_TIME.saturating_add(SignedDuration::try_from(took).unwrap_or_default());
+    if ahead.abs() <= tolerated {
         return Line::ok("clock", "the server's clock agrees with this machine's");
     }
     let (seconds, side) = (

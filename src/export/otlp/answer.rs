@@ -18,7 +18,7 @@ use crate::settings::Protocol;
 use crate::tls;
 
 /// The longest wait that a receiver can ask for.
-const LONGEST_WAIT: Duration = Duration::from_secs(600);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 /// A receiver's answer to a message that it accepted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -141,12 +141,15 @@ pub(super) struct Refusal<'a> {
 pub(super) fn refused(refusal: &Refusal<'_>) -> Failure {
     let (status, body) = (refusal.status, refusal.body);
     let detail = match refusal.content_type.starts_with("application/x-protobuf") {
-        true => tonic_types::Status::decode(body).map(|status| status.message),
-        false => Ok(printable(body)),
+        true => tonic_types::Status::decode(body).map_or_else(
+            |_| String::new(),
+            |status| printable(status.message.as_bytes()),
+        ),
+        false => printable(body),
     };
     let detail = match refusal.location {
-        Some(location) => format!("redirect to {location}"),
-        None => detail.unwrap_or_default(),
+        Some(location) => format!("redirect to {}", printable(location.as_bytes())),
+        None => detail,
     };
     let hint = match status {
         _ if refusal.location.is_some() => {
@@ -315,7 +318,7 @@ fn no_answer(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
 /// The start of `text` on one line, without control characters.
 fn printable(text: &[u8]) -> String {
     const LONGEST: usize = 300;
-    let text = String::from_utf8_lossy(&text[..text.len().min(LONGEST)]);
+    let text = String::from_utf8_lossy(text.get(..LONGEST).unwrap_or(text));
     let words = text.split(|c: char| c.is_control() || c.is_whitespace());
     let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
     words.join(" ")
@@ -380,6 +383,35 @@ mod tests {
         assert_eq!(accepted.rejected, 0);
         assert!(accepted.message.len() <= 300);
         assert!(accepted.message.starts_with("[31mtoo old!"), "{accepted:?}");
+    }
+
+    #[test]
+    fn a_refusal_becomes_one_short_line_in_every_encoding() {
+        let text = format!("\u{1b}[31mtoo\nold{}", "!".repeat(3_000_000));
+        let status = tonic_types::Status {
+            code: 3,
+            message: text.clone(),
+            details: Vec::new(),
+        };
+        let encoded = status.encode_to_vec();
+        for (content_type, body) in [
+            ("text/plain", text.as_bytes()),
+            ("application/x-protobuf", encoded.as_slice()),
+        ] {
+            for location in [None, Some(text.as_str())] {
+                let refusal = Refusal {
+                    status: 400,
+                    retry_after: None,
+                    location,
+                    server: Some(&text),
+                    content_type,
+                    body,
+                };
+                let said = refused(&refusal).to_string();
+                assert!(said.contains("[31mtoo old!"), "{said}");
+                assert!(said.len() < 1_000 && !said.contains(char::is_control));
+            }
+        }
     }
 
     #[test]

@@ -96,5 +96,28 @@ pub(super) fn json(encoded: &[u8]) -> Option<Map<String, Json>> {
 /// Nanoseconds since 1970.
 pub(super) fn nanoseconds(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_nanos() as u64)
+    let nanoseconds = since.map_or(0, |since| since.as_nanos());
+    u64::try_from(nanoseconds).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_time_beyond_the_range_is_the_nearest_one() {
+        // The year 9999.
+        let last = SystemTime::from(jiff::Timestamp::MAX);
+        assert_eq!(nanoseconds(last), u64::MAX);
+        assert_eq!(
+            nanoseconds(SystemTime::UNIX_EPOCH - Duration::from_secs(1)),
+            0
+        );
+        assert_eq!(
+            nanoseconds(SystemTime::UNIX_EPOCH + Duration::from_secs(1)),
+            1_000_000_000
+        );
+    }
 }

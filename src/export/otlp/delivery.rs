@@ -138,7 +138,8 @@ impl Delivery {
 
     /// A push ends within this time.
     pub fn patience(&self) -> Duration {
-        self.longest() + self.timeout + Duration::from_secs(5)
+        let patience = self.longest().saturating_add(self.timeout);
+        patience.saturating_add(Duration::from_secs(5))
     }
 
     /// No further message is sent after this time: the next push has newer values.

@@ -43,7 +43,7 @@ fn without_unreadable(answer: Response<Body>) -> Response<Body> {
     Response::from_parts(parts, Body::new(body))
 }
 
-fn remove_unreadable(headers: &mut HeaderMap) {
+pub(super) fn remove_unreadable(headers: &mut HeaderMap) {
     let details = headers.get(DETAILS);
     if details.is_some_and(|details| BASE64.decode(details.as_bytes()).is_err()) {
         headers.remove(DETAILS);

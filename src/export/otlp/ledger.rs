@@ -68,8 +68,8 @@ impl Ledger {
     pub(super) fn begin(&mut self, time: SystemTime) {
         self.before = (self.number > 0).then_some(self.time);
         // A mark must be later than the point that it ends, even if the clock is set back.
-        self.time = nanoseconds(time).max(self.time + 1);
-        self.number += 1;
+        self.time = nanoseconds(time).max(self.time.saturating_add(1));
+        self.number = self.number.wrapping_add(1);
     }
 
     /// Turns a collected metric into the metric to send. `points` are those that the instrument
@@ -226,7 +226,7 @@ impl Ledger {
                 if series.gone == 0 {
                     series.gone = time;
                 }
-                let expired = time - series.gone > MARKS_FOR.as_nanos() as u64;
+                let expired = time.saturating_sub(series.gone) > MARKS_FOR.as_nanos() as u64;
                 let last = match *delta {
                     true => series.last(empty, bounds, time),
                     false => series.mark(empty, bounds, time),

@@ -84,24 +84,27 @@ impl Packer {
         full: &mut Vec<ExportMetricsServiceRequest>,
     ) {
         // One nesting each for the metric, its data, the scope and the resource.
-        let header = empty.encoded_len() + 2 * NESTING;
+        let header = empty.encoded_len().saturating_add(2 * NESTING);
         let base = self.empty_len();
+        let alone = base.saturating_add(header);
         let mut open: Option<Vec<P>> = None;
         for point in points {
             let length = point.encoded_len();
-            let size = length + 1 + prost::length_delimiter_len(length);
-            if base + header + size > self.limit {
-                self.dropped += 1;
+            let prefix = prost::length_delimiter_len(length).saturating_add(1);
+            let size = length.saturating_add(prefix);
+            if alone.saturating_add(size) > self.limit {
+                self.dropped = self.dropped.saturating_add(1);
                 continue;
             }
             let before = self.size.max(base);
-            let with_header = if open.is_some() { size } else { header + size };
-            if before + with_header > self.limit {
+            let opened = if open.is_some() { 0 } else { header };
+            let after = before.saturating_add(opened).saturating_add(size);
+            if after > self.limit {
                 self.close(empty, open.take());
                 full.extend(self.rest());
-                self.size = base + header + size;
+                self.size = alone.saturating_add(size);
             } else {
-                self.size = before + with_header;
+                self.size = after;
             }
             open.get_or_insert_default().push(point);
         }
@@ -119,7 +122,13 @@ impl Packer {
 
     /// An upper bound for the size of a message without metrics.
     fn empty_len(&self) -> usize {
-        self.resource.encoded_len() + self.schema_url.len() + self.scope.encoded_len() + 4 * NESTING
+        let parts = [
+            self.resource.encoded_len(),
+            self.schema_url.len(),
+            self.scope.encoded_len(),
+            4 * NESTING,
+        ];
+        parts.into_iter().fold(0, usize::saturating_add)
     }
 }
 

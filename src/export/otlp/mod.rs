@@ -10,6 +10,8 @@ mod ledger;
 mod message;
 mod point;
 mod probe;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod round;
 mod saved;
 mod series;

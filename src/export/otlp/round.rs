@@ -144,12 +144,12 @@ impl Round<'_> {
                 let rejected = accepted.rejected.min(points);
                 counts
                     .accepted
-                    .fetch_add(points - rejected, Ordering::Relaxed);
+                    .fetch_add(points.saturating_sub(rejected), Ordering::Relaxed);
                 counts.rejected.fetch_add(rejected, Ordering::Relaxed);
                 self.state.ledger.accepted(&mut request);
                 if rejected > 0 || !accepted.message.is_empty() {
                     let partial = self.partial.get_or_insert_default();
-                    partial.rejected += rejected;
+                    partial.rejected = partial.rejected.saturating_add(rejected);
                     if partial.message.is_empty() {
                         partial.message = accepted.message;
                     }

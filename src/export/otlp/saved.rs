@@ -29,10 +29,10 @@ pub(super) enum Delivered {
 }
 
 /// What was delivered of each family.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Baselines(HashMap<String, Family>);
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Family {
     time: u64,
     /// The total of each series, by its attributes as JSON with sorted keys.
@@ -134,7 +134,12 @@ impl DeliveredFile {
                 "the file is larger than {LARGEST} bytes"
             )));
         }
-        let content: Content = serde_json::from_slice(&text)?;
+        self.decode(&text)
+    }
+
+    /// Reads the content of the file.
+    pub(super) fn decode(&self, text: &[u8]) -> io::Result<Baselines> {
+        let content: Content = serde_json::from_slice(text)?;
         if content.version != VERSION || content.prefect_api_url != self.prefect_api_url {
             let (version, url) = (content.version, content.prefect_api_url);
             return Err(io::Error::other(format!(
@@ -148,12 +153,8 @@ impl DeliveredFile {
         Ok(baselines)
     }
 
-    /// Replaces the file.
-    ///
-    /// # Errors
-    ///
-    /// If the disk is full or the folder is not writable. The old file is kept.
-    pub(super) fn write(&self, baselines: &Baselines) -> io::Result<()> {
+    /// The content of the file.
+    pub(super) fn encode(&self, baselines: &Baselines) -> serde_json::Result<Vec<u8>> {
         let families = baselines.0.iter().map(|(metric, family)| {
             let series = family.series.iter().filter_map(|(key, value)| {
                 let attributes: Attributes = serde_json::from_str(key).ok()?;
@@ -165,11 +166,20 @@ impl DeliveredFile {
                 delivered: series.collect(),
             }
         });
-        let text = serde_json::to_vec(&Content {
+        serde_json::to_vec(&Content {
             version: VERSION,
             prefect_api_url: self.prefect_api_url.clone(),
             families: families.collect(),
-        })?;
+        })
+    }
+
+    /// Replaces the file.
+    ///
+    /// # Errors
+    ///
+    /// If the disk is full or the folder is not writable. The old file is kept.
+    pub(super) fn write(&self, baselines: &Baselines) -> io::Result<()> {
+        let text = self.encode(baselines)?;
         if let Some(folder) = self.path.parent() {
             std::fs::create_dir_all(folder)?;
         }

@@ -124,7 +124,7 @@ fn shape(metric: &mut Metric, bounds: &[f64]) {
         Some(Data::Histogram(histogram)) => {
             for point in &mut histogram.data_points {
                 point.explicit_bounds = bounds.to_vec();
-                point.bucket_counts = vec![0; bounds.len() + 1];
+                point.bucket_counts = vec![0; bounds.len().saturating_add(1)];
                 point.sum = Some(0.0);
             }
         }

@@ -217,11 +217,13 @@ impl Http {
 async fn read(mut response: Response) -> Result<BytesMut, reqwest::Error> {
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await? {
-        let room = LARGEST_ANSWER - body.len();
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if chunk.len() > room {
-            break;
-        }
+        let room = LARGEST_ANSWER.saturating_sub(body.len());
+        let Some(beginning) = chunk.get(..room) else {
+            body.extend_from_slice(&chunk);
+            continue;
+        };
+        body.extend_from_slice(beginning);
+        break;
     }
     Ok(body)
 }

@@ -89,9 +89,11 @@ impl Value {
             {
                 let buckets = one.buckets.iter().zip(&other.buckets);
                 Value::Histogram(Histogram {
-                    count: one.count + other.count,
+                    count: one.count.saturating_add(other.count),
                     sum: one.sum + other.sum,
-                    buckets: buckets.map(|(one, other)| one + other).collect(),
+                    buckets: buckets
+                        .map(|(one, other)| one.saturating_add(*other))
+                        .collect(),
                 })
             }
             (Value::Exponential(one), Value::Exponential(other)) => {
@@ -137,9 +139,9 @@ impl Exponential {
         let scale = self.scale.min(other.scale);
         let at_scale = |buckets: &Buckets, of: i32| coarser(buckets, of.abs_diff(scale));
         Exponential {
-            count: self.count + other.count,
+            count: self.count.saturating_add(other.count),
             sum: self.sum + other.sum,
-            zero_count: self.zero_count + other.zero_count,
+            zero_count: self.zero_count.saturating_add(other.zero_count),
             scale,
             positive: plus(
                 &at_scale(&self.positive, self.scale),
@@ -164,12 +166,20 @@ fn coarser(buckets: &Buckets, steps: u32) -> Buckets {
     let mut counts: Vec<u64> = Vec::new();
     for (index, count) in (buckets.offset..).zip(&buckets.bucket_counts) {
         let place = (index >> steps).abs_diff(offset) as usize;
-        counts.resize(counts.len().max(place + 1), 0);
-        counts[place] += count;
+        if place >= counts.len() {
+            counts.resize(place.saturating_add(1), 0);
+        }
+        add(&mut counts, place, *count);
     }
     Buckets {
         offset,
         bucket_counts: counts,
+    }
+}
+
+fn add(counts: &mut [u64], place: usize, count: u64) {
+    if let Some(bucket) = counts.get_mut(place) {
+        *bucket = bucket.saturating_add(count);
     }
 }
 
@@ -202,9 +212,9 @@ fn plus(one: &Buckets, other: &Buckets) -> Buckets {
         (Some(ends), None) | (None, Some(ends)) => ends,
         (None, None) => return Buckets::default(),
     };
-    let mut counts = vec![0; last.abs_diff(first) as usize + 1];
+    let mut counts = vec![0; (last.abs_diff(first) as usize).saturating_add(1)];
     for (index, count) in filled(one).chain(filled(other)) {
-        counts[index.abs_diff(first) as usize] += count;
+        add(&mut counts, index.abs_diff(first) as usize, count);
     }
     Buckets {
         offset: first,
