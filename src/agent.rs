@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::cycles::{self, Cycles};
@@ -19,8 +20,12 @@ use crate::settings::{self, Settings};
 use crate::shutdown::Shutdown;
 use crate::status;
 
-/// The shutdown may take five seconds in total.
+/// The times within which the steps of the shutdown end, counted from its beginning. The whole
+/// process must end within five seconds.
+const LAST_CHECKPOINT: Duration = Duration::from_millis(1_500);
 const LAST_PUSH: Duration = Duration::from_secs(3);
+const LAST_SPANS: Duration = Duration::from_secs(4);
+/// Answers in progress end within this time. This takes place during the last push.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Why the agent cannot start.
@@ -45,6 +50,20 @@ pub enum Error {
     /// Cycles cannot be started.
     #[error(transparent)]
     Cycles(#[from] cycles::Error),
+}
+
+/// The end of an agent.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// When it was asked to end.
+    asked: Instant,
+}
+
+impl Ended {
+    /// The time that is left for sending the last spans and logs.
+    pub fn left(&self) -> Duration {
+        LAST_SPANS.saturating_sub(self.asked.elapsed())
+    }
 }
 
 /// One agent: cycles, and a publisher that does not wait for them.
@@ -91,7 +110,7 @@ impl Agent {
             status,
             interval,
         );
-        let mut cycles = Cycles::new(settings, options, Arc::clone(&exporters))?;
+        let mut cycles = Cycles::new(settings, options, Arc::clone(&exporters)).await?;
         // The content of the checkpoint is published before anything is counted.
         let restored = cycles.restored();
         publisher.publish(&restored).await;
@@ -136,14 +155,22 @@ impl Agent {
     }
 
     /// Runs until `shutdown`: the first cycle immediately, then one per interval. Then sends a last
-    /// push.
-    pub async fn run(self, listener: TcpListener, mut shutdown: Shutdown) {
+    /// push. The shutdown takes less than five seconds, whatever does not respond.
+    pub async fn run(self, listener: TcpListener, mut shutdown: Shutdown) -> Ended {
         let (mut cycles, publisher) = (self.cycles, self.publisher);
         let (stop_serving, stopped) = Shutdown::new();
         let page = self.exporters.page();
         let readiness = cycles.readiness.clone();
         let security = self.security;
-        let router = http::router(page, self.served, readiness, self.requests, &security);
+        let published = publisher.published.clone();
+        let router = http::router(
+            page,
+            published,
+            self.served,
+            readiness,
+            self.requests,
+            &security,
+        );
         let limits = Limits::default();
         let server = tokio::spawn(http::serve(listener, router, security, limits, stopped));
         let (reports, published) = watch::channel(self.last);
@@ -162,13 +189,27 @@ impl Agent {
                 }
             }
         }
-        let last = cycles.end().await;
+        let ended = Ended {
+            asked: Instant::now(),
+        };
+        let last = cycles.end(LAST_CHECKPOINT).await;
         drop(reports);
         stop_serving.now();
-        _ = tokio::time::timeout(LAST_ANSWERS, server).await;
-        match publisher.await {
-            Ok(publisher) => publisher.finish(&last, LAST_PUSH).await,
-            Err(error) => tracing::error!(%error, "the publisher ended early"),
+        let answers = tokio::time::timeout(LAST_ANSWERS, server);
+        let push = push_last(publisher, &last, ended.asked + LAST_PUSH);
+        _ = tokio::join!(answers, push);
+        ended
+    }
+}
+
+/// Pushes `last` as soon as the publisher has ended. All of this ends at `end`.
+async fn push_last(publisher: JoinHandle<Publisher>, last: &Report, end: Instant) {
+    match tokio::time::timeout_at(end.into(), publisher).await {
+        Ok(Ok(publisher)) => {
+            let left = end.saturating_duration_since(Instant::now());
+            publisher.finish(last, left).await;
         }
+        Ok(Err(error)) => tracing::error!(%error, "the publisher ended early"),
+        Err(_) => tracing::warn!("the publisher does not end; there is no last push"),
     }
 }

@@ -3,29 +3,24 @@
 //! The name of the file ties it to one Prefect API, a lock to one process at a time. It is written
 //! before its content is published, to a new file that is then renamed, so that there is always a
 //! complete one. A file that cannot be used is never overwritten.
+//!
+//! Everything here blocks until the disk responds: [`keeper`](crate::keeper) has the time limits.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::core::saved::SavedState;
-use crate::settings::Settings;
-
 /// The version of the file's format. It is part of the file name, so that an older agent does not
 /// touch the file of a newer one.
 const VERSION: u32 = 2;
 
 /// A larger file is not a checkpoint: the checkpoint of a large fleet takes some MB.
 const LARGEST: u64 = 512 * 1024 * 1024;
-
-/// A process that is being replaced may take some seconds to stop.
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why `STATE_DIR` cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -77,14 +72,14 @@ impl Checkpoint {
         }
     }
 
-    /// Locks the file, waiting up to `patience` for another process.
+    /// Locks the file.
     ///
     /// # Errors
     ///
     /// If another process uses it, or the folder is not writable.
-    pub fn lock(&mut self, patience: Duration) -> Result<(), Error> {
+    pub fn lock(&mut self) -> Result<(), Error> {
         if self.lock.is_none() {
-            self.lock = Some(lock(&self.path, patience)?);
+            self.lock = Some(lock(&self.path)?);
         }
         Ok(())
     }
@@ -101,11 +96,21 @@ impl Checkpoint {
     /// If it cannot be read, or is not a checkpoint of this API.
     pub fn read(&mut self) -> Result<Option<SavedState>, Error> {
         let saved = self.load()?;
-        self.owned = true;
+        self.claim();
         Ok(saved)
     }
 
-    fn load(&self) -> Result<Option<SavedState>, Error> {
+    /// Allows the file to be overwritten, because its content is in use.
+    pub(crate) fn claim(&mut self) {
+        self.owned = true;
+    }
+
+    /// Reads the file without claiming it: it will not be overwritten.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, or is not a checkpoint of this API.
+    pub(crate) fn load(&self) -> Result<Option<SavedState>, Error> {
         let io = |error| Error::Io(self.path.clone(), error);
         let file = match File::open(&self.path) {
             Ok(file) => file,
@@ -182,7 +187,7 @@ impl Checkpoint {
     /// If another process uses the file, the disk is full or the folder is not writable. The old
     /// file is then kept.
     pub fn write(&mut self, saved: SavedState) -> Result<(), Error> {
-        self.lock(Duration::ZERO)?;
+        self.lock()?;
         let io = |error| Error::Io(self.path.clone(), error);
         if !self.owned && self.path.exists() {
             let kept = self.set_aside().map_err(io)?;
@@ -197,7 +202,7 @@ impl Checkpoint {
 }
 
 /// Locks the file at `path` with a separate lock file, because the checkpoint itself is replaced.
-fn lock(path: &Path, patience: Duration) -> Result<File, Error> {
+fn lock(path: &Path) -> Result<File, Error> {
     let lock = path.with_extension("lock");
     let io = |error| Error::Io(lock.clone(), error);
     if let Some(folder) = path.parent() {
@@ -209,16 +214,10 @@ fn lock(path: &Path, patience: Duration) -> Result<File, Error> {
         .write(true)
         .open(&lock)
         .map_err(io)?;
-    let started = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if started.elapsed() < patience => {
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            Err(TryLockError::WouldBlock) => return Err(Error::InUse(lock)),
-            Err(TryLockError::Error(error)) => return Err(io(error)),
-        }
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse(lock)),
+        Err(TryLockError::Error(error)) => Err(io(error)),
     }
 }
 
@@ -292,101 +291,6 @@ pub(crate) fn create(path: &Path, text: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// Writes the checkpoints of a process, if they are enabled.
-#[derive(Debug, Default)]
-pub struct Keeper {
-    checkpoint: Option<Arc<Mutex<Checkpoint>>>,
-    /// Whether the last checkpoint could not be written: only changes are logged.
-    failing: bool,
-}
-
-impl Keeper {
-    /// The keeper according to `settings`, and the checkpoint of the previous process.
-    ///
-    /// # Errors
-    ///
-    /// If another process uses the checkpoint.
-    pub fn open(settings: &Settings) -> Result<(Self, Option<SavedState>), Error> {
-        let Some(folder) = &settings.state_dir else {
-            return Ok((Keeper::default(), None));
-        };
-        let mut checkpoint = Checkpoint::new(folder, settings.prefect.api_url.as_str());
-        let mut failing = false;
-        let saved = match checkpoint.lock(LOCK_PATIENCE) {
-            Ok(()) => restore(&mut checkpoint),
-            Err(error @ Error::InUse(_)) => return Err(error),
-            Err(error) => {
-                tracing::warn!(%error, "cannot write the checkpoint; after a restart, counters would start at zero");
-                failing = true;
-                None
-            }
-        };
-        let keeper = Keeper {
-            checkpoint: Some(Arc::new(Mutex::new(checkpoint))),
-            failing,
-        };
-        Ok((keeper, saved))
-    }
-
-    /// Whether checkpoints are enabled.
-    pub fn is_on(&self) -> bool {
-        self.checkpoint.is_some()
-    }
-
-    /// Writes a checkpoint; `false` if that failed. Only the first failure is logged. The previous
-    /// checkpoint is kept.
-    pub async fn keep(&mut self, saved: SavedState) -> bool {
-        let Some(checkpoint) = self.checkpoint.clone() else {
-            return true;
-        };
-        let write = move || {
-            let mut checkpoint = checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
-            checkpoint.write(saved)
-        };
-        let failure = match tokio::task::spawn_blocking(write).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(error) => Some(error.to_string()),
-        };
-        let failed = failure.is_some();
-        match failure {
-            Some(error) if !self.failing => {
-                tracing::warn!(
-                    error,
-                    "cannot write the checkpoint; after a restart, counters would resume from the previous one"
-                );
-            }
-            None if self.failing => {
-                tracing::info!("STATE_DIR: checkpoints can be written again");
-            }
-            _ => {}
-        }
-        self.failing = failed;
-        !failed
-    }
-}
-
-fn restore(checkpoint: &mut Checkpoint) -> Option<SavedState> {
-    match checkpoint.read() {
-        Ok(Some(saved)) => {
-            let cursor = saved.cursor().map(|cursor| cursor.to_string());
-            let path = checkpoint.path().display();
-            tracing::info!(%path, cursor, "counters resume from the checkpoint; runs that have ended since then are counted now");
-            Some(saved)
-        }
-        Ok(None) => {
-            let path = checkpoint.path().display();
-            tracing::warn!(%path, "STATE_DIR: no checkpoint found; runs that end from now on are counted");
-            None
-        }
-        // It is renamed when the first new checkpoint is written.
-        Err(error) => {
-            tracing::warn!(%error, "cannot use the checkpoint; runs that end from now on are counted");
-            None
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -397,12 +301,12 @@ mod tests {
         let mut here = Checkpoint::new(folder.path(), "http://here/api");
         let mut there = Checkpoint::new(folder.path(), "http://there/api");
         assert_ne!(here.path(), there.path());
-        here.lock(Duration::ZERO).unwrap();
-        there.lock(Duration::ZERO).unwrap();
+        here.lock().unwrap();
+        there.lock().unwrap();
         let mut second = Checkpoint::new(folder.path(), "http://here/api");
-        assert!(matches!(second.lock(Duration::ZERO), Err(Error::InUse(_))));
+        assert!(matches!(second.lock(), Err(Error::InUse(_))));
         drop(here);
-        second.lock(Duration::ZERO).unwrap();
+        second.lock().unwrap();
     }
 
     #[test]

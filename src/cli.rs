@@ -53,6 +53,8 @@ const REFERENCES: [ReferenceCommand; 2] = [
 pub enum Invocation {
     /// Print this text.
     Print(String),
+    /// Report that the arguments are not valid.
+    Refuse(String),
     /// Run this task with the settings from these sources.
     Do(Task, Sources),
 }
@@ -151,9 +153,14 @@ fn format(names: &[&'static str]) -> Arg {
         .help("Output format")
 }
 
-/// What the arguments request. Ends the process for `--help`, `--version` and invalid arguments.
+/// What the arguments request.
 pub fn invocation() -> Invocation {
-    let matches = command().get_matches();
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) if error.use_stderr() => return Invocation::Refuse(error.render().to_string()),
+        // `--help` and `--version`.
+        Err(text) => return Invocation::Print(text.render().to_string()),
+    };
     let Some((name, arguments)) = matches.subcommand() else {
         return Invocation::Do(Task::Run, sources(&[&matches]));
     };

@@ -8,12 +8,13 @@ use jiff::Timestamp;
 use opentelemetry::KeyValue;
 use tracing::Instrument as _;
 
-use crate::checkpoint::{self, Keeper};
+use crate::checkpoint;
 use crate::core::events::Event;
 use crate::core::sections::{STALE_AFTER_INTERVALS, Section};
 use crate::core::{Config, Core, Cycle, Outcome, Snapshot};
 use crate::export::{Exporters, Histograms, Recorder};
 use crate::http::Readiness;
+use crate::keeper::Keeper;
 use crate::metrics::agent::{CYCLE_DURATION, CycleCounts, REQUEST_DURATION, SECTION_DURATION};
 use crate::metrics::{Options, Source};
 use crate::prefect::objects::null;
@@ -63,7 +64,7 @@ impl Cycles {
     /// # Errors
     ///
     /// If the client cannot be built, or `STATE_DIR` cannot be used.
-    pub fn new(
+    pub async fn new(
         settings: &Settings,
         options: Arc<Options>,
         exporters: Arc<Exporters>,
@@ -75,7 +76,7 @@ impl Cycles {
             common: options.common().to_vec(),
         });
         let client = Client::new(&settings.prefect, observer)?;
-        let (keeper, saved) = Keeper::open(settings)?;
+        let (keeper, saved) = Keeper::open(settings).await?;
         let config = core_config(settings, &options);
         let request_timeout = settings.prefect.request_timeout;
         let deadline = Sampler::deadline(&config, request_timeout);
@@ -146,8 +147,9 @@ impl Cycles {
     }
 
     /// Ends the last cycle, which may have been cancelled. Answers that arrived until then are
-    /// used.
-    pub async fn end(&mut self) -> Report {
+    /// used. The last checkpoint must be written within `patience`.
+    pub async fn end(&mut self, patience: Duration) -> Report {
+        self.keeper.patience = patience;
         let cycle = self.sampler.end(&mut self.keeper).await;
         self.record_events(&cycle.events);
         let mut report = self.report_of(cycle);

@@ -10,7 +10,8 @@
 //!   changes; no I/O, no clock;
 //! - [`sampler`]: sends the requests that the core plans, concurrently, under one deadline per
 //!   cycle;
-//! - [`checkpoint`]: the core's memory, in a file;
+//! - [`checkpoint`]: the core's memory, in a file; [`keeper`]: writes it although the disk may not
+//!   respond;
 //! - [`metrics`]: the catalogue, every family declared once;
 //! - [`export`]: OpenTelemetry's meter providers, OTLP, the Prometheus bridge;
 //! - [`http`]: `/metrics`, `/healthz`, `/readyz`, the status page; [`status`]: its content;
@@ -19,12 +20,15 @@
 //! - [`agent`]: wires the modules, starts and stops;
 //! - [`cli`]: arguments; [`commands`]: every command but `run`; [`docgen`]: the generated references;
 //! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and memory;
-//!   [`shutdown`]: its shutdown.
+//!   [`shutdown`]: its shutdown; [`stdio`]: the standard streams.
 //!
 //! The files named `properties.rs` state what must hold for any bytes from outside; the tests and the
 //! targets of `fuzz/` share them.
 
+#![warn(clippy::print_stderr)]
+
 pub mod agent;
+mod blocking;
 mod cause;
 pub mod checkpoint;
 pub mod cli;
@@ -34,6 +38,7 @@ pub mod cycles;
 pub mod docgen;
 pub mod export;
 pub mod http;
+pub mod keeper;
 pub mod metrics;
 pub mod prefect;
 #[cfg(any(test, fuzzing))]
@@ -45,5 +50,6 @@ mod secrets;
 pub mod settings;
 pub mod shutdown;
 pub mod status;
+pub mod stdio;
 pub mod telemetry;
 mod tls;

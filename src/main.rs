@@ -1,6 +1,9 @@
 //! Parses the arguments, runs the command and returns an exit code.
 
-use std::io::{ErrorKind, Write as _};
+#![warn(clippy::print_stderr)]
+
+use std::error::Error;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,22 +11,31 @@ use prefect_otel_agent::agent::{self, Agent};
 use prefect_otel_agent::cli::{Invocation, Task};
 use prefect_otel_agent::commands::check::{self, Verdict};
 use prefect_otel_agent::commands::{config, health, once};
-use prefect_otel_agent::settings::Settings;
+use prefect_otel_agent::settings::{self, Settings, Sources};
 use prefect_otel_agent::shutdown::Shutdown;
-use prefect_otel_agent::{cli, telemetry};
+use prefect_otel_agent::{cli, stdio, telemetry};
 
 /// The process could not start or continue, or a check failed.
 const FAILURE: u8 = 1;
 /// The settings are not valid.
 const USAGE: u8 = 2;
 
+/// The last lines of the log must be written within this time.
+const LAST_LINES: Duration = Duration::from_millis(200);
+
 fn main() -> ExitCode {
+    let code = invoke();
+    stdio::flush(LAST_LINES);
+    code
+}
+
+fn invoke() -> ExitCode {
     let (task, sources) = match cli::invocation() {
         Invocation::Do(task, sources) => (task, sources),
-        // The reader may close the pipe early, as `head` does: this is not a failure.
-        Invocation::Print(text) => {
-            _ = std::io::stdout().write_all(text.as_bytes());
-            return ExitCode::SUCCESS;
+        Invocation::Print(text) => return print(&text),
+        Invocation::Refuse(error) => {
+            stdio::say(error.trim_end());
+            return ExitCode::from(USAGE);
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -34,36 +46,45 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILURE, &error),
     };
-    match (task, Settings::load(&sources)) {
-        (Task::Check(format), settings) => match runtime.block_on(check::run(settings, format)) {
+    let settings = Settings::load(&sources);
+    let code = runtime.block_on(execute(task, &sources, settings));
+    // Dropping it would wait for threads that block, for example while a name is resolved.
+    runtime.shutdown_background();
+    code
+}
+
+async fn execute(
+    task: Task,
+    sources: &Sources,
+    settings: Result<Settings, settings::Error>,
+) -> ExitCode {
+    match (task, settings) {
+        (Task::Check(format), settings) => match check::run(settings, format).await {
             Ok(Verdict::Good) => ExitCode::SUCCESS,
             Ok(Verdict::Bad) => ExitCode::from(FAILURE),
             Ok(Verdict::Unusable) => ExitCode::from(USAGE),
             // The reader has closed the pipe, so the result is not known.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::from(FAILURE),
+            Err(error) => cannot_print(&error),
+        },
+        (Task::Config(format), settings) => match config::run(sources, settings, format) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error @ config::Error::Settings(_)) => fail(USAGE, &error),
             Err(error) => fail(FAILURE, &error),
         },
-        (Task::Config(format), settings) => match config::run(&sources, settings, format) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(USAGE, &error),
-        },
         (_, Err(error)) => fail(USAGE, &error),
-        (Task::Run, Ok(settings)) => runtime.block_on(run(settings)),
-        (Task::Once(format), Ok(settings)) => {
-            match runtime.block_on(once::run(settings, format)) {
-                Ok(true) => ExitCode::SUCCESS,
-                // The log shows the reason.
-                Ok(false) => ExitCode::from(FAILURE),
-                Err(error @ once::Error::Settings(_)) => fail(USAGE, &error),
-                Err(error) => fail(FAILURE, &error),
-            }
-        }
-        (Task::Health(probe), Ok(settings)) => {
-            match runtime.block_on(health::ask(&settings, probe)) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => fail(FAILURE, &error),
-            }
-        }
+        (Task::Run, Ok(settings)) => run(settings).await,
+        (Task::Once(format), Ok(settings)) => match once::run(settings, format).await {
+            Ok(true) => ExitCode::SUCCESS,
+            // The log shows the reason.
+            Ok(false) => ExitCode::from(FAILURE),
+            Err(error @ once::Error::Settings(_)) => fail(USAGE, &error),
+            Err(error) => fail(FAILURE, &error),
+        },
+        (Task::Health(probe), Ok(settings)) => match health::ask(&settings, probe).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(FAILURE, &error),
+        },
     }
 }
 
@@ -72,12 +93,19 @@ async fn run(settings: Settings) -> ExitCode {
         Ok(telemetry) => telemetry,
         Err(error) => return fail(USAGE, &error),
     };
-    let (shutdown, (agent, listener)) = match (Shutdown::on_signals(), Agent::new(&settings).await)
-    {
-        (Ok(shutdown), Ok(agent)) => (shutdown, agent),
-        (Err(error), _) => return fail(FAILURE, &error),
-        (_, Err(error @ agent::Error::Settings(_))) => return fail(USAGE, &error),
-        (_, Err(error)) => return fail(FAILURE, &error),
+    let mut shutdown = match Shutdown::on_signals() {
+        Ok(shutdown) => shutdown,
+        Err(error) => return fail(FAILURE, &error),
+    };
+    let agent = tokio::select! {
+        agent = Agent::new(&settings) => agent,
+        // The agent may be waiting for the checkpoint of another one. It has nothing to push yet.
+        () = shutdown.wait() => return ExitCode::SUCCESS,
+    };
+    let (agent, listener) = match agent {
+        Ok(agent) => agent,
+        Err(error @ agent::Error::Settings(_)) => return fail(USAGE, &error),
+        Err(error) => return fail(FAILURE, &error),
     };
     if let Some(profile) = &settings.prefect.profile {
         tracing::info!("PREFECT_API_URL is not set: using the active Prefect {profile}");
@@ -90,12 +118,24 @@ async fn run(settings: Settings) -> ExitCode {
         exporters = %settings.otel.metrics,
         "started"
     );
-    agent.run(listener, shutdown).await;
-    telemetry.shutdown(Duration::from_secs(1)).await;
+    let ended = agent.run(listener, shutdown).await;
+    telemetry.shutdown(ended.left()).await;
     ExitCode::SUCCESS
 }
 
-fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("{}: {error}", env!("CARGO_PKG_NAME"));
+fn print(text: &str) -> ExitCode {
+    match stdio::print(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => cannot_print(&error),
+    }
+}
+
+fn cannot_print(error: &std::io::Error) -> ExitCode {
+    stdio::say(&format!("{}: stdout: {error}", env!("CARGO_PKG_NAME")));
+    ExitCode::from(FAILURE)
+}
+
+fn fail(code: u8, error: &dyn Error) -> ExitCode {
+    stdio::say(&format!("{}: {error}", env!("CARGO_PKG_NAME")));
     ExitCode::from(code)
 }

@@ -10,14 +10,19 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
+use crate::blocking::in_thread;
 use crate::core::State;
+use crate::core::sections::STALE_AFTER_INTERVALS;
 use crate::export::Exporters;
-use crate::http::RequestMetrics;
+use crate::http::{Published, RequestMetrics};
 use crate::metrics::agent::{CycleCounts, Stats};
 use crate::metrics::{self, Kind, Lingering, Options, Reading, View};
 use crate::resource_usage::ResourceUsage;
 use crate::status;
 use crate::status::journal::Journal;
+
+/// The longest time that a publication of a large workspace may take on a busy machine.
+const SLOWEST: Duration = Duration::from_secs(30);
 
 /// The data to publish.
 #[derive(Debug, Clone)]
@@ -41,6 +46,8 @@ pub struct Publisher {
     status: status::Writer,
     started: Instant,
     lingering: Lingering,
+    /// When it last published.
+    pub published: Published,
     /// After this time without a new state, the last one is published again.
     patience: Duration,
 }
@@ -62,6 +69,7 @@ impl Publisher {
             status,
             started: Instant::now(),
             lingering: Lingering::default(),
+            published: Published::new(interval * STALE_AFTER_INTERVALS + SLOWEST),
             // Cycles vary in length, so a new state may be slightly late.
             patience: interval.mul_f64(1.25),
         }
@@ -83,12 +91,14 @@ impl Publisher {
     pub async fn publish(&mut self, report: &Report) {
         let (number, readings) = (report.state.number, self.readings(report));
         let exporters = Arc::clone(&self.exporters);
-        // Rendering tens of thousands of series would block the runtime's threads.
-        let published = tokio::task::spawn_blocking(move || exporters.publish(number, readings))
+        // Rendering tens of thousands of series would block the runtime's threads. The pool for
+        // blocking tasks may be used up, for example if names are not resolved.
+        let published = in_thread("publish", move || exporters.publish(number, readings))
             .instrument(tracing::debug_span!("publish"))
             .await;
-        if let Err(error) = published {
-            tracing::error!(%error, "cannot publish the metrics");
+        match published {
+            Ok(()) => self.published.note(),
+            Err(error) => tracing::error!(%error, "cannot publish the metrics"),
         }
     }
 

@@ -7,9 +7,9 @@ use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use tracing::Instrument as _;
 
-use crate::checkpoint::Keeper;
 use crate::core::clock::Moment;
 use crate::core::{Answered, Ask, Config, Core, Cycle, State};
+use crate::keeper::Keeper;
 use crate::prefect::Client;
 
 /// The maximum number of requests passed to the client concurrently, which in turn sends at most
@@ -94,6 +94,10 @@ impl Sampler {
         if !keeper.is_on() {
             // Without a checkpoint, a later process does not know them.
             self.core.release();
+        }
+        if keeper.was_cancelled() {
+            // It is not known whether the last checkpoint was written.
+            self.core.checkpoint_failed();
         }
         let cycle = self.core.finish(self.now(), None);
         self.keep(keeper).await;

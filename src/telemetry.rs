@@ -17,6 +17,7 @@ use tracing_subscriber::{Layer, fmt};
 use crate::export::console::Console;
 use crate::export::{Error, otlp, resource};
 use crate::settings::{Log, LogFormat, Settings};
+use crate::stdio;
 
 const OWN: &str = env!("CARGO_CRATE_NAME");
 
@@ -108,13 +109,13 @@ fn logs<S: Subscriber + for<'a> LookupSpan<'a>>(log: Log) -> Box<dyn Layer<S> + 
         .with_target(OWN, log.level);
     match log.format {
         LogFormat::Text => fmt::layer()
-            .with_writer(std::io::stderr)
+            .with_writer(|| stdio::Log)
             .with_ansi(has_colors(&std::io::stderr()))
             .with_filter(targets)
             .boxed(),
         LogFormat::Json => fmt::layer()
             .json()
-            .with_writer(std::io::stderr)
+            .with_writer(|| stdio::Log)
             .with_filter(targets)
             .boxed(),
     }

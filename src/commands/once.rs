@@ -20,7 +20,7 @@ use crate::metrics::Options;
 use crate::metrics::agent::SERVED_DURATION;
 use crate::publisher::Publisher;
 use crate::settings::{self, MetricsExporters, Settings};
-use crate::{status, telemetry};
+use crate::{status, stdio, telemetry};
 
 /// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub async fn run(settings: Settings, format: Format) -> Result<bool, Error> {
         status::Writer::new(&settings),
         interval,
     );
-    let mut cycles = Cycles::new(&settings, options, Arc::clone(&exporters))?;
+    let mut cycles = Cycles::new(&settings, options, Arc::clone(&exporters)).await?;
     let url = &settings.prefect.api_url;
     let report = with_progress(&format!("reading {url}"), cycles.next()).await;
     publisher.publish(&report).await;
@@ -96,11 +96,7 @@ pub async fn run(settings: Settings, format: Format) -> Result<bool, Error> {
             Some(json)
         }
     };
-    match io::stdout().write_all(&text.unwrap_or_default()) {
-        // The reader may close the pipe early, as `head` does: this is not a failure.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
-        _ => {}
-    }
+    stdio::print(&text.unwrap_or_default())?;
     logs.shutdown(Duration::ZERO).await;
     Ok(report.state.snapshot.up)
 }
@@ -133,12 +129,19 @@ async fn with_progress<T>(what: &str, work: impl Future<Output = T>) -> T {
         tokio::select! {
             done = &mut work => {
                 // Clears the line.
-                eprint!("\r\u{1b}[K");
+                show("\r\u{1b}[K");
                 return done;
             }
-            _ = ticks.tick() => eprint!("\r{what}: {:.1} s", began.elapsed().as_secs_f64()),
+            _ = ticks.tick() => {
+                show(&format!("\r{what}: {:.1} s", began.elapsed().as_secs_f64()));
+            }
         }
     }
+}
+
+/// Writes to the terminal, which may have been closed.
+fn show(progress: &str) {
+    _ = stdio::Log.write_all(progress.as_bytes());
 }
 
 /// The metrics as a table: first those of Prefect, then those of the agent itself.

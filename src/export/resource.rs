@@ -4,17 +4,22 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::resource::TelemetryResourceDetector;
 use uuid::Uuid;
 
+use crate::blocking::within;
 use crate::checkpoint;
 use crate::settings::Settings;
 
 const SERVICE_NAME: &str = "service.name";
 const INSTANCE_ID: &str = "service.instance.id";
+
+/// The id is derived from the settings if the disk does not respond within this time.
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Attributes that distinguish agents whose Prefect servers have the same URL. Unlike the names of
 /// pods, containers and hosts, they stay the same when the agent is replaced.
@@ -77,15 +82,25 @@ fn instance_id(settings: &Settings, resource: &Resource) -> Uuid {
     };
     let api = checkpoint::api_id(settings.prefect.api_url.as_str());
     let path = folder.join(format!("instance-{api}"));
-    kept(&path).unwrap_or_else(|error| {
-        let (exists, path) = (path.exists(), path.display());
-        match exists {
-            true => tracing::warn!(%path, %error, "STATE_DIR: the file does not contain a valid service.instance.id; delete it and restart the agent. Until then, the id is derived from PREFECT_API_URL and the resource"),
-            // The checkpoint logs that the folder cannot be used.
-            false => tracing::debug!(%path, %error, "cannot store service.instance.id"),
+    let file = path.clone();
+    let read = move || kept(&file).map_err(|error| (file.exists(), error));
+    let path = path.display();
+    match within(DISK_PATIENCE, "instance-id", read) {
+        Ok(Ok(id)) => id,
+        Ok(Err((true, error))) => {
+            tracing::warn!(%path, %error, "STATE_DIR: the file does not contain a valid service.instance.id; delete it and restart the agent. Until then, the id is derived from PREFECT_API_URL and the resource");
+            made()
         }
-        made()
-    })
+        // The checkpoint logs that the folder cannot be used.
+        Ok(Err((false, error))) => {
+            tracing::debug!(%path, %error, "cannot store service.instance.id");
+            made()
+        }
+        Err(error) => {
+            tracing::warn!(%path, %error, "STATE_DIR: the file with service.instance.id cannot be read; until the agent is restarted, the id is derived from PREFECT_API_URL and the resource");
+            made()
+        }
+    }
 }
 
 /// The id in the file at `path`. If there is no file, a new id is stored there; of agents that

@@ -143,3 +143,53 @@ fn check_ends_quietly_if_nobody_reads_what_it_prints() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_ne!(output.status.code(), Some(0));
 }
+
+/// The commands that print a text, without the settings or with them.
+const PRINTING: [&[&str]; 9] = [
+    &["--help"],
+    &["once", "--help"],
+    &["--version"],
+    &["completions", "bash"],
+    &["man"],
+    &["metrics"],
+    &["settings", "--format", "json"],
+    &["config"],
+    &["config", "--format", "json"],
+];
+
+#[test]
+fn a_full_disk_is_exit_code_1_and_one_line() {
+    let commands = PRINTING
+        .into_iter()
+        .chain([&["check", "--max-retries", "many"][..]]);
+    for arguments in commands {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let output = agent_command(&[])
+            .args(arguments)
+            .stdout(full.unwrap())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+        assert!(
+            stderr.contains("stdout: No space left on device"),
+            "{arguments:?}: {stderr}"
+        );
+        assert_eq!(stderr.lines().count(), 1, "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    for arguments in PRINTING {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = agent_command(&[])
+            .args(arguments)
+            .stdout(writer)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        assert!(output.stderr.is_empty(), "{arguments:?}: {output:?}");
+    }
+}

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use prefect_otel_agent::checkpoint::Keeper;
 use prefect_otel_agent::core::events::{Event, FinishedRun};
 use prefect_otel_agent::core::saved::SavedState;
 use prefect_otel_agent::core::{Core, Cycle};
 use prefect_otel_agent::cycles::core_config;
+use prefect_otel_agent::keeper::Keeper;
 use prefect_otel_agent::metrics::Options;
 use prefect_otel_agent::prefect::{Client, RequestObserver, RequestRecord};
 use prefect_otel_agent::sampler::Sampler;

@@ -125,3 +125,22 @@ async fn the_real_collector_reads_its_json() {
     let up = tokio::task::spawn_blocking(arrives).await.unwrap();
     assert_eq!(up, 1.0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_an_error() {
+    let stub = small_stub().await;
+    for format in ["table", "prometheus", "otlp-json"] {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let mut command = agent_command(&[("PREFECT_API_URL", &stub.url)]);
+        command.args(["once", "--format", format]);
+        command.stdout(full.unwrap());
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+        let output = output.await.unwrap();
+        assert_eq!(output.status.code(), Some(1), "{format}");
+        let stderr = text(&output.stderr);
+        assert!(
+            stderr.contains("stdout: No space left on device"),
+            "{stderr}"
+        );
+    }
+}

@@ -1,15 +1,19 @@
 //! What the agent needs on its own machine: the port, and `STATE_DIR`.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::net::TcpListener;
 
+use super::PATIENCE;
 use super::report::Line;
+use crate::blocking::Blocking;
 use crate::checkpoint::{Checkpoint, Error};
 use crate::commands::health::{self, Probe};
 use crate::http::Security;
 use crate::settings::Settings;
+
+const STATE_DIR: &str = "STATE_DIR";
 
 const SECOND_AGENT: &str = "this is expected next to a running agent; a second agent needs its own";
 
@@ -49,11 +53,21 @@ pub(super) fn security(settings: &Settings) -> Option<Line> {
 }
 
 /// Whether the agent could write its checkpoint. Leaves nothing in the folder.
-pub(super) fn state_dir(settings: &Settings) -> Line {
-    const WHAT: &str = "STATE_DIR";
-    let Some(folder) = &settings.state_dir else {
-        return Line::ok(WHAT, "not set: counters start at zero after a restart");
+pub(super) async fn state_dir(settings: &Settings) -> Line {
+    let Some(folder) = settings.state_dir.clone() else {
+        return Line::ok(STATE_DIR, "not set: counters start at zero after a restart");
     };
+    let api = settings.prefect.api_url.as_str().to_owned();
+    let files = Blocking::new("check", (folder.clone(), api));
+    let look = |(folder, api): &mut (PathBuf, String)| files_of(folder, api);
+    files.run(PATIENCE, look).await.unwrap_or_else(|error| {
+        let detail = format!("{}: {error}", folder.display());
+        Line::fail(STATE_DIR, detail).hint("its disk or network file system does not respond: check whether `ls` in this folder returns")
+    })
+}
+
+/// Whether a checkpoint for `api` in `folder` could be written.
+fn files_of(folder: &Path, api: &str) -> Line {
     let shown = folder.display();
     if let Err(error) = writable(folder) {
         let hint = match error.kind() {
@@ -63,36 +77,36 @@ pub(super) fn state_dir(settings: &Settings) -> Line {
             ErrorKind::NotADirectory => "set STATE_DIR to a folder",
             _ => "set STATE_DIR to a folder that the agent can write to",
         };
-        return Line::fail(WHAT, format!("{shown} is not writable: {error}")).hint(hint);
+        return Line::fail(STATE_DIR, format!("{shown} is not writable: {error}")).hint(hint);
     }
-    let api = settings.prefect.api_url.as_str();
     let mut checkpoint = Checkpoint::new(folder, api);
     if checkpoint.is_in_use() {
         let detail = format!("{shown} is in use by a running agent");
-        return Line::warn(WHAT, detail).hint(format!("{SECOND_AGENT} STATE_DIR"));
+        return Line::warn(STATE_DIR, detail).hint(format!("{SECOND_AGENT} STATE_DIR"));
     }
     match checkpoint.read() {
-        Ok(Some(_)) => Line::ok(WHAT, format!("{shown} has a checkpoint for {api}")),
+        Ok(Some(_)) => Line::ok(STATE_DIR, format!("{shown} has a checkpoint for {api}")),
         Ok(None) => {
             let others = Checkpoint::apis(folder);
             match others.is_empty() {
                 true => Line::ok(
-                    WHAT,
+                    STATE_DIR,
                     format!("{shown} is writable, and has no checkpoint yet"),
                 ),
                 false => {
                     let others = others.join(", ");
                     let detail =
                         format!("{shown} has no checkpoint for {api}, but one for {others}");
-                    Line::warn(WHAT, detail).hint("counters start at zero; if this is the same server, set PREFECT_API_URL to the previous value")
+                    Line::warn(STATE_DIR, detail).hint("counters start at zero; if this is the same server, set PREFECT_API_URL to the previous value")
                 }
             }
         }
         Err(Error::Damaged(path, reason)) => {
             let detail = format!("{} cannot be used: {reason}", path.display());
-            Line::warn(WHAT, detail).hint("counters start at zero; the agent will rename the file")
+            Line::warn(STATE_DIR, detail)
+                .hint("counters start at zero; the agent will rename the file")
         }
-        Err(error) => Line::fail(WHAT, error.to_string())
+        Err(error) => Line::fail(STATE_DIR, error.to_string())
             .hint("give the agent's user permission to read and write the file"),
     }
 }

@@ -92,7 +92,7 @@ pub async fn run(
         report.add(line)?;
     }
     report.add(machine::port(&settings).await)?;
-    report.add(machine::state_dir(&settings))?;
+    report.add(machine::state_dir(&settings).await)?;
     Ok(match report.end()? {
         true => Verdict::Good,
         false => Verdict::Bad,

@@ -11,7 +11,7 @@ use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMe
 use tokio::sync::{Mutex, Notify};
 
 use super::ledger::Ledger;
-use super::saved::{Baselines, DeliveredFile};
+use super::saved::{Baselines, DeliveredFile, Saved};
 use super::transport::Transport;
 use crate::export::Error;
 use crate::export::collected::{Collected, Exporter, NotAccepted};
@@ -73,7 +73,6 @@ pub struct Delivery {
     /// The interval between pushes: no message is retried once the next push is due.
     pub(super) interval: Duration,
     pub(super) points: PointsOf,
-    pub(super) file: Option<DeliveredFile>,
     pub(super) counts: Arc<PointCounts>,
     pub(super) state: Mutex<State>,
 }
@@ -88,7 +87,8 @@ pub(super) struct State {
     /// The last reason for rejected points that was logged, and when.
     pub(super) partial: Option<(String, Instant)>,
     pub(super) said_oversized: bool,
-    pub(super) said_unwritable: bool,
+    /// The file that stores how much was accepted, if there is one.
+    pub(super) saved: Option<Saved>,
     /// The time until which the receiver asked for no more messages.
     pub(super) quiet_until: Option<Instant>,
 }
@@ -117,7 +117,6 @@ impl Delivery {
             timeout: otlp.timeout,
             interval: config.interval,
             points: config.points,
-            file: config.file,
             counts: Arc::default(),
             state: Mutex::new(State {
                 ledger,
@@ -125,7 +124,7 @@ impl Delivery {
                 started: Some((config.temporality, counted)),
                 partial: None,
                 said_oversized: false,
-                said_unwritable: false,
+                saved: config.file.map(Saved::new),
                 quiet_until: None,
             }),
         })
@@ -148,26 +147,13 @@ impl Delivery {
     }
 
     /// Writes the accepted counts to the file, if they have changed.
-    pub(super) async fn save(&self, state: &mut State) {
-        let Some(file) = self.file.clone().filter(|_| state.ledger.changed) else {
+    pub(super) async fn save(state: &mut State) {
+        let Some(saved) = state.saved.as_mut().filter(|_| state.ledger.changed) else {
             return;
         };
         let accepted = state.ledger.accepted_of_counted();
-        let written = tokio::task::spawn_blocking(move || file.write(&accepted)).await;
-        let error = match written {
-            Ok(Ok(())) => {
-                state.ledger.changed = false;
-                state.said_unwritable = false;
-                return;
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        if !std::mem::replace(&mut state.said_unwritable, true) {
-            tracing::warn!(
-                error,
-                "STATE_DIR: cannot write the file of delivered counts; if the agent restarts now, some counts are pushed twice"
-            );
+        if saved.write(accepted).await {
+            state.ledger.changed = false;
         }
     }
 }

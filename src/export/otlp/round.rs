@@ -56,8 +56,8 @@ impl Delivery {
     ) -> Result<(), NotAccepted> {
         let mut state = self.state.lock().await;
         if let Some((temporality, counted)) = state.started.take() {
-            let baselines = match &self.file {
-                Some(file) if !counted.is_empty() => file.read(),
+            let baselines = match &mut state.saved {
+                Some(saved) if !counted.is_empty() => saved.read().await,
                 _ => Baselines::default(),
             };
             state.ledger = Ledger::new(temporality, counted, baselines);
@@ -79,7 +79,7 @@ impl Delivery {
             () = give_up.notified() => round.give_up(),
         }
         let result = round.end();
-        self.save(&mut state).await;
+        Delivery::save(&mut state).await;
         result
     }
 }

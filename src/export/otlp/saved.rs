@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
+use crate::blocking::Blocking;
 use crate::checkpoint;
 
 /// The version of the file's format, which is also part of its name.
@@ -16,6 +18,9 @@ const VERSION: u32 = 1;
 
 /// A larger file was not written by the agent: 100,000 series take about 30 MB.
 const LARGEST: u64 = 512 * 1024 * 1024;
+
+/// The time limit of reading or writing the file.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 type Attributes = Map<String, Json>;
 
@@ -110,18 +115,15 @@ impl DeliveredFile {
         }
     }
 
-    /// Reads the file. If it cannot be used, it is renamed, with a warning.
-    pub(super) fn read(&self) -> Baselines {
+    /// Reads the file. If it cannot be used, it is renamed.
+    fn read(&self) -> Result<Baselines, Unusable> {
         match self.load() {
-            Ok(baselines) => baselines,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Baselines::default(),
-            Err(error) => {
-                let path = self.path.display();
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Baselines::default()),
+            read => read.map_err(|error| {
                 let kept = checkpoint::set_aside(&self.path);
                 let kept = kept.ok().map(|kept| kept.display().to_string());
-                tracing::warn!(%path, %error, kept, "STATE_DIR: cannot read the file of delivered counts; deltas continue from the restored counts");
-                Baselines::default()
-            }
+                Unusable { error, kept }
+            }),
         }
     }
 
@@ -178,11 +180,69 @@ impl DeliveredFile {
     /// # Errors
     ///
     /// If the disk is full or the folder is not writable. The old file is kept.
-    pub(super) fn write(&self, baselines: &Baselines) -> io::Result<()> {
+    fn write(&self, baselines: &Baselines) -> io::Result<()> {
         let text = self.encode(baselines)?;
         if let Some(folder) = self.path.parent() {
             std::fs::create_dir_all(folder)?;
         }
         checkpoint::replace(&self.path, &text)
+    }
+}
+
+/// Why the file cannot be used.
+#[derive(Debug)]
+struct Unusable {
+    error: io::Error,
+    /// Its new name, if it was renamed.
+    kept: Option<String>,
+}
+
+/// The file of delivered counts, on a disk that may stop responding. Only changes are logged.
+#[derive(Debug)]
+pub(super) struct Saved {
+    path: PathBuf,
+    file: Blocking<DeliveredFile>,
+    is_failing: bool,
+}
+
+impl Saved {
+    pub(super) fn new(file: DeliveredFile) -> Self {
+        Saved {
+            path: file.path.clone(),
+            file: Blocking::new("delivered", file),
+            is_failing: false,
+        }
+    }
+
+    /// Reads the file. If it cannot be used, nothing is known about earlier deliveries.
+    pub(super) async fn read(&mut self) -> Baselines {
+        let read = self.file.run(PATIENCE, |file| file.read()).await;
+        let path = self.path.display();
+        let Unusable { error, kept } = match read {
+            Ok(Ok(baselines)) => return baselines,
+            Ok(Err(unusable)) => unusable,
+            Err(error) => Unusable { error, kept: None },
+        };
+        tracing::warn!(%path, %error, kept, "STATE_DIR: cannot read the file of delivered counts; deltas continue from the restored counts");
+        Baselines::default()
+    }
+
+    /// Replaces the file; `false` if that failed.
+    pub(super) async fn write(&mut self, baselines: Baselines) -> bool {
+        let write = move |file: &mut DeliveredFile| file.write(&baselines);
+        let written = self.file.run(PATIENCE, write).await.flatten();
+        match &written {
+            Err(error) if !self.is_failing => {
+                let path = self.path.display();
+                tracing::warn!(
+                    %path,
+                    %error,
+                    "STATE_DIR: cannot write the file of delivered counts; if the agent restarts now, some counts are pushed twice"
+                );
+            }
+            _ => {}
+        }
+        self.is_failing = written.is_err();
+        written.is_ok()
     }
 }

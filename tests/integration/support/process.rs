@@ -63,6 +63,21 @@ impl Process {
             .unwrap();
     }
 
+    /// Sends a signal to the group. The process must exit within five seconds.
+    pub(crate) fn ends_in_time(&mut self, signal: &str, what: &str) -> ExitStatus {
+        self.signal(signal);
+        let asked = Instant::now();
+        let status = self.wait(PATIENCE);
+        let took = asked.elapsed();
+        _ = writeln!(
+            std::io::stderr(),
+            "{what}: {signal} to exit in {} ms",
+            took.as_millis()
+        );
+        assert!(took <= Duration::from_secs(5), "{what}: {took:?}");
+        status
+    }
+
     /// Waits until it exits.
     pub(crate) fn wait(&mut self, patience: Duration) -> ExitStatus {
         wait_within("the end of the program", patience, || {
@@ -197,7 +212,8 @@ impl AgentProcess {
         AgentProcess::start_as(api_url, settings, |command| on_host(command, host))
     }
 
-    fn start_as(
+    /// The same with another command.
+    pub(crate) fn start_as(
         api_url: &str,
         settings: &[(&str, &str)],
         change: impl FnOnce(Command) -> Command,
@@ -225,6 +241,18 @@ impl AgentProcess {
         let url = format!("http://{}{path}", self.address);
         let answer = fetch(&url).unwrap();
         (answer.status().as_u16(), answer.text().unwrap())
+    }
+
+    /// Waits until it has completed `more` more cycles.
+    pub(crate) fn wait_for_cycles(&self, more: f64) {
+        let cycles = |page: &super::page::Page| -> f64 {
+            let by_outcome = page.family("prefect_agent_cycles_total");
+            by_outcome.values().sum()
+        };
+        let before = cycles(&self.page());
+        self.wait_for_page("more cycles", |page| {
+            (cycles(page) >= before + more).then_some(())
+        });
     }
 
     /// The page of `/metrics`.
