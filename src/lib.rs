@@ -20,7 +20,8 @@
 //! - [`agent`]: wires the modules, starts and stops;
 //! - [`cli`]: arguments; [`commands`]: every command but `run`; [`docgen`]: the generated references;
 //! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and memory;
-//!   [`shutdown`]: its shutdown; [`stdio`]: the standard streams.
+//!   [`shutdown`]: its shutdown; [`stdio`]: the standard streams;
+//! - [`clip`]: bounds the length of foreign texts; [`secrets`]: masks secrets in every message.
 //!
 //! The files named `properties.rs` state what must hold for any bytes from outside; the tests and the
 //! targets of `fuzz/` share them.
@@ -32,6 +33,7 @@ mod blocking;
 mod cause;
 pub mod checkpoint;
 pub mod cli;
+pub mod clip;
 pub mod commands;
 pub mod core;
 pub mod cycles;
@@ -43,10 +45,12 @@ pub mod metrics;
 pub mod prefect;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
+mod proxy;
 pub mod publisher;
 pub mod resource_usage;
+mod rotation;
 pub mod sampler;
-mod secrets;
+pub mod secrets;
 pub mod settings;
 pub mod shutdown;
 pub mod status;

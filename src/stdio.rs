@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::secrets::scrub;
+
 /// The lines that may wait for stderr, in bytes: those of several cycles at the most verbose level.
 const WAITING: usize = 4 * 1024 * 1024;
 
@@ -20,15 +22,16 @@ static STDERR: LazyLock<Option<Lines>> = LazyLock::new(|| {
     Lines::new(WAITING, io::stderr(), on_lost).ok()
 });
 
-/// Writes each event of the log to stderr, without blocking.
+/// Writes each event of the log to stderr, without secrets and without blocking.
 #[derive(Debug)]
 pub struct Log;
 
 impl Write for Log {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let shown = scrub(event);
         match &*STDERR {
-            Some(lines) => lines.put(event),
-            None => _ = io::stderr().write_all(event),
+            Some(lines) => lines.put(&shown),
+            None => _ = io::stderr().write_all(&shown),
         }
         Ok(event.len())
     }

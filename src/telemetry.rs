@@ -16,6 +16,7 @@ use tracing_subscriber::{Layer, fmt};
 
 use crate::export::console::Console;
 use crate::export::{Error, otlp, resource};
+use crate::secrets::scrubbed;
 use crate::settings::{Log, LogFormat, Settings};
 use crate::stdio;
 
@@ -52,7 +53,8 @@ pub fn start(settings: &Settings) -> Result<Telemetry, Error> {
         .with(pushed_logs)
         .init();
     for warning in &settings.warnings {
-        tracing::warn!("{warning}");
+        // Also pushed, where no writer masks secrets.
+        tracing::warn!("{}", scrubbed(warning));
     }
     Ok(Telemetry {
         tracer_provider,

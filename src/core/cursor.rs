@@ -143,7 +143,7 @@ impl Cursor {
         let Some(slice) = &mut self.slice else { return };
         slice.keyed.page(objects, full);
         slice.keyed.skip(skipped);
-        if !full {
+        if slice.keyed.is_done() {
             self.position = Some(slice.then);
             self.up_to_date = slice.last;
             self.slice = None;

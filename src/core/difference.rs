@@ -211,7 +211,14 @@ impl Difference {
                 continue;
             }
             match name {
-                Some(_) if full => group.retain(|id| !answered.contains(id)),
+                Some(_) if full => {
+                    let before = group.len();
+                    group.retain(|id| !answered.contains(id));
+                    if group.len() == before {
+                        // The server ignores the filter: the next page would be the same.
+                        group.clear();
+                    }
+                }
                 Some(_) => group.clear(),
                 None => group.retain(|id| !asked.contains(id)),
             }

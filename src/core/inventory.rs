@@ -218,6 +218,8 @@ impl Reading for Both {
 #[derive(Debug, Default)]
 struct Workers {
     workers: Vec<Worker>,
+    /// The ids of the workers read so far.
+    seen: HashSet<Id>,
     /// The offset of the next page by pool; `None` once the pool has been read.
     pools: HashMap<Label, Option<usize>>,
     ready: bool,
@@ -271,7 +273,13 @@ impl Reading for Workers {
             }
             Err(error) => return Err(error),
         };
-        let full = listed.len() >= page.limit && !context.first_page_only;
+        let seen_before = self.seen.len();
+        let ids = listed.items.iter().map(|worker| &worker.id);
+        let skipped = listed.skipped.iter().map(|skipped| &skipped.id);
+        self.seen.extend(ids.chain(skipped).cloned());
+        // A server that ignores the offset would answer with the same page for ever.
+        let full = listed.len() >= page.limit && self.seen.len() > seen_before;
+        let full = full && !context.first_page_only;
         let next = full.then_some(page.offset.saturating_add(page.limit));
         self.pools.insert(Arc::clone(pool), next);
         self.workers

@@ -27,6 +27,9 @@ pub(super) struct Keyed {
     /// Objects that have been seen with the time at which the next page begins.
     boundary: Vec<Id>,
     done: bool,
+    /// Whether the last page had no object that was not excluded: the server ignores the filter,
+    /// and would answer with the same page for ever.
+    stuck: bool,
 }
 
 impl Keyed {
@@ -36,12 +39,13 @@ impl Keyed {
             range,
             boundary: Vec::new(),
             done: false,
+            stuck: false,
         }
     }
 
     /// Whether everything has been read.
     pub(super) fn is_done(&self) -> bool {
-        self.done
+        self.done || self.stuck
     }
 
     /// The range of the next page.
@@ -61,10 +65,11 @@ impl Keyed {
         full: bool,
     ) {
         self.done = !full;
+        self.stuck = full;
         for (id, key) in objects {
             let Some(key) = key else {
                 // It has no place in the order: exclude it until the reading has passed it.
-                self.boundary.push(id);
+                self.exclude_too(id);
                 continue;
             };
             let edge = match self.direction {
@@ -81,7 +86,7 @@ impl Keyed {
                 self.boundary.clear();
             }
             if *edge == Some(key) {
-                self.boundary.push(id);
+                self.exclude_too(id);
             }
         }
     }
@@ -95,7 +100,7 @@ impl Keyed {
         let (from, to) = (after.as_microsecond(), before.as_microsecond());
         let width = to.saturating_sub(from).checked_div(parts);
         let width = width.unwrap_or_default();
-        if self.done || width == 0 {
+        if self.is_done() || width == 0 {
             return vec![self];
         }
         let edge = |part: i64| match part {
@@ -117,7 +122,16 @@ impl Keyed {
 
     /// Excludes objects that could not be decoded from the next page.
     pub(super) fn skip(&mut self, ids: impl IntoIterator<Item = Id>) {
-        self.boundary.extend(ids);
+        for id in ids {
+            self.exclude_too(id);
+        }
+    }
+
+    fn exclude_too(&mut self, id: Id) {
+        if !self.boundary.contains(&id) {
+            self.boundary.push(id);
+            self.stuck = false;
+        }
     }
 }
 
@@ -160,6 +174,21 @@ mod tests {
     fn objects_with_the_same_time_are_all_read() {
         let mut list: Vec<_> = (0..20).map(|id| (id, i64::from(id / 10))).collect();
         assert_eq!(read(&mut list, |_| ()), (0..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_server_that_ignores_the_filter_is_not_asked_for_ever() {
+        let mut keyed = Keyed::new(Direction::Descending, Range::after(at(0)));
+        let page = || [1, 2].map(|id: i64| (Id::from(id.to_string()), Some(at(10 - id))));
+        let mut pages = 0;
+        while !keyed.is_done() {
+            keyed.page(page(), true);
+            pages += 1;
+            assert!(pages < 10);
+        }
+        // Unless its objects could not be decoded, so that others follow.
+        keyed.skip([Id::from("3")]);
+        assert!(!keyed.is_done());
     }
 
     #[test]

@@ -4,8 +4,12 @@
 //! concurrently and none of them is empty. An object that moves while pages are read may be seen
 //! twice and is kept once. If fewer distinct objects were seen than counted, the list is read
 //! again.
+//!
+//! Whatever the server answers, the number of requests and of objects is bounded: a page without
+//! another object ends the list, and so does its size.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::prefect::objects::{Object, Objects};
 use crate::prefect::request::Page;
@@ -14,8 +18,8 @@ use crate::prefect::{Answer, Error, Id, Request};
 /// A list is read again at most this many times.
 const AGAIN: u32 = 2;
 
-/// A higher count is not plausible: a workspace has some thousands of objects of each kind.
-const MOST_PAGES: usize = 5_000;
+/// More objects are not plausible, and not read: a workspace has some thousands of each kind.
+const MOST_OBJECTS: usize = 500_000;
 
 /// How many pages are requested concurrently.
 const CONCURRENT_PAGES: usize = 32;
@@ -25,7 +29,9 @@ const CONCURRENT_PAGES: usize = 32;
 pub(super) struct Listing<T> {
     items: HashMap<Id, T>,
     /// The distinct objects seen, decodable or not.
-    seen: std::collections::HashSet<Id>,
+    seen: HashSet<Id>,
+    /// Those seen since the list was last read from its beginning.
+    seen_this_time: HashSet<Id>,
     stage: Stage,
     again: u32,
 }
@@ -47,7 +53,8 @@ impl<T> Default for Listing<T> {
     fn default() -> Self {
         Listing {
             items: HashMap::new(),
-            seen: std::collections::HashSet::new(),
+            seen: HashSet::new(),
+            seen_this_time: HashSet::new(),
             stage: Stage::First,
             again: 0,
         }
@@ -117,13 +124,18 @@ impl<T: Object> Listing<T> {
 
     fn page(&mut self, page: Page, objects: Objects, first_page_only: bool) {
         let Some(listed) = T::of(objects) else { return };
-        let (full, empty) = (listed.len() >= page.limit, listed.is_empty());
-        self.seen
-            .extend(listed.skipped.into_iter().map(|skipped| skipped.id));
+        let full = listed.len() >= page.limit;
+        let seen_before = self.seen_this_time.len();
+        let skipped = listed.skipped.iter().map(|skipped| &skipped.id);
+        for id in skipped.chain(listed.items.iter().map(T::id)) {
+            self.seen_this_time.insert(id.clone());
+            self.seen.insert(id.clone());
+        }
         for item in listed.items {
-            self.seen.insert(item.id().clone());
             self.items.insert(item.id().clone(), item);
         }
+        // An empty page, or one of a server that ignores the offset.
+        let nothing_new = self.seen_this_time.len() == seen_before;
         self.stage = match std::mem::replace(&mut self.stage, Stage::Done) {
             Stage::First if full && first_page_only => {
                 tracing::warn!(
@@ -134,12 +146,19 @@ impl<T: Object> Listing<T> {
                 Stage::Done
             }
             Stage::First if full && T::RESOURCE.count_path().is_some() => Stage::Count(page.limit),
-            Stage::First | Stage::UntilShort(_) if full => {
-                Stage::UntilShort(page.offset.saturating_add(page.limit))
+            Stage::First | Stage::UntilShort(_) if full && !nothing_new => {
+                let next = page.offset.saturating_add(page.limit);
+                match next < MOST_OBJECTS {
+                    true => Stage::UntilShort(next),
+                    false => {
+                        warn_of_size::<T>();
+                        Stage::Done
+                    }
+                }
             }
             Stage::Offsets(mut offsets, count) => {
-                // After an empty page there are no more objects, whatever the count was.
-                let end = if empty { page.offset } else { usize::MAX };
+                // After such a page there are no more objects, whatever the count was.
+                let end = if nothing_new { page.offset } else { usize::MAX };
                 offsets.retain(|offset| *offset != page.offset && *offset < end);
                 match offsets.is_empty() {
                     true => self.after_all(count),
@@ -156,8 +175,11 @@ impl<T: Object> Listing<T> {
         };
         let limit = limit.max(1);
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let offsets = (limit..count).step_by(limit).take(MOST_PAGES);
-        let offsets: Vec<_> = offsets.collect();
+        if count > MOST_OBJECTS {
+            warn_of_size::<T>();
+        }
+        let count = count.min(MOST_OBJECTS);
+        let offsets: Vec<_> = (limit..count).step_by(limit).collect();
         self.stage = match offsets.is_empty() {
             true => Stage::Done,
             false => Stage::Offsets(offsets, count),
@@ -170,7 +192,18 @@ impl<T: Object> Listing<T> {
             return Stage::Done;
         }
         self.again = self.again.saturating_add(1);
+        self.seen_this_time.clear();
         Stage::First
+    }
+}
+
+fn warn_of_size<T: Object>() {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            list = T::RESOURCE.filter_path(),
+            "the server reports more than {MOST_OBJECTS} objects; the others are ignored"
+        );
     }
 }
 
@@ -258,5 +291,36 @@ mod tests {
         });
         assert_eq!(ids, [1, 2, 3]);
         assert!(requests < 10 * CONCURRENT_PAGES, "{requests}");
+    }
+
+    #[test]
+    fn a_server_that_ignores_offsets_costs_a_bounded_number_of_pages() {
+        for count in [Some(1_000_000_000_000_000_000), None] {
+            let mut listing = Listing::<Flow>::default();
+            let mut requests = 0;
+            while !listing.is_done() {
+                for request in listing.plan(2) {
+                    requests += 1;
+                    assert!(requests < 200, "{count:?}");
+                    let answer = match (&request, count) {
+                        (Request::List { .. }, _) => Ok(flows([1, 2])),
+                        (_, Some(count)) => Ok(Answer::Count(count)),
+                        (_, None) => Err(not_found()),
+                    };
+                    listing.apply(&request, answer, false).unwrap();
+                }
+            }
+            assert_eq!(listing.into_items().len(), 2);
+        }
+    }
+
+    fn not_found() -> Error {
+        Error::Status {
+            request: String::new(),
+            status: 404,
+            detail: String::new(),
+            retry_after: None,
+            maintenance: false,
+        }
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::labels::{Label, Series};
+use crate::clip;
 use crate::prefect::objects::Deployment;
 
 /// The configured keys, in the order in which values are stored.
@@ -42,7 +43,7 @@ impl TagKeys {
             };
             let mut values: Vec<String> = tags.iter().filter_map(of_key).collect();
             values.sort_unstable();
-            Label::from(values.join(","))
+            clip::owned_label(values.join(","))
         };
         self.0.iter().map(value).collect()
     }

@@ -405,6 +405,32 @@ impl Unfinished {
         run
     }
 
+    /// Whether a page of unknown runs has one. A server that ignores the filter would answer with
+    /// the same page for ever.
+    fn brings_new(
+        &self,
+        section: Section,
+        purpose: difference::Purpose,
+        listed: &Listed<FlowRun>,
+    ) -> bool {
+        if purpose != difference::Purpose::New {
+            return true;
+        }
+        let is_new = |run: &FlowRun| {
+            let is_unfinished = run.state_type.is_some() && !run.is_final();
+            // One that is known may have been in the other section.
+            let known = self.known.get(&run.id);
+            is_unfinished && known.is_none_or(|known| self::section(&known.run) != section)
+        };
+        let [active, scheduled] = &self.parts;
+        let unreadable = match section {
+            Section::ScheduledRuns => &scheduled.unreadable,
+            _ => &active.unreadable,
+        };
+        let mut skipped = listed.skipped.iter();
+        listed.items.iter().any(is_new) || skipped.any(|run| !unreadable.contains(&run.id))
+    }
+
     /// Processes runs that have changed.
     fn differs(
         &mut self,
@@ -415,7 +441,7 @@ impl Unfinished {
         now: Timestamp,
         found: &mut Found,
     ) {
-        let full = request.is_full_page(listed.len());
+        let full = request.is_full_page(listed.len()) && self.brings_new(section, purpose, &listed);
         let mut answered = HashSet::with_capacity(listed.len());
         for skipped in listed.skipped {
             self.known.remove(&skipped.id);

@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::sync::{Arc, LazyLock};
 
 use super::{Family, Points, Stability, View};
+use crate::clip;
 use crate::core::sections::Section;
 use crate::prefect::objects::Field;
 
@@ -61,7 +62,7 @@ pub(super) fn number<T: Display>(field: &Field<T>) -> Arc<str> {
 pub(super) fn tags(field: &Field<Vec<Arc<str>>>) -> Arc<str> {
     let mut tags = field.value().cloned().unwrap_or_default();
     tags.sort_unstable();
-    Arc::from(tags.join(","))
+    clip::owned_label(tags.join(","))
 }
 
 /// 0 if paused, else 1.

@@ -35,8 +35,7 @@ fn read(view: &View<'_>, points: &mut Points<'_>) {
         }
     }
     for limit in view.snapshot.inventory.tag_limits.iter() {
-        let active = limit.active_slots.as_ref().map(|slots| slots.len() as u64);
-        for (kind, count) in slots(limit.concurrency_limit, active) {
+        for (kind, count) in slots(limit.concurrency_limit, limit.active_slots) {
             points.set([limit.tag.label(), Arc::from("tag"), kind], count);
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::bounded::{Items, MOST_UNASKED, Within};
 use super::decode::{Listed, Skipped, objects};
 use super::objects::{Objects, Worker};
 use super::request::Request;
@@ -33,7 +34,7 @@ pub enum Answer {
 #[derive(Deserialize)]
 struct Interval {
     #[serde(default)]
-    states: Vec<StateCount>,
+    states: Option<Items<StateCount>>,
 }
 
 impl Answer {
@@ -51,23 +52,28 @@ impl Answer {
 
     /// Decodes the body of the answer to `request`.
     pub(super) fn decode(request: &Request, body: &[u8]) -> Result<Self, serde_json::Error> {
+        let most = request.limit().unwrap_or(MOST_UNASKED);
         Ok(match request {
-            Request::Version => Answer::Version(serde_json::from_slice(body)?),
+            Request::Version => {
+                let Within(version) = serde_json::from_slice(body)?;
+                Answer::Version(version)
+            }
             Request::List { resource, .. } | Request::ByIds { resource, .. } => {
-                Answer::Objects(resource.decode(body)?)
+                Answer::Objects(resource.decode(body, most)?)
             }
             Request::Count(_) | Request::CountFlowRuns(_) => {
                 Answer::Count(serde_json::from_slice(body)?)
             }
-            Request::Workers { .. } => Answer::Workers(objects(body)?),
+            Request::Workers { .. } => Answer::Workers(objects(body, most)?),
             Request::RunHistory { .. } => {
-                let intervals: Vec<Interval> = serde_json::from_slice(body)?;
-                let states = intervals.into_iter().flat_map(|interval| interval.states);
-                Answer::RunHistory(states.collect())
+                let Items(intervals) = serde_json::from_slice::<Items<Interval>>(body)?;
+                let states = intervals.into_iter().filter_map(|interval| interval.states);
+                let states = states.flat_map(|Items(states)| states);
+                Answer::RunHistory(states.take(MOST_UNASKED).collect())
             }
-            Request::FlowRuns { .. } => Answer::FlowRuns(objects(body)?),
-            Request::FlowRunStates(_) => Answer::FlowRunStates(objects(body)?),
-            Request::TaskRuns { .. } => Answer::TaskRuns(objects(body)?),
+            Request::FlowRuns { .. } => Answer::FlowRuns(objects(body, most)?),
+            Request::FlowRunStates(_) => Answer::FlowRunStates(objects(body, most)?),
+            Request::TaskRuns { .. } => Answer::TaskRuns(objects(body, most)?),
         })
     }
 }

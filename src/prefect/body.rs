@@ -4,6 +4,8 @@ use bytes::BytesMut;
 use reqwest::Response;
 
 use super::Error;
+use crate::clip::{LONGEST_MESSAGE, message};
+use crate::secrets::Secrets;
 
 /// A page of 200 flow runs takes about 350 kB; deployments include their parameter schemas and can
 /// take more.
@@ -11,11 +13,11 @@ pub(super) const LARGEST_BODY: usize = 64 * 1024 * 1024;
 
 /// Reads a complete body, decompressed.
 pub(super) async fn read(mut response: Response, shown: &str) -> Result<BytesMut, Error> {
-    let mut body = BytesMut::new();
+    let (mut body, url) = (BytesMut::new(), response.url().clone());
     while let Some(chunk) = response
         .chunk()
         .await
-        .map_err(|error| Error::transport(shown, &error))?
+        .map_err(|error| Error::transport(shown, &url, &error))?
     {
         if body.len() + chunk.len() > LARGEST_BODY {
             return Err(Error::TooLarge {
@@ -28,21 +30,32 @@ pub(super) async fn read(mut response: Response, shown: &str) -> Result<BytesMut
     Ok(body)
 }
 
+/// How much of a body is searched for secrets before it is cut: a secret that is cut off is not
+/// recognized.
+const SEARCHED: usize = 16 * 1024;
+
 /// The start of a body, for an error message.
-pub(super) async fn excerpt(mut response: Response) -> String {
-    const LONGEST: usize = 300;
-    let mut text = Vec::new();
+pub(super) async fn excerpt(mut response: Response, secrets: &Secrets) -> String {
+    let mut text = BytesMut::new();
     while let Ok(Some(chunk)) = response.chunk().await {
-        text.extend_from_slice(&chunk[..chunk.len().min(LONGEST - text.len())]);
-        if text.len() >= LONGEST {
+        text.extend_from_slice(&chunk);
+        if text.len() >= SEARCHED {
             break;
         }
     }
-    printable(&text)
+    start(&text, LONGEST_MESSAGE, secrets)
+}
+
+/// The first `longest` bytes of `text` on one line, without secrets.
+pub(super) fn start(text: &[u8], longest: usize, secrets: &Secrets) -> String {
+    let text = text.get(..SEARCHED).unwrap_or(text);
+    let mut text = text.to_vec();
+    secrets.hide(&mut text);
+    message(&printable(&text), longest).into_owned()
 }
 
 /// `text` on one line, without control characters.
-pub(super) fn printable(text: &[u8]) -> String {
+fn printable(text: &[u8]) -> String {
     String::from_utf8_lossy(text)
         .split(|c: char| c.is_control() || c.is_whitespace())
         .filter(|word| !word.is_empty())

@@ -12,6 +12,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::bounded::{Bounded, Items, Within, at_most};
+use crate::clip::{LONGEST_MESSAGE, message};
+
 /// An object's id: a UUID as text.
 pub type Id = Arc<str>;
 
@@ -62,9 +65,10 @@ pub fn null() -> Arc<str> {
     Arc::clone(&NULL)
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
+impl<'de, T: Bounded> Deserialize<'de> for Field<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Option::<T>::deserialize(deserializer).map(|value| value.map_or(Field::Null, Field::Value))
+        let value = Option::<Within<T>>::deserialize(deserializer)?;
+        Ok(value.map_or(Field::Null, |Within(value)| Field::Value(value)))
     }
 }
 
@@ -119,21 +123,27 @@ pub struct Skipped {
 
 #[derive(Deserialize)]
 struct Identified {
+    #[serde(deserialize_with = "super::bounded::text")]
     id: Id,
 }
 
-/// Decodes a list, object by object if it cannot be decoded as a whole.
-pub(super) fn objects<T: DeserializeOwned>(body: &[u8]) -> Result<Listed<T>, serde_json::Error> {
-    if let Ok(items) = serde_json::from_slice::<Vec<T>>(body) {
+/// Decodes a list of at most `most` objects, object by object if it cannot be decoded as a whole.
+pub(super) fn objects<T: DeserializeOwned>(
+    body: &[u8],
+    most: usize,
+) -> Result<Listed<T>, serde_json::Error> {
+    if let Ok(Items(items)) = at_most::<T>(body, most) {
         return Ok(Listed::from(items));
     }
     let mut listed = Listed::default();
-    for raw in serde_json::from_slice::<Vec<&RawValue>>(body)? {
+    let Items(all) = at_most::<&RawValue>(body, most)?;
+    for raw in all {
         match serde_json::from_str(raw.get()) {
             Ok(item) => listed.items.push(item),
             Err(error) => {
                 let Identified { id } = serde_json::from_str(raw.get())?;
-                let reason = error.to_string();
+                // It quotes the value.
+                let reason = message(&error.to_string(), LONGEST_MESSAGE).into_owned();
                 listed.skipped.push(Skipped { id, reason });
             }
         }
@@ -167,7 +177,7 @@ mod tests {
     #[test]
     fn an_object_that_cannot_be_decoded_is_skipped_and_reported() {
         let body = br#"[{"id":"a"},{"id":"b","start_time":"yesterday"},{"id":"c"}]"#;
-        let listed: Listed<FlowRun> = objects(body).unwrap();
+        let listed: Listed<FlowRun> = objects(body, 3).unwrap();
         let ids: Vec<_> = listed.items.iter().map(|run| &*run.id).collect();
         assert_eq!((ids, listed.len()), (vec!["a", "c"], 3));
         assert_eq!(&*listed.skipped[0].id, "b");
@@ -176,7 +186,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_not_a_list_of_objects_is_an_error() {
         for body in ["{}", "[7]", "[{\"id\":7}]", "[{}]", "<html>", "", "null"] {
-            assert!(objects::<FlowRun>(body.as_bytes()).is_err(), "{body}");
+            assert!(objects::<FlowRun>(body.as_bytes(), 3).is_err(), "{body}");
         }
     }
 }

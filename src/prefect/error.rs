@@ -5,13 +5,15 @@ use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
 
-use reqwest::Response;
 use reqwest::header::{LOCATION, RETRY_AFTER};
+use reqwest::{Response, Url};
 
-use super::body::{excerpt, printable};
-use super::http_date;
+use super::body::{excerpt, start};
+use super::retry_after;
 use crate::cause::innermost;
-use crate::secrets::Secrets;
+use crate::clip::{LONGEST_MESSAGE, message};
+use crate::proxy;
+use crate::secrets::{Secrets, scrubbed};
 use crate::tls;
 
 /// Why a request to Prefect failed. The text contains the request and a hint.
@@ -81,7 +83,7 @@ impl std::error::Error for Error {}
 const NAMES: tls::Names = tls::Names {
     address: "PREFECT_API_URL",
     trusted: "PREFECT_API_SSL_CERT_FILE",
-    own: None,
+    own: Some("PREFECT_API_CLIENT_CERTIFICATE"),
 };
 
 /// The hint for a request without an answer.
@@ -108,6 +110,9 @@ fn status_hint(status: u16, detail: &str, maintenance: bool) -> Option<&'static 
     Some(match status {
         503 if maintenance => "Prefect is in maintenance",
         401 | 403 => "check PREFECT_API_KEY or PREFECT_API_AUTH_STRING",
+        407 => {
+            "the proxy requires credentials: add them to the URL in HTTP_PROXY, or add Prefect's host to NO_PROXY"
+        }
         404 | 405 => "PREFECT_API_URL must be the URL of the API, for a server ending in /api",
         300..=399 => {
             "set PREFECT_API_URL to the target of the redirect; if that is a login page, configure the proxy in front of Prefect to let the agent through"
@@ -118,7 +123,8 @@ fn status_hint(status: u16, detail: &str, maintenance: bool) -> Option<&'static 
 }
 
 impl Error {
-    pub(super) fn transport(request: &str, error: &reqwest::Error) -> Self {
+    /// No answer to `request`, which was sent to `url`.
+    pub(super) fn transport(request: &str, url: &Url, error: &reqwest::Error) -> Self {
         let kind = match () {
             () if error.is_timeout() => "timeout",
             () if error.is_connect() => "connect",
@@ -128,9 +134,18 @@ impl Error {
         let (reason, hint) = match tls {
             Some(problem) => (problem.cause, Some(Cow::Owned(problem.hint))),
             None => {
-                let cause = innermost(error);
-                let hint = transport_hint(error, &cause);
-                (cause, hint)
+                let cause = scrubbed(&innermost(error));
+                // A proxy that cannot be reached says nothing about Prefect.
+                match proxy::of(url).filter(|_| error.is_connect()) {
+                    Some(proxy) => (
+                        format!("cannot connect through the proxy {proxy}: {cause}"),
+                        Some(Cow::Borrowed(proxy::HINT)),
+                    ),
+                    None => {
+                        let hint = transport_hint(error, &cause);
+                        (cause, hint)
+                    }
+                }
             }
         };
         Error::Transport {
@@ -141,7 +156,8 @@ impl Error {
         }
     }
 
-    pub(super) async fn status(request: &str, response: Response) -> Self {
+    /// An answer other than 200. `secrets` are masked, since a server may repeat them.
+    pub(super) async fn status(request: &str, response: Response, secrets: &Secrets) -> Self {
         let header = |name| {
             response
                 .headers()
@@ -153,15 +169,19 @@ impl Error {
         let throttled = matches!(status, 429 | 503);
         let retry_after = header(RETRY_AFTER.as_str())
             .filter(|_| throttled)
-            .and_then(|text| seconds_or_date(text, header("date")));
+            .and_then(|text| retry_after::wait(text, header("date")));
         let maintenance = throttled
             && header("prefect-maintenance")
                 .is_some_and(|value| value.eq_ignore_ascii_case("true"));
         let redirect = header(LOCATION.as_str()).filter(|_| response.status().is_redirection());
-        let redirect = redirect.map(|location| format!("redirect to {location}"));
+        let redirect = redirect.map(|location| {
+            // The query may contain a token, and the page that was requested.
+            let target = scrubbed(&secrets.hidden(without_query(location)));
+            format!("redirect to {}", message(&target, LONGEST_MESSAGE))
+        });
         let detail = match redirect {
             Some(redirect) => redirect,
-            None => excerpt(response).await,
+            None => excerpt(response, secrets).await,
         };
         Error::Status {
             request: request.to_owned(),
@@ -172,33 +192,31 @@ impl Error {
         }
     }
 
-    pub(super) fn body(request: &str, body: &[u8], error: &serde_json::Error) -> Self {
-        let start = printable(&body[..body.len().min(60)]);
+    /// A body that cannot be decoded. `secrets` are masked, since a server may repeat them.
+    pub(super) fn body(
+        request: &str,
+        body: &[u8],
+        error: &serde_json::Error,
+        secrets: &Secrets,
+    ) -> Self {
+        let start = start(body, 60, secrets);
+        // It quotes the value.
+        let said = secrets.hidden(&message(&error.to_string(), 16 * LONGEST_MESSAGE));
+        let said = message(&said, LONGEST_MESSAGE);
         let mut hint = None;
         let reason = match error.classify() {
             _ if start.starts_with('<') => {
                 hint = Some("does PREFECT_API_URL end in /api? Does a proxy require a login?");
                 format!("a web page, not the API; it starts with {start:?}")
             }
-            serde_json::error::Category::Data => format!("{error}"),
-            _ => format!("it is not JSON ({error}); it starts with {start:?}"),
+            serde_json::error::Category::Data => said.into_owned(),
+            _ => format!("it is not JSON ({said}); it starts with {start:?}"),
         };
         Error::Body {
             request: request.to_owned(),
             reason,
             hint,
         }
-    }
-
-    /// The same, with the secrets masked that the server repeats in its answer.
-    pub(super) fn without(mut self, secrets: &Secrets) -> Self {
-        match &mut self {
-            Error::Status { detail: text, .. } | Error::Body { reason: text, .. } => {
-                *text = secrets.hidden(text);
-            }
-            _ => {}
-        }
-        self
     }
 
     pub(super) fn unusable(request: &str, reason: &str) -> Self {
@@ -350,40 +368,19 @@ impl Error {
         }
     }
 
+    /// Whether the server refuses the credentials, rather than what they may do.
+    pub(super) fn refuses_credentials(&self) -> bool {
+        matches!(self, Error::Status { status: 401, .. })
+    }
+
     /// Prefect answers 403 `Missing CSRF token.` or `Invalid CSRF token …`.
     pub(super) fn asks_for_csrf(&self) -> bool {
         matches!(self, Error::Status { status: 403, detail, .. } if detail.contains("CSRF"))
     }
 }
 
-/// `Retry-After` is a number of seconds, or a date, which is relative to the server's `Date` (RFC
-/// 9110, 10.2.3).
-pub(super) fn seconds_or_date(text: &str, date: Option<&str>) -> Option<Duration> {
-    if let Ok(seconds) = text.trim().parse::<u32>() {
-        return Some(Duration::from_secs(seconds.into()));
-    }
-    let base = date
-        .and_then(http_date)
-        .unwrap_or_else(jiff::Timestamp::now);
-    let wait = http_date(text)?.duration_since(base);
-    Some(Duration::try_from(wait).unwrap_or(Duration::ZERO))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let date = Some("Sat, 21 Nov 2026 10:00:00 GMT");
-        let wait = |text| seconds_or_date(text, date);
-        assert_eq!(wait("2"), Some(Duration::from_secs(2)));
-        assert_eq!(
-            wait("Sat, 21 Nov 2026 10:00:30 GMT"),
-            Some(Duration::from_secs(30))
-        );
-        assert_eq!(wait("Sat, 21 Nov 2026 09:00:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(wait("soon"), None);
-        assert_eq!(wait("-1"), None);
-    }
+/// A URL without its query and fragment.
+fn without_query(url: &str) -> &str {
+    let end = url.find(['?', '#']).unwrap_or(url.len());
+    url.get(..end).unwrap_or_default()
 }

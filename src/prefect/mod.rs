@@ -6,7 +6,9 @@
 //! request, and when, is decided elsewhere.
 
 mod answer;
+mod authentication;
 mod body;
+pub mod bounded;
 mod csrf;
 mod decode;
 mod error;
@@ -14,6 +16,7 @@ pub mod objects;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 pub mod request;
+mod retry_after;
 pub mod runs;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,9 +25,8 @@ use std::time::{Duration, Instant, SystemTime};
 use backon::{ExponentialBuilder, Retryable as _};
 use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::header::{AGE, AUTHORIZATION, DATE, HeaderMap, HeaderValue};
+use reqwest::header::{AGE, DATE, HeaderMap};
 use reqwest::{StatusCode, Url};
-use secrecy::ExposeSecret as _;
 use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 
@@ -35,8 +37,8 @@ pub use error::Error;
 use request::Call;
 pub use request::Request;
 
-use crate::secrets::Secrets;
-use crate::settings::{Credentials, Prefect};
+use crate::rotation::{Headers, Rotating};
+use crate::settings::{self, Prefect};
 
 /// The maximum wait that a server can ask for. A longer one fails the request immediately, and
 /// every other request until it is over.
@@ -96,7 +98,7 @@ pub struct Client {
     gate: Semaphore,
     held_back: Mutex<Option<(Instant, Error)>>,
     observer: Arc<dyn RequestObserver>,
-    secrets: Secrets,
+    headers: Rotating,
 }
 
 impl Client {
@@ -106,25 +108,26 @@ impl Client {
     ///
     /// If the TLS backend cannot be initialized.
     pub fn new(settings: &Prefect, observer: Arc<dyn RequestObserver>) -> Result<Self, Error> {
-        let mut headers = HeaderMap::new();
-        if let Some(value) = authorization(&settings.credentials) {
-            headers.insert(AUTHORIZATION, value);
-        }
-        for (name, value) in &settings.headers {
-            // The settings have checked it.
-            if let Ok(mut value) = HeaderValue::from_bytes(value.expose_secret().as_bytes()) {
-                value.set_sensitive(true);
-                headers.insert(name, value);
-            }
-        }
-        let sent = headers.values().filter_map(|value| value.to_str().ok());
-        let secrets = Secrets::of(sent);
+        let failed = |error: &reqwest::Error| {
+            let url = &settings.api_url;
+            Error::transport(url.as_str(), url, error)
+        };
         let mut http = reqwest::Client::builder();
         if let Some(authorities) = &settings.authorities {
             http = http.tls_certs_only(authorities.clone());
         }
+        if settings.skip_verify {
+            http = http.tls_danger_accept_invalid_certs(true);
+        }
+        if let Some(own) = &settings.own_certificate {
+            http = http.identity(settings::identity(own).map_err(|error| failed(&error))?);
+        }
+        let reload = settings.reload.as_ref();
+        let headers = Rotating::new(
+            authentication::headers(&settings.authentication),
+            reload.map(|reload| reload.map(|read| authentication::headers(&read))),
+        );
         let http = http
-            .default_headers(headers)
             .timeout(settings.request_timeout)
             .user_agent(concat!(
                 env!("CARGO_PKG_NAME"),
@@ -134,7 +137,7 @@ impl Client {
             // A redirected POST would become a GET, so report the correct URL instead.
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .map_err(|error| Error::transport(settings.api_url.as_str(), &error))?;
+            .map_err(|error| failed(&error))?;
         Ok(Client {
             http,
             base: settings.api_url.clone(),
@@ -143,7 +146,7 @@ impl Client {
             gate: Semaphore::new(settings.max_concurrent_requests),
             held_back: Mutex::new(None),
             observer,
-            secrets,
+            headers,
         })
     }
 
@@ -181,8 +184,24 @@ impl Client {
             .await
     }
 
-    /// One attempt, and a second one with a CSRF token if the server requires it.
+    /// One attempt, and a second one if the server refuses a key that has been replaced since.
     async fn attempt<T>(&self, call: &Call, decode: Decode<'_, T>) -> Result<Dated<T>, Error> {
+        self.headers.refresh().await;
+        let used = self.headers.current();
+        match self.attempt_with_csrf(call, decode).await {
+            Err(error) if error.refuses_credentials() && self.headers.renew(&used).await => {
+                self.attempt_with_csrf(call, decode).await
+            }
+            result => result,
+        }
+    }
+
+    /// One attempt, and a second one with a CSRF token if the server requires it.
+    async fn attempt_with_csrf<T>(
+        &self,
+        call: &Call,
+        decode: Decode<'_, T>,
+    ) -> Result<Dated<T>, Error> {
         self.csrf.prepare(self).await?;
         let generation = self.csrf.generation();
         match self.send(call, decode).await {
@@ -223,9 +242,12 @@ impl Client {
         status: &mut Option<u16>,
     ) -> Result<Dated<T>, Error> {
         let url = url(&self.base, call);
+        let own = self.headers.current();
+        let Headers { map, secrets } = &*own;
         let mut request = self
             .http
             .request(call.method.clone(), url.clone())
+            .headers(map.clone())
             .headers(self.csrf.headers());
         if let Some(body) = &call.body {
             request = request
@@ -236,16 +258,16 @@ impl Client {
         let response = request
             .send()
             .await
-            .map_err(|error| Error::transport(&shown, &error))?;
+            .map_err(|error| Error::transport(&shown, &url, &error))?;
         *status = Some(response.status().as_u16());
         if response.status() == StatusCode::OK {
             let date = date(response.headers());
             let text = body::read(response, &shown).await?;
-            let value = decode(&text)
-                .map_err(|error| Error::body(&shown, &text, &error).without(&self.secrets))?;
+            let value =
+                decode(&text).map_err(|error| Error::body(&shown, &text, &error, secrets))?;
             return Ok((value, date));
         }
-        let error = Error::status(&shown, response).await.without(&self.secrets);
+        let error = Error::status(&shown, response, secrets).await;
         if let Some(wait) = error.retry_after() {
             *lock(&self.held_back) = Some((Instant::now() + wait, error.clone()));
         }
@@ -300,26 +322,10 @@ fn http_date(text: &str) -> Option<Timestamp> {
     Timestamp::try_from(time).ok()
 }
 
-fn authorization(credentials: &Credentials) -> Option<HeaderValue> {
-    use base64::Engine as _;
-    let text = match credentials {
-        Credentials::None => return None,
-        Credentials::Bearer(key) => format!("Bearer {}", key.expose_secret()),
-        Credentials::Basic { user, password } => {
-            let pair = format!("{user}:{}", password.expose_secret());
-            format!(
-                "Basic {}",
-                base64::engine::general_purpose::STANDARD.encode(pair)
-            )
-        }
-    };
-    // Both forms are ASCII; for the key, the settings ensure that.
-    let mut value = HeaderValue::from_str(&text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
 /// Locks `mutex`. Its content stays consistent if a holder panics.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

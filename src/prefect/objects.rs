@@ -8,6 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use super::bounded::{length, optional_text, text};
 pub use super::decode::{Field, null};
 use super::decode::{Id, Listed, Skipped, objects, time};
 
@@ -15,12 +16,13 @@ use super::decode::{Id, Listed, Skipped, objects, time};
 #[derive(Debug, Clone, Deserialize)]
 pub struct Deployment {
     /// Its id.
+    #[serde(deserialize_with = "text")]
     pub id: Arc<str>,
     /// Its name.
     #[serde(default)]
     pub name: Field<Arc<str>>,
     /// The flow that it deploys.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional_text")]
     pub flow_id: Option<Arc<str>>,
     /// Whether it is paused.
     #[serde(default)]
@@ -46,6 +48,7 @@ pub struct Deployment {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Flow {
     /// Its id.
+    #[serde(deserialize_with = "text")]
     pub id: Arc<str>,
     /// Its name.
     #[serde(default)]
@@ -56,6 +59,7 @@ pub struct Flow {
 #[derive(Debug, Clone, Deserialize)]
 pub struct WorkPool {
     /// Its id.
+    #[serde(deserialize_with = "text")]
     pub id: Arc<str>,
     /// Its name.
     #[serde(default)]
@@ -81,6 +85,7 @@ pub struct WorkPool {
 #[derive(Debug, Clone, Deserialize)]
 pub struct WorkQueue {
     /// Its id.
+    #[serde(deserialize_with = "text")]
     pub id: Arc<str>,
     /// Its name, unique in its pool.
     #[serde(default)]
@@ -112,6 +117,7 @@ pub struct WorkQueue {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Worker {
     /// Its id.
+    #[serde(deserialize_with = "text")]
     pub id: Arc<str>,
     /// Its name. A process worker generates one at every start.
     #[serde(default)]
@@ -132,6 +138,7 @@ pub struct Worker {
 #[derive(Debug, Clone, Deserialize)]
 pub struct GlobalLimit {
     /// Its id.
+    #[serde(deserialize_with = "text")]
     pub id: Arc<str>,
     /// Its name.
     #[serde(default)]
@@ -148,6 +155,7 @@ pub struct GlobalLimit {
 #[derive(Debug, Clone, Deserialize)]
 pub struct TagLimit {
     /// Its id.
+    #[serde(deserialize_with = "text")]
     pub id: Arc<str>,
     /// The tag.
     #[serde(default)]
@@ -155,15 +163,16 @@ pub struct TagLimit {
     /// The number of slots.
     #[serde(default)]
     pub concurrency_limit: Option<u64>,
-    /// The task runs that occupy a slot.
-    #[serde(default)]
-    pub active_slots: Option<Vec<Arc<str>>>,
+    /// The number of task runs that occupy a slot. The server lists their ids.
+    #[serde(default, deserialize_with = "length")]
+    pub active_slots: Option<u64>,
 }
 
 /// An automation (`POST /automations/filter`).
 #[derive(Debug, Clone, Deserialize)]
 pub struct Automation {
     /// Its id.
+    #[serde(deserialize_with = "text")]
     pub id: Arc<str>,
     /// Whether it is enabled.
     #[serde(default)]
@@ -208,9 +217,14 @@ macro_rules! resources {
                 }
             }
 
-            pub(super) fn decode(self, body: &[u8]) -> Result<Objects, serde_json::Error> {
+            /// Decodes a page of at most `most` objects.
+            pub(super) fn decode(
+                self,
+                body: &[u8],
+                most: usize,
+            ) -> Result<Objects, serde_json::Error> {
                 Ok(match self {
-                    $(Resource::$name => Objects::$name(objects(body)?),)*
+                    $(Resource::$name => Objects::$name(objects(body, most)?),)*
                 })
             }
         }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
 
-use super::error::seconds_or_date;
 use super::objects::{Objects, Resource};
 use super::request::{FlowRunFilter, Order, Page, TaskRunFilter};
+use super::retry_after;
 use super::runs::FlowRun;
 use super::{Answer, Error, Listed, Request, http_date};
 use crate::properties::lines::{assert_is_a_short_line, first_line};
+use crate::secrets::Secrets;
 
 const PAGE: Page = Page {
     offset: 0,
@@ -63,7 +64,8 @@ fn requests() -> Vec<Request> {
 
 /// The answer to `request` with this body, as the client reads it.
 pub(crate) fn decode(request: &Request, body: &[u8]) -> Result<Answer, Error> {
-    Answer::decode(request, body).map_err(|error| Error::body("POST /list", body, &error))
+    let none = Secrets::default();
+    Answer::decode(request, body).map_err(|error| Error::body("POST /list", body, &error, &none))
 }
 
 /// Bodies of answers. Every object of a list is either used or reported as skipped, and what
@@ -115,16 +117,20 @@ fn times(run: &FlowRun) {
     }
 }
 
-/// `Retry-After` in the first line, `Date` in the second one: no wait is negative, and a number of
-/// seconds is read exactly.
+/// `Retry-After` in the first line, `Date` in the second one: no wait is negative or longer than five
+/// minutes, and a number of seconds is read exactly.
 pub fn headers(data: &[u8]) {
     let (wait, date) = first_line(data);
     let (Ok(wait), Ok(date)) = (std::str::from_utf8(wait), std::str::from_utf8(date)) else {
         return;
     };
-    let read = seconds_or_date(wait, Some(date));
-    if let Ok(seconds) = wait.trim().parse::<u32>() {
-        assert_eq!(read, Some(Duration::from_secs(seconds.into())));
+    let read = retry_after::wait(wait, Some(date));
+    assert!(read.is_none_or(|wait| wait <= retry_after::LONGEST));
+    let digits = wait.trim().trim_start_matches('0');
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some(seconds) = digits.parse::<u64>().ok().filter(|_| is_number) {
+        let exactly = Duration::from_secs(seconds);
+        assert_eq!(read, Some(exactly.min(retry_after::LONGEST)));
     }
     if let Some(time) = http_date(wait) {
         let again = httpdate::fmt_http_date(time.into());
@@ -235,7 +241,7 @@ mod tests {
                 json!({"id": format!("strange-{number}"), "start_time": value})
             }));
             list.push(json!({"id": "last"}));
-            let listed: Listed<FlowRun> = objects(json!(list).to_string().as_bytes()).unwrap();
+            let listed: Listed<FlowRun> = objects(json!(list).to_string().as_bytes(), 6).unwrap();
             let ids: Vec<_> = listed.items.iter().map(|run| &*run.id).collect();
             prop_assert_eq!(listed.len(), list.len());
             prop_assert_eq!(ids.first(), Some(&"first"));
@@ -271,11 +277,12 @@ mod tests {
                 httpdate::fmt_http_date(time)
             };
             let until = now + u64::from(wait);
-            let read = Some(Duration::from_secs(u64::from(wait)));
-            prop_assert_eq!(seconds_or_date(&wait.to_string(), Some(&at(now))), read);
-            prop_assert_eq!(seconds_or_date(&at(until), Some(&at(now))), read);
+            let read = Duration::from_secs(u64::from(wait)).min(retry_after::LONGEST);
+            let read = Some(read);
+            prop_assert_eq!(retry_after::wait(&wait.to_string(), Some(&at(now))), read);
+            prop_assert_eq!(retry_after::wait(&at(until), Some(&at(now))), read);
             // A date in the past is no wait.
-            prop_assert_eq!(seconds_or_date(&at(now), Some(&at(until))), Some(Duration::ZERO));
+            prop_assert_eq!(retry_after::wait(&at(now), Some(&at(until))), Some(Duration::ZERO));
         }
     }
 }

@@ -23,6 +23,10 @@ Each setting has one name in three spellings: `MAX_RETRIES` in the environment, 
 Booleans are `True`/`False`, `true`/`false` or `1`/`0`. If a value is invalid, or a key in the file is unknown, the agent
 prints one line that names it and exits with code 2.
 
+A file with a secret is read again every few seconds, and when the server refuses the secret, so that a new key needs no
+restart. While the file is missing, empty or invalid, the last valid value is used. This applies to requests to Prefect
+and to pushed metrics, and for `grpc` also to the agent's own traces and logs. Certificates are read at the start only.
+
 If the name of an environment variable looks like a misspelled setting (`SAMPLE_INTERVAL`), a warning suggests the
 setting. Warnings are logged at startup, and shown by `check` and `config`.
 
@@ -49,7 +53,7 @@ is used: `local` is `http://127.0.0.1:4200/api`, and `ephemeral`, `test` and `cl
 logs which profile it uses.
 
 The agent reads these settings from the profile: `PREFECT_API_URL`, `PREFECT_API_KEY`, `PREFECT_API_AUTH_STRING`,
-`PREFECT_CLIENT_CUSTOM_HEADERS` and `PREFECT_API_SSL_CERT_FILE`.
+`PREFECT_CLIENT_CUSTOM_HEADERS`, `PREFECT_API_SSL_CERT_FILE` and `PREFECT_API_TLS_INSECURE_SKIP_VERIFY`.
 
 - Settings from other sources take precedence over those of the profile. If another source sets the key or the auth
   string, the profile's key and auth string are both ignored.

@@ -28,7 +28,8 @@ pub(super) fn load(reader: &Reader) -> Result<Metrics, Error> {
     Ok(Metrics {
         flow_run_name_label: reader.required("ENABLE_FLOW_RUN_NAME_LABEL", boolean)?,
         cardinality_limit: reader.required("METRICS_CARDINALITY_LIMIT", |text| {
-            whole(text, 1, 10_000_000)
+            // The SDK reserves memory for the limit, in each exporter and metric.
+            whole(text, 1, 200_000)
         })?,
         include: list("METRICS_INCLUDE")?.unwrap_or_default(),
         exclude: list("METRICS_EXCLUDE")?.unwrap_or_default(),

@@ -19,10 +19,13 @@ mod file;
 mod metrics;
 mod near;
 mod otel;
+mod pem;
 mod prefect;
 mod profile;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
+mod proxy;
+mod reload;
 pub mod report;
 mod setting;
 mod shown;
@@ -31,9 +34,13 @@ pub mod table;
 mod web;
 
 pub use metrics::Metrics;
-pub use otel::{Compression, MetricsExporters, Otel, Otlp, Protocol, Signal, Temporality};
-pub use prefect::{Credentials, Prefect};
+pub use otel::{
+    Compression, MetricsExporters, Otel, Otlp, OtlpHeaders, Protocol, Signal, Temporality,
+};
+pub use pem::{OwnCertificate, identity};
+pub use prefect::{Authentication, Credentials, Prefect};
 pub use profile::Profile;
+pub use reload::Reload;
 use shown::shown;
 pub use sources::Sources;
 use sources::{Found, Merged};
@@ -176,6 +183,7 @@ impl Settings {
     /// If a value is not valid, a key in the file is unknown, or a file cannot be read. The first
     /// error is returned.
     pub fn load(sources: &Sources) -> Result<Self, Error> {
+        proxy::learn_passwords(sources);
         let reader = Reader::new(sources)?;
         let settings = Settings {
             prefect: prefect::load(&reader)?,
@@ -246,10 +254,28 @@ impl Reader {
         let mut merged = Merged::new(sources)?;
         let warnings = std::mem::take(&mut merged.warnings);
         Ok(Reader {
-            merged,
             warnings: warnings.into(),
-            replaced: RefCell::default(),
+            ..Reader::of(merged)
         })
+    }
+
+    fn of(merged: Merged) -> Self {
+        Reader {
+            merged,
+            warnings: RefCell::default(),
+            replaced: RefCell::default(),
+        }
+    }
+
+    /// What reads the settings with these names again, if a secret among them is in a file.
+    fn reload<T>(
+        &self,
+        names: &[&str],
+        read: impl Fn(&Reader) -> Result<T, Error> + Send + Sync + 'static,
+    ) -> Option<Reload<T>> {
+        let merged = self.merged.only(names);
+        let files = merged.files();
+        (!files.is_empty()).then(|| Reload::new(files, move || read(&Reader::of(merged.clone()))))
     }
 
     /// Adds a warning, but only once: a setting may be read for several signals.

@@ -1,7 +1,6 @@
 //! The settings of the OpenTelemetry specification.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::Url;
@@ -9,7 +8,11 @@ use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::SecretString;
 
 use super::endpoint::endpoint;
-use super::{Error, Reader, shown, sources, whole};
+use super::pem::{self, OwnCertificate};
+use super::reload::Reload;
+use super::setting::for_signal;
+use super::{Error, Reader, shown, whole};
+use crate::secrets;
 
 /// The exporters of metrics, traces and logs, and their settings.
 #[derive(Debug, Clone)]
@@ -138,16 +141,21 @@ pub struct Otlp {
     /// The transport protocol.
     pub protocol: Protocol,
     /// Headers, or metadata. They are valid, and their values are secret.
-    pub headers: Vec<(String, SecretString)>,
+    pub headers: OtlpHeaders,
+    /// What reads the headers again, if they are in a file.
+    pub reload: Option<Reload<OtlpHeaders>>,
     /// The timeout of one message, including retries.
     pub timeout: Duration,
     /// The compression of each message.
     pub compression: Compression,
     /// The certificate authorities used to verify the collector's certificate, in PEM format.
     pub certificate: Option<String>,
-    /// The agent's certificate and its key, in PEM format.
-    pub client_identity: Option<(String, SecretString)>,
+    /// The agent's certificate and its key.
+    pub own_certificate: Option<OwnCertificate>,
 }
+
+/// Names and values of headers.
+pub type OtlpHeaders = Vec<(String, SecretString)>;
 
 impl Otel {
     pub(super) fn load(reader: &Reader) -> Result<Self, Error> {
@@ -220,34 +228,21 @@ impl Otlp {
                 _ => None,
             }
         })?;
-        let pem = |setting: &str| -> Result<Option<String>, Error> {
-            let path = reader.of_signal(&of(setting), own, |text| Some(PathBuf::from(text)))?;
-            path.map(|path: PathBuf| pem(&of(setting), &path))
-                .transpose()
+        let authorities = pem::authorities(reader, &of("CERTIFICATE"), own)?;
+        let read_headers = move |reader: &Reader| -> Result<OtlpHeaders, Error> {
+            let headers = reader.of_signal(HEADERS, own, headers)?;
+            Ok(headers.unwrap_or_default())
         };
-        let client_identity = match (pem("CLIENT_CERTIFICATE")?, pem("CLIENT_KEY")?) {
-            (Some(certificate), Some(key)) => Some((certificate, SecretString::from(key))),
-            (None, None) => None,
-            (certificate, _) => {
-                let missing = if certificate.is_some() {
-                    "CLIENT_KEY"
-                } else {
-                    "CLIENT_CERTIFICATE"
-                };
-                return Err(Error::Value {
-                    name: of(missing),
-                    value: "an empty value".to_owned(),
-                    accepts: "a readable PEM file, since certificate and key need each other"
-                        .to_owned(),
-                });
-            }
-        };
+        let endpoint = endpoint(reader, signal, protocol)?;
+        secrets::learn(endpoint.query());
         Ok(Otlp {
-            endpoint: endpoint(reader, signal, protocol)?,
+            endpoint,
             protocol,
-            headers: reader
-                .of_signal(&of("HEADERS"), own, headers)?
-                .unwrap_or_default(),
+            headers: read_headers(reader)?,
+            reload: reader.reload(
+                &[HEADERS, &for_signal(HEADERS, signal.name())],
+                read_headers,
+            ),
             timeout: reader.lenient_required(&of("TIMEOUT"), own, |text| {
                 whole(text, 1, 600_000).map(Duration::from_millis)
             })?,
@@ -258,8 +253,12 @@ impl Otlp {
                     _ => None,
                 }
             })?,
-            certificate: pem("CERTIFICATE")?,
-            client_identity,
+            certificate: authorities.map(|(pem, _)| pem),
+            own_certificate: pem::own_certificate(
+                reader,
+                [&of("CLIENT_CERTIFICATE"), &of("CLIENT_KEY")],
+                own,
+            )?,
         })
     }
 }
@@ -268,6 +267,8 @@ const OTLP: &str = "otlp";
 const PROMETHEUS: &str = "prometheus";
 const CONSOLE: &str = "console";
 const NONE: &str = "none";
+
+const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
 
 /// The exporters in a list that are in `known`. Others cause a warning; if the list contains no
 /// other exporter, the default is used.
@@ -330,12 +331,13 @@ pub(super) fn pairs(text: &str) -> Option<Vec<(String, String)>> {
         .collect()
 }
 
-fn headers(text: &str) -> Option<Vec<(String, SecretString)>> {
+fn headers(text: &str) -> Option<OtlpHeaders> {
     pairs(text)?
         .into_iter()
         .map(|(key, value)| {
             HeaderName::from_bytes(key.as_bytes()).ok()?;
             HeaderValue::from_str(&value).ok()?;
+            secrets::learn([value.as_str()]);
             Some((key.to_ascii_lowercase(), SecretString::from(value)))
         })
         .collect()
@@ -346,18 +348,4 @@ fn decoded(text: &str) -> Option<String> {
         .decode_utf8()
         .ok()
         .map(std::borrow::Cow::into_owned)
-}
-
-/// Reads a PEM file. This only checks that it looks like one; its content is checked where it is
-/// used.
-fn pem(setting: &str, path: &Path) -> Result<String, Error> {
-    let text = sources::read(setting, path)?;
-    match text.contains("-----BEGIN ") {
-        true => Ok(text),
-        false => Err(Error::File {
-            setting: setting.to_owned(),
-            path: path.to_owned(),
-            reason: "it is not a PEM file".to_owned(),
-        }),
-    }
 }

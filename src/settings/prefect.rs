@@ -1,15 +1,17 @@
 //! How to connect to Prefect. Settings that Prefect's client also has are read in the same way.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Certificate, Url};
 use secrecy::SecretString;
 
+use super::pem::{self, OwnCertificate};
 use super::profile::Profile;
-use super::{Error, Reader, boolean, seconds, sources, web_url, whole};
+use super::reload::Reload;
+use super::{Error, Reader, boolean, seconds, web_url, whole};
+use crate::secrets;
 
 /// How to connect to Prefect.
 #[derive(Debug, Clone)]
@@ -19,11 +21,15 @@ pub struct Prefect {
     /// The Prefect profile that the URL comes from.
     pub profile: Option<Profile>,
     /// How the agent authenticates.
-    pub credentials: Credentials,
-    /// Headers for every request. They are valid, and their values are secret.
-    pub headers: Vec<(HeaderName, SecretString)>,
+    pub authentication: Authentication,
+    /// What reads the authentication again, if it is in files.
+    pub reload: Option<Reload<Authentication>>,
     /// The authorities used to verify the server's certificate, instead of those of the system.
     pub authorities: Option<Vec<Certificate>>,
+    /// Whether the server's certificate is not verified.
+    pub skip_verify: bool,
+    /// The agent's certificate and its key.
+    pub own_certificate: Option<OwnCertificate>,
     /// Fetch a CSRF token before the first request.
     pub csrf_enabled: bool,
     /// Maximum number of retries of a request.
@@ -40,6 +46,15 @@ pub struct Prefect {
 
 /// How the agent authenticates to Prefect.
 #[derive(Debug, Clone)]
+pub struct Authentication {
+    /// Key or password.
+    pub credentials: Credentials,
+    /// Headers for every request. They are valid, and their values are secret.
+    pub headers: Vec<(HeaderName, SecretString)>,
+}
+
+/// A key or a password.
+#[derive(Debug, Clone)]
 pub enum Credentials {
     /// Without authentication.
     None,
@@ -54,7 +69,17 @@ pub enum Credentials {
     },
 }
 
+/// The settings of the authentication, which are secret.
+const SECRETS: [&str; 3] = [
+    "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_CLIENT_CUSTOM_HEADERS",
+];
+
+const OWN_CERTIFICATE: [&str; 2] = ["PREFECT_API_CLIENT_CERTIFICATE", "PREFECT_API_CLIENT_KEY"];
+
 pub(super) fn load(reader: &Reader) -> Result<Prefect, Error> {
+    let authorities = pem::authorities(reader, "PREFECT_API_SSL_CERT_FILE", None)?;
     Ok(Prefect {
         api_url: reader.required("PREFECT_API_URL", |text| {
             let url = web_url(text)?;
@@ -63,9 +88,11 @@ pub(super) fn load(reader: &Reader) -> Result<Prefect, Error> {
             Url::parse(url.as_str().trim_end_matches('/')).ok()
         })?,
         profile: reader.merged.profile.clone(),
-        credentials: credentials(reader)?,
-        headers: headers(reader)?,
-        authorities: authorities(reader)?,
+        authentication: authentication(reader)?,
+        reload: reader.reload(&SECRETS, authentication),
+        authorities: authorities.map(|(_, certificates)| certificates),
+        skip_verify: skip_verify(reader)?,
+        own_certificate: pem::own_certificate(reader, OWN_CERTIFICATE, None)?,
         csrf_enabled: reader.required("PREFECT_CSRF_ENABLED", boolean)?,
         max_retries: reader.required("MAX_RETRIES", |text| whole(text, 0, 20))?,
         request_timeout: reader.required("REQUEST_TIMEOUT_SECONDS", seconds)?,
@@ -73,6 +100,13 @@ pub(super) fn load(reader: &Reader) -> Result<Prefect, Error> {
             .required("MAX_CONCURRENT_REQUESTS", |text| whole(text, 1, 64))?,
         pagination_enabled: reader.required("PAGINATION_ENABLED", boolean)?,
         pagination_limit: reader.required("PAGINATION_LIMIT", |text| whole(text, 1, 1_000_000))?,
+    })
+}
+
+fn authentication(reader: &Reader) -> Result<Authentication, Error> {
+    Ok(Authentication {
+        credentials: credentials(reader)?,
+        headers: headers(reader)?,
     })
 }
 
@@ -84,6 +118,7 @@ fn credentials(reader: &Reader) -> Result<Credentials, Error> {
     })?;
     let basic = reader.optional("PREFECT_API_AUTH_STRING", |text| {
         let (user, password) = text.split_once(':')?;
+        secrets::learn_basic(user, password);
         Some(Credentials::Basic {
             user: user.to_owned(),
             password: SecretString::from(password),
@@ -103,6 +138,7 @@ fn headers(reader: &Reader) -> Result<Vec<(HeaderName, SecretString)>, Error> {
         let headers = headers.into_iter().map(|(name, value)| {
             HeaderValue::from_bytes(value.as_bytes()).ok()?;
             let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+            secrets::learn([value.as_str()]);
             Some((name, SecretString::from(value)))
         });
         headers.collect::<Option<Vec<_>>>()
@@ -119,26 +155,22 @@ fn headers(reader: &Reader) -> Result<Vec<(HeaderName, SecretString)>, Error> {
     Ok(own)
 }
 
-fn authorities(reader: &Reader) -> Result<Option<Vec<Certificate>>, Error> {
-    const NAME: &str = "PREFECT_API_SSL_CERT_FILE";
-    let Some(path) = reader.optional(NAME, |text| Some(PathBuf::from(text)))? else {
-        return Ok(None);
-    };
-    let pem = sources::read(NAME, &path)?;
-    let unusable = |reason: &str| Error::File {
-        setting: NAME.to_owned(),
-        path: path.clone(),
-        reason: reason.to_owned(),
-    };
-    let certificates = Certificate::from_pem_bundle(pem.as_bytes())
-        .map_err(|_| unusable("it is not a PEM file with certificates"))?;
-    if certificates.is_empty() {
-        return Err(unusable("it contains no PEM certificate"));
+const SKIP_VERIFY: &str = "PREFECT_API_TLS_INSECURE_SKIP_VERIFY";
+
+/// Whether certificates are not verified. Warns of what that means.
+fn skip_verify(reader: &Reader) -> Result<bool, Error> {
+    // Prefect's client accepts all of these.
+    let skips = reader.required(SKIP_VERIFY, |text| {
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "t" | "yes" | "y" | "on" | "1" => Some(true),
+            "false" | "f" | "no" | "n" | "off" | "0" => Some(false),
+            _ => None,
+        }
+    })?;
+    if skips {
+        reader.warn(format!(
+            "{SKIP_VERIFY}: THE CERTIFICATE OF PREFECT IS NOT VERIFIED: whoever can redirect the connection can read the credentials and send false data; set PREFECT_API_SSL_CERT_FILE to the certificate of the authority instead"
+        ));
     }
-    // The certificates are only decoded when a client is built.
-    let client = reqwest::Client::builder().tls_certs_only(certificates.clone());
-    match client.build() {
-        Ok(_) => Ok(Some(certificates)),
-        Err(_) => Err(unusable("it contains a certificate that cannot be decoded")),
-    }
+    Ok(skips)
 }

@@ -14,12 +14,13 @@ use super::file::{invalid, parse, text};
 use crate::docgen::visible;
 
 /// The settings that are taken from a profile.
-pub(super) const SETTINGS: [&str; 5] = [
+pub(super) const SETTINGS: [&str; 6] = [
     "PREFECT_API_URL",
     "PREFECT_API_KEY",
     "PREFECT_API_AUTH_STRING",
     "PREFECT_CLIENT_CUSTOM_HEADERS",
     "PREFECT_API_SSL_CERT_FILE",
+    "PREFECT_API_TLS_INSECURE_SKIP_VERIFY",
 ];
 
 /// The name and location of a profile.

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use config::{FileFormat, ValueKind};
@@ -14,6 +16,7 @@ use super::profile::{self, Profile};
 use super::setting::{Setting, for_signal};
 use super::table::SETTINGS;
 use super::{Error, Signal};
+use crate::secrets;
 
 /// The sources that the process was started with.
 #[derive(Debug, Clone, Default)]
@@ -66,6 +69,9 @@ impl fmt::Display for Origin {
     }
 }
 
+/// What the name of a setting ends with that has the path of a secret.
+const FILE: &str = "_FILE";
+
 /// A value as it was set, and its source.
 #[derive(Debug, Clone)]
 pub(super) struct Written {
@@ -81,6 +87,7 @@ pub(super) struct Found {
 }
 
 /// The merged settings, not yet validated.
+#[derive(Debug, Clone)]
 pub(super) struct Merged {
     /// By the environment's spelling.
     values: BTreeMap<String, Written>,
@@ -89,8 +96,6 @@ pub(super) struct Merged {
     /// Warnings about the sources.
     pub(super) warnings: Vec<String>,
 }
-
-const SKIP_VERIFY: &str = "PREFECT_API_TLS_INSECURE_SKIP_VERIFY";
 
 /// Settings by each of their names.
 type Known = HashMap<String, &'static Setting>;
@@ -158,23 +163,12 @@ impl Merged {
                 let value = value.to_str();
                 let value = value.ok_or_else(|| Error::value(setting, name, &shown))?;
                 self.set(name.to_owned(), value.to_owned(), Origin::Environment);
-            } else if name == SKIP_VERIFY {
-                self.warn_of_skip_verify(&shown);
             } else if let Some(near) = nearest_variable(name, known.keys().map(String::as_str)) {
                 self.warnings
                     .push(format!("{name} is not a setting; did you mean {near}?"));
             }
         }
         Ok(())
-    }
-
-    /// Warns of a setting of Prefect's client that the agent intentionally does not support.
-    fn warn_of_skip_verify(&mut self, value: &str) {
-        if matches!(value.to_ascii_lowercase().as_str(), "true" | "1") {
-            self.warnings.push(format!(
-                "{SKIP_VERIFY} is not supported: certificates are always verified; set PREFECT_API_SSL_CERT_FILE to the certificate of the authority"
-            ));
-        }
     }
 
     /// Adds the settings of the active Prefect profile that no other source sets. Key and auth
@@ -185,9 +179,6 @@ impl Merged {
         let Some((profile, values)) = active else {
             return;
         };
-        if let Some(value) = values.get(SKIP_VERIFY) {
-            self.warn_of_skip_verify(value);
-        }
         let is_set = |name: &str| {
             let file = format!("{name}_FILE");
             self.values.contains_key(name) || self.values.contains_key(&file)
@@ -205,6 +196,32 @@ impl Merged {
             }
         }
         self.profile = Some(profile);
+    }
+
+    /// Only the settings with these names, and the files of their secrets.
+    pub(super) fn only(&self, names: &[&str]) -> Self {
+        let is_wanted = |name: &String| {
+            let name = name.strip_suffix(FILE).unwrap_or(name);
+            names.contains(&name)
+        };
+        let values = self.values.iter();
+        let values = values.filter(|(name, _)| is_wanted(name));
+        Merged {
+            values: values
+                .map(|(name, written)| (name.clone(), written.clone()))
+                .collect(),
+            profile: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The names of the settings with the path of a secret.
+    pub(super) fn files(&self) -> Vec<String> {
+        let files = SETTINGS.iter().filter(|setting| setting.is_secret());
+        let files = files.flat_map(Setting::names);
+        files
+            .filter(|name| name.ends_with(FILE) && self.values.contains_key(name))
+            .collect()
     }
 
     /// The value that is set for exactly this name.
@@ -231,21 +248,25 @@ impl Merged {
         if !setting.is_secret() {
             return Ok(found(name));
         }
-        let file_name = format!("{name}_FILE");
+        let file_name = format!("{name}{FILE}");
         match (found(name), found(&file_name)) {
             (Some(_), Some(_)) => Err(Error::Twice {
                 name: name.to_owned(),
                 file_name,
             }),
             (None, Some(Found { value: path, .. })) => {
-                let text = read(&file_name, Path::new(&path))?;
-                let value = text.trim_end_matches(['\r', '\n']).to_owned();
-                Ok((!value.is_empty()).then_some(Found {
+                let value = read_secret(&file_name, Path::new(&path))?;
+                secrets::learn([value.as_str()]);
+                Ok(Some(Found {
                     name: file_name,
                     value,
                 }))
             }
-            (written, None) => Ok(written),
+            (written, None) => {
+                let value = written.as_ref().map(|found| found.value.trim());
+                secrets::learn(value);
+                Ok(written)
+            }
         }
     }
 
@@ -274,13 +295,46 @@ fn key(name: &str) -> String {
     name.to_ascii_lowercase()
 }
 
-/// Reads the file in a setting.
+/// The maximum size of a file: much more than all authorities of a system take.
+const LARGEST_FILE: u64 = 16 * 1024 * 1024;
+
+/// Reads the file in a setting, without the byte order mark that some editors write.
 pub(super) fn read(setting: &str, path: &Path) -> Result<String, Error> {
-    std::fs::read_to_string(path).map_err(|source| Error::File {
+    let unusable = |reason: String| Error::File {
         setting: setting.to_owned(),
         path: path.to_owned(),
-        reason: source.to_string(),
-    })
+        reason,
+    };
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| {
+        // A device may have no end.
+        file.take(LARGEST_FILE + 1).read_to_string(&mut text)
+    });
+    match read {
+        Err(error) => Err(unusable(error.to_string())),
+        Ok(bytes) if bytes as u64 > LARGEST_FILE => {
+            Err(unusable(format!("it is larger than {LARGEST_FILE} bytes")))
+        }
+        Ok(_) => Ok(match text.strip_prefix('\u{feff}') {
+            Some(rest) => rest.to_owned(),
+            None => text,
+        }),
+    }
+}
+
+/// Reads the secret in the file of a setting. A file without a secret is a mistake, or being
+/// written: without it, the agent would use no credentials.
+fn read_secret(setting: &str, path: &Path) -> Result<String, Error> {
+    let text = read(setting, path)?;
+    let secret = text.trim_end_matches(['\r', '\n']);
+    match secret.trim().is_empty() {
+        false => Ok(secret.to_owned()),
+        true => Err(Error::File {
+            setting: setting.to_owned(),
+            path: path.to_owned(),
+            reason: format!("it is empty; write the secret to it, or unset {setting}"),
+        }),
+    }
 }
 
 /// The settings in a file, by the environment's spelling.

@@ -100,6 +100,24 @@ pub static SETTINGS: &[Setting] = &[
         "Certificate authorities used to verify the server's certificate, instead of those of the system.",
     ),
     prefect(
+        "PREFECT_API_TLS_INSECURE_SKIP_VERIFY",
+        Some("False"),
+        "a boolean of Prefect's client, such as True or False",
+        "Do not verify the server's certificate, as in Prefect's client. Insecure: the credentials can be intercepted. Prefer `PREFECT_API_SSL_CERT_FILE`.",
+    ),
+    prefect(
+        "PREFECT_API_CLIENT_CERTIFICATE",
+        None,
+        "a readable PEM file",
+        "Client certificate of the agent, for a server or proxy that requires one. Prefect's client has no such setting.",
+    ),
+    prefect(
+        "PREFECT_API_CLIENT_KEY",
+        None,
+        "a readable PEM file",
+        "Private key of the client certificate.",
+    ),
+    prefect(
         "PREFECT_CSRF_ENABLED",
         Some("False"),
         BOOLEAN,
@@ -234,7 +252,7 @@ pub static SETTINGS: &[Setting] = &[
     metrics(
         "METRICS_CARDINALITY_LIMIT",
         Some("50000"),
-        "a whole number from 1 to 10000000",
+        "a whole number from 1 to 200000",
         "Maximum number of series per metric. Series beyond it are aggregated into one with `otel_metric_overflow=\"true\"`.",
     ),
     endpoint(

@@ -8,6 +8,7 @@ mod near;
 mod prefect;
 mod profile;
 mod report;
+mod secrets;
 
 fn load(environment: &[(&str, &str)]) -> Result<Settings, Error> {
     load_all(None, environment, &[])
@@ -179,7 +180,7 @@ fn a_secret_can_stand_in_a_file_of_its_own() {
     let path = secret.path().to_str().unwrap();
     let settings = load(&[("PREFECT_API_AUTH_STRING_FILE", path)]).unwrap();
     assert!(
-        matches!(settings.prefect.credentials, Credentials::Basic { ref user, .. } if user == "admin")
+        matches!(settings.prefect.authentication.credentials, Credentials::Basic { ref user, .. } if user == "admin")
     );
     let twice = load(&[
         ("PREFECT_API_AUTH_STRING_FILE", path),
@@ -199,7 +200,7 @@ fn a_secret_can_stand_in_a_file_of_its_own() {
 fn the_key_wins_over_user_and_password() {
     let settings = load(&[("PREFECT_API_KEY", "k"), ("PREFECT_API_AUTH_STRING", "a:b")]).unwrap();
     assert!(matches!(
-        settings.prefect.credentials,
+        settings.prefect.authentication.credentials,
         Credentials::Bearer(_)
     ));
 }

@@ -384,3 +384,36 @@ async fn fields_that_cannot_be_decoded_do_not_affect_the_rest() {
         assert_eq!(page.family("prefect_concurrency_limit_slots").len(), 4);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_without_permission_for_the_version_alone_does_not_mean_that_prefect_is_down() {
+    let stub = small_stub().await;
+    stub.fault(|request| {
+        (request.path == "/admin/version").then(|| garbage(StatusCode::FORBIDDEN, "Forbidden"))
+    });
+    let mut agent = agent(&stub.url, &[]).await;
+    let page = cycle(&mut agent).await;
+    assert_eq!(page.value(UP, &[]), Some(1.0));
+    assert_eq!(page.value(CYCLES, &[("outcome", "success")]), Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_of_any_length_that_a_server_asks_for_does_not_end_the_agent() {
+    for wait in [
+        "1000000000",
+        "99999999999999999999",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "-1",
+        "soon",
+    ] {
+        let stub = small_stub().await;
+        stub.fault(move |_| {
+            let headers = [("retry-after", wait)];
+            Some((StatusCode::SERVICE_UNAVAILABLE, headers).into_response())
+        });
+        let mut agent = agent(&stub.url, &[]).await;
+        for _ in 0..2 {
+            assert_eq!(cycle(&mut agent).await.value(UP, &[]), Some(0.0), "{wait}");
+        }
+    }
+}

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod alerts;
+mod bounds;
 mod browser;
 mod check;
 mod checkpoint;
@@ -31,12 +32,14 @@ mod lifecycle;
 mod native;
 mod once;
 mod otlp;
+mod own_signals;
 mod parity;
 mod port;
 mod push_path;
 mod push_pull;
 mod receivers;
 mod recreate;
+mod secrets;
 mod settings;
 mod shutdown;
 mod soak;

@@ -123,7 +123,7 @@ async fn first(client: &Client) -> Result<First, Error> {
 /// A more specific hint for an error, derived from the settings.
 async fn better_hint(settings: &Prefect, error: &Error) -> Option<String> {
     if let Error::Status { status: 401, .. } = error {
-        let hint = match &settings.credentials {
+        let hint = match &settings.authentication.credentials {
             Credentials::None => {
                 "set PREFECT_API_KEY (Prefect Cloud), or PREFECT_API_AUTH_STRING to the server's user:password"
             }

@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::cause::innermost;
+use crate::secrets::scrubbed;
 use crate::settings::Protocol;
 use crate::tls;
 
@@ -148,7 +149,12 @@ pub(super) fn refused(refusal: &Refusal<'_>) -> Failure {
         false => printable(body),
     };
     let detail = match refusal.location {
-        Some(location) => format!("redirect to {}", printable(location.as_bytes())),
+        // The query may contain a token.
+        Some(location) => {
+            let end = location.find(['?', '#']).unwrap_or(location.len());
+            let target = location.as_bytes().get(..end).unwrap_or_default();
+            format!("redirect to {}", scrubbed(&printable(target)))
+        }
         None => detail,
     };
     let hint = match status {
@@ -211,7 +217,9 @@ pub(super) fn status(status: &Status, port: Option<u16>) -> Failure {
         }
         let cause = match status.code() {
             // The server closed the stream and gave a reason.
-            code if code != Code::Unavailable && code != Code::Unknown => status.message().into(),
+            code if code != Code::Unavailable && code != Code::Unknown => {
+                printable(status.message().as_bytes())
+            }
             _ => innermost(source),
         };
         return no_answer(&cause, Protocol::Grpc, port);

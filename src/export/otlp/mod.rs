@@ -1,6 +1,7 @@
 //! OTLP exporters, configured by the standard settings.
 //!
-//! Metrics are exported by [`Delivery`]; traces and logs by `opentelemetry-otlp`.
+//! Metrics are exported by [`Delivery`]; traces and logs by `opentelemetry-otlp`, or, over gRPC, by
+//! [`Spans`] and [`Logs`].
 
 mod answer;
 mod attributes;
@@ -15,6 +16,7 @@ pub(crate) mod properties;
 mod round;
 mod saved;
 mod series;
+mod signals;
 mod transport;
 mod value;
 mod whole;
@@ -23,18 +25,18 @@ use std::collections::HashMap;
 
 use opentelemetry_otlp::{
     Compression, LogExporter, Protocol, SpanExporter, WithExportConfig, WithHttpConfig,
-    WithTonicConfig,
 };
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret as _;
-use tonic::metadata::MetadataMap;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use super::Error;
-use crate::settings::{self, Otlp};
+use crate::rotation::{Headers, Rotating};
+use crate::settings::{self, Otlp, OtlpHeaders};
 pub use delivery::{Delivery, DeliveryConfig, PointCounts, PointsOf};
 pub use probe::{Refusal, probe};
 pub use saved::DeliveredFile;
+pub use signals::{Logs, Spans};
 pub(super) use whole::whole;
 
 /// The exporter for the agent's own spans. Must be called within a tokio runtime.
@@ -42,13 +44,14 @@ pub(super) use whole::whole;
 /// # Errors
 ///
 /// If the settings contradict each other.
-pub fn traces(otlp: &Otlp) -> Result<SpanExporter, Error> {
-    let builder = SpanExporter::builder();
-    let built = match otlp.protocol {
-        settings::Protocol::HttpProtobuf => http(builder.with_http(), otlp)?.build(),
-        settings::Protocol::Grpc => grpc(builder.with_tonic(), otlp).build(),
-    };
-    built.map_err(|error| Error::Otlp(error.to_string()))
+pub fn traces(otlp: &Otlp) -> Result<Spans, Error> {
+    if otlp.protocol == settings::Protocol::Grpc {
+        return Spans::over_grpc(otlp);
+    }
+    let exporter = http(SpanExporter::builder().with_http(), otlp)?.build();
+    exporter
+        .map(Spans::Http)
+        .map_err(|error| Error::Otlp(error.to_string()))
 }
 
 /// The exporter for the agent's own logs. Must be called within a tokio runtime.
@@ -56,13 +59,14 @@ pub fn traces(otlp: &Otlp) -> Result<SpanExporter, Error> {
 /// # Errors
 ///
 /// If the settings contradict each other.
-pub fn logs(otlp: &Otlp) -> Result<LogExporter, Error> {
-    let builder = LogExporter::builder();
-    let built = match otlp.protocol {
-        settings::Protocol::HttpProtobuf => http(builder.with_http(), otlp)?.build(),
-        settings::Protocol::Grpc => grpc(builder.with_tonic(), otlp).build(),
-    };
-    built.map_err(|error| Error::Otlp(error.to_string()))
+pub fn logs(otlp: &Otlp) -> Result<Logs, Error> {
+    if otlp.protocol == settings::Protocol::Grpc {
+        return Logs::over_grpc(otlp);
+    }
+    let exporter = http(LogExporter::builder().with_http(), otlp)?.build();
+    exporter
+        .map(Logs::Http)
+        .map_err(|error| Error::Otlp(error.to_string()))
 }
 
 fn http<B: WithExportConfig + WithHttpConfig>(builder: B, otlp: &Otlp) -> Result<B, Error> {
@@ -94,9 +98,8 @@ fn http_client(otlp: &Otlp) -> Result<reqwest::Client, Error> {
             .map_err(|error| unusable("OTEL_EXPORTER_OTLP_CERTIFICATE", error))?;
         client = client.tls_certs_only(certificates);
     }
-    if let Some((certificate, key)) = &otlp.client_identity {
-        let pem = format!("{certificate}\n{}", key.expose_secret());
-        let identity = reqwest::Identity::from_pem(pem.as_bytes())
+    if let Some(own) = &otlp.own_certificate {
+        let identity = settings::identity(own)
             .map_err(|error| unusable("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", error))?;
         client = client.identity(identity);
     }
@@ -105,24 +108,18 @@ fn http_client(otlp: &Otlp) -> Result<reqwest::Client, Error> {
         .map_err(|error| unusable("OTEL_EXPORTER_OTLP_CERTIFICATE", error))
 }
 
-fn grpc<B: WithExportConfig + WithTonicConfig>(builder: B, otlp: &Otlp) -> B {
-    let mut builder = builder
-        .with_endpoint(otlp.endpoint.as_str())
-        .with_timeout(otlp.timeout)
-        .with_metadata(MetadataMap::from_headers(headers(otlp)));
-    if let Some(tls) = grpc_tls(otlp) {
-        builder = builder.with_tls_config(tls);
-    }
-    match otlp.compression {
-        settings::Compression::Gzip => builder.with_compression(Compression::Gzip),
-        settings::Compression::None => builder,
-    }
+/// The headers (for gRPC, the metadata) from the settings, which are read again if they are in a
+/// file.
+fn rotating(otlp: &Otlp) -> Rotating {
+    let reload = otlp.reload.as_ref();
+    let reload = reload.map(|reload| reload.map(|read| headers(&read)));
+    Rotating::new(headers(&otlp.headers), reload)
 }
 
-/// The headers (for gRPC, the metadata) from the settings.
-fn headers(otlp: &Otlp) -> HeaderMap {
+/// Headers from the settings.
+fn headers(all: &OtlpHeaders) -> Headers {
     let mut headers = HeaderMap::new();
-    for (name, value) in &otlp.headers {
+    for (name, value) in all {
         // Names and values were validated with the settings.
         if let (Ok(name), Ok(mut value)) = (
             HeaderName::from_bytes(name.as_bytes()),
@@ -132,7 +129,7 @@ fn headers(otlp: &Otlp) -> HeaderMap {
             headers.insert(name, value);
         }
     }
-    headers
+    Headers::new(headers, None)
 }
 
 /// The TLS configuration, if the endpoint is `https://`.
@@ -144,7 +141,7 @@ fn grpc_tls(otlp: &Otlp) -> Option<ClientTlsConfig> {
         Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
         None => ClientTlsConfig::new().with_enabled_roots(),
     };
-    if let Some((certificate, key)) = &otlp.client_identity {
+    if let Some((certificate, key)) = &otlp.own_certificate {
         tls = tls.identity(Identity::from_pem(certificate, key.expose_secret()));
     }
     Some(tls)

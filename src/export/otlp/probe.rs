@@ -12,7 +12,7 @@ use tonic::metadata::MetadataMap;
 
 use super::answer::{self, Accepted, Failure, Then};
 use super::details;
-use super::transport::{self, Transport, secrets_of};
+use super::transport::{self, Transport};
 use crate::cause::innermost;
 use crate::settings::{Otlp, Protocol, Signal};
 
@@ -109,7 +109,8 @@ async fn over_grpc(otlp: &Otlp, signal: Signal) -> Result<Accepted, Failure> {
         Ok(()) => Ok(Accepted::default()),
         Err(status) => {
             let mut failure = answer::status(&status, otlp.endpoint.port());
-            failure.cause = secrets_of(otlp).hidden(&failure.cause);
+            let secrets = super::headers(&otlp.headers).secrets;
+            failure.cause = secrets.hidden(&failure.cause);
             Err(failure)
         }
     }
@@ -117,7 +118,7 @@ async fn over_grpc(otlp: &Otlp, signal: Signal) -> Result<Accepted, Failure> {
 
 fn request<T>(otlp: &Otlp, message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
-    *request.metadata_mut() = MetadataMap::from_headers(super::headers(otlp));
+    *request.metadata_mut() = MetadataMap::from_headers(super::headers(&otlp.headers).map);
     request.set_timeout(otlp.timeout);
     request
 }

@@ -14,23 +14,23 @@ use reqwest::header::{
     CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, SERVER,
     USER_AGENT,
 };
-use reqwest::{Client, Response, Url};
-use secrecy::ExposeSecret as _;
+use reqwest::{Client, Response, StatusCode, Url};
 use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, TimeoutExpired};
+use tonic::{Code, Status, TimeoutExpired};
 
 use super::answer::{self, Accepted, Failure, Refusal, Then};
 use super::details::{self, Readable};
 use crate::cause::innermost;
 use crate::export::Error;
-use crate::secrets::Secrets;
+use crate::proxy;
+use crate::rotation::{Headers, Rotating};
 use crate::settings::{Compression, Otlp, Protocol};
 
 /// The maximum size of an answer, as the specification recommends.
 /// <https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>
-const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
+pub(super) const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
 
 const AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
@@ -43,16 +43,16 @@ pub(super) enum Transport {
 pub(super) struct Http {
     client: Client,
     url: Url,
-    headers: HeaderMap,
+    /// Those of the protocol. Configured ones take precedence.
+    protocol: HeaderMap,
+    headers: Rotating,
     gzip: bool,
-    secrets: Secrets,
 }
 
 pub(super) struct Grpc {
     client: MetricsServiceClient<Readable>,
-    metadata: MetadataMap,
+    metadata: Rotating,
     port: Option<u16>,
-    secrets: Secrets,
 }
 
 /// A message that is ready to be sent, for the first attempt and for retries.
@@ -68,7 +68,7 @@ impl Transport {
         let gzip = otlp.compression == Compression::Gzip;
         Ok(match otlp.protocol {
             Protocol::HttpProtobuf => {
-                let mut headers = HeaderMap::from_iter([
+                let mut protocol = HeaderMap::from_iter([
                     (USER_AGENT, HeaderValue::from_static(AGENT)),
                     (
                         CONTENT_TYPE,
@@ -76,16 +76,14 @@ impl Transport {
                     ),
                 ]);
                 if gzip {
-                    headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                    protocol.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
                 }
-                // Configured headers take precedence.
-                headers.extend(super::headers(otlp));
                 Transport::Http(Http {
                     client: super::http_client(otlp)?,
                     url: otlp.endpoint.clone(),
-                    headers,
+                    protocol,
+                    headers: super::rotating(otlp),
                     gzip,
-                    secrets: secrets_of(otlp),
                 })
             }
             Protocol::Grpc => {
@@ -98,9 +96,8 @@ impl Transport {
                 }
                 Transport::Grpc(Grpc {
                     client,
-                    metadata: MetadataMap::from_headers(super::headers(otlp)),
+                    metadata: super::rotating(otlp),
                     port: otlp.endpoint.port(),
-                    secrets: secrets_of(otlp),
                 })
             }
         })
@@ -143,7 +140,7 @@ impl Transport {
                     http.send(body.clone(), patience).await
                 }
                 (Transport::Grpc(grpc), Prepared::Request(request)) => {
-                    grpc.send((*request).clone(), patience).await
+                    grpc.send(request, patience).await
                 }
                 // The message was prepared by another transport.
                 _ => Err(Failure {
@@ -167,12 +164,6 @@ pub(super) fn too_late(patience: Duration) -> Failure {
     }
 }
 
-/// The secrets that are sent to a receiver.
-pub(super) fn secrets_of(otlp: &Otlp) -> Secrets {
-    let values = otlp.headers.iter();
-    Secrets::of(values.map(|(_, value)| value.expose_secret()))
-}
-
 fn cannot_compress(error: &dyn std::fmt::Display) -> Failure {
     Failure {
         cause: format!("cannot compress the message: {error}"),
@@ -182,26 +173,29 @@ fn cannot_compress(error: &dyn std::fmt::Display) -> Failure {
 }
 
 impl Http {
+    /// Sends a message, and again if the receiver refuses a secret that has been replaced since.
     async fn send(&self, body: Bytes, patience: Duration) -> Result<Accepted, Failure> {
-        let no_answer = |error: reqwest::Error| match error.is_timeout() && !error.is_connect() {
-            true => too_late(patience),
-            false => answer::transport(&error, Protocol::HttpProtobuf, self.url.port()),
-        };
-        let request = self.client.post(self.url.clone());
-        let request = request.headers(self.headers.clone()).body(body);
-        let response = request.send().await.map_err(no_answer)?;
+        let no_answer = |error: reqwest::Error| self.no_answer(&error, patience);
+        self.headers.refresh().await;
+        let mut used = self.headers.current();
+        let mut response = self.post(&used, body.clone()).await.map_err(no_answer)?;
+        if response.status() == StatusCode::UNAUTHORIZED && self.headers.renew(&used).await {
+            used = self.headers.current();
+            response = self.post(&used, body).await.map_err(no_answer)?;
+        }
+        let secrets = &used.secrets;
         let (status, headers) = (response.status(), response.headers().clone());
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let content_type = header(CONTENT_TYPE).unwrap_or_default();
         let mut body = read(response).await.map_err(no_answer)?;
-        self.secrets.hide(&mut body);
-        let server = header(SERVER).map(|server| self.secrets.hidden(server));
+        secrets.hide(&mut body);
+        let server = header(SERVER).map(|server| secrets.hidden(server));
         if status.is_success() {
             let accepted = answer::accepted(content_type, &body)?;
             return Ok(Accepted { server, ..accepted });
         }
         let location = header(LOCATION).filter(|_| status.is_redirection());
-        let location = location.map(|location| self.secrets.hidden(location));
+        let location = location.map(|location| secrets.hidden(location));
         Err(answer::refused(&Refusal {
             status: status.as_u16(),
             retry_after: header(RETRY_AFTER),
@@ -210,6 +204,30 @@ impl Http {
             content_type,
             body: &body,
         }))
+    }
+
+    async fn post(&self, headers: &Headers, body: Bytes) -> Result<Response, reqwest::Error> {
+        let request = self.client.post(self.url.clone());
+        let request = request.headers(self.protocol.clone());
+        request.headers(headers.map.clone()).body(body).send().await
+    }
+
+    fn no_answer(&self, error: &reqwest::Error, patience: Duration) -> Failure {
+        if error.is_timeout() && !error.is_connect() {
+            return too_late(patience);
+        }
+        // A proxy that cannot be reached says nothing about the receiver.
+        if error.is_connect()
+            && let Some(proxy) = proxy::of(&self.url)
+        {
+            let cause = innermost(error);
+            return Failure {
+                cause: format!("cannot connect through the proxy {proxy}: {cause}"),
+                hint: Some(Cow::Borrowed(proxy::HINT)),
+                then: Then::Retry,
+            };
+        }
+        answer::transport(error, Protocol::HttpProtobuf, self.url.port())
     }
 }
 
@@ -231,21 +249,38 @@ async fn read(mut response: Response) -> Result<BytesMut, reqwest::Error> {
 impl Grpc {
     async fn send(
         &self,
-        message: ExportMetricsServiceRequest,
+        message: &ExportMetricsServiceRequest,
         patience: Duration,
     ) -> Result<Accepted, Failure> {
-        let mut request = tonic::Request::new(message);
-        *request.metadata_mut() = self.metadata.clone();
-        request.set_timeout(patience);
-        let mut answer = match self.client.clone().export(request).await {
-            Ok(response) => Ok(Accepted::from(response.into_inner())),
+        self.metadata.refresh().await;
+        let mut used = self.metadata.current();
+        let mut sent = self.export(&used, message.clone(), patience).await;
+        let is_refused = |status: &Status| status.code() == Code::Unauthenticated;
+        if sent.as_ref().is_err_and(is_refused) && self.metadata.renew(&used).await {
+            used = self.metadata.current();
+            sent = self.export(&used, message.clone(), patience).await;
+        }
+        let mut answer = sent.map_err(|status| match is_timeout(&status) {
             // tonic has the same timeout, and may be the first to report it.
-            Err(status) if is_timeout(&status) => Err(too_late(patience)),
-            Err(status) => Err(answer::status(&status, self.port)),
-        };
+            true => too_late(patience),
+            false => answer::status(&status, self.port),
+        });
         let (Ok(Accepted { message: text, .. }) | Err(Failure { cause: text, .. })) = &mut answer;
-        *text = self.secrets.hidden(text);
+        *text = used.secrets.hidden(text);
         answer
+    }
+
+    async fn export(
+        &self,
+        headers: &Headers,
+        message: ExportMetricsServiceRequest,
+        patience: Duration,
+    ) -> Result<Accepted, Status> {
+        let mut request = tonic::Request::new(message);
+        *request.metadata_mut() = MetadataMap::from_headers(headers.map.clone());
+        request.set_timeout(patience);
+        let answer = self.client.clone().export(request).await?;
+        Ok(Accepted::from(answer.into_inner()))
     }
 }
 

@@ -66,3 +66,49 @@ fn the_query_of_an_endpoint_is_sent_and_not_shown() {
     let message = message(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "c/in?token=hunter2")]);
     assert!(!message.contains("hunter2"), "{message}");
 }
+
+#[test]
+fn no_message_has_the_password_of_a_url_however_it_is_written() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let texts = [
+        "user:Hunter2@host/api",
+        "http:\\\\user:Hunter2@host/api",
+        "http:user:Hunter2@host",
+        "http:///user:Hunter2@host",
+        "//user:Hunter2@host/api",
+        "user:Hunter2@[::1]:4317",
+        "user:Hunter2%40@host:4317",
+        "htp://user:Hunter2@host",
+        "http://host/api?token=Hunter2",
+        "host:4317?token=Hunter2",
+    ];
+    let not_unicode = std::ffi::OsString::from_vec(b"http://user:Hunter2@\xff/api".to_vec());
+    let texts = texts.iter().map(std::ffi::OsString::from);
+    for text in texts.chain([not_unicode]) {
+        for name in [
+            "PREFECT_API_URL",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+        ] {
+            for protocol in ["http/protobuf", "grpc"] {
+                let sources = Sources {
+                    environment: vec![
+                        (name.into(), text.clone()),
+                        ("OTEL_EXPORTER_OTLP_PROTOCOL".into(), protocol.into()),
+                    ],
+                    ..Sources::default()
+                };
+                let message = match Settings::load(&sources) {
+                    Ok(settings) => format!("{:?}", settings.warnings),
+                    Err(error) => error.to_string(),
+                };
+                assert!(!message.contains("Hunter2"), "{name}={text:?}: {message}");
+                let shown = match crate::settings::report::report(&sources) {
+                    Ok(report) => report.render(crate::docgen::Format::Table),
+                    Err(error) => error.to_string(),
+                };
+                assert!(!shown.contains("Hunter2"), "{name}={text:?}: {shown}");
+            }
+        }
+    }
+}

@@ -38,7 +38,7 @@ fn with(profiles: &str, environment: &[(&str, &str)]) -> Result<Settings, Error>
 }
 
 fn key(settings: &Settings) -> Option<&str> {
-    match &settings.prefect.credentials {
+    match &settings.prefect.authentication.credentials {
         Credentials::Bearer(key) => Some(key.expose_secret()),
         _ => None,
     }
@@ -50,7 +50,10 @@ fn the_active_profile_is_used_where_no_url_is_set() {
     let url = settings.prefect.api_url.as_str();
     assert_eq!(url, "https://api.prefect.cloud/api/accounts/a/workspaces/w");
     assert_eq!(key(&settings), Some("pnu_cloud"));
-    assert_eq!(settings.prefect.headers[0].1.expose_secret(), "blue");
+    assert_eq!(
+        settings.prefect.authentication.headers[0].1.expose_secret(),
+        "blue"
+    );
     let profile = settings.prefect.profile.unwrap();
     assert_eq!(profile.name, "cloud");
     assert!(profile.path.ends_with(".prefect/profiles.toml"));
@@ -62,9 +65,12 @@ fn a_variable_chooses_another_profile_than_the_active_one() {
     let settings = with(PROFILES, &[("PREFECT_PROFILE", "local")]).unwrap();
     assert_eq!(settings.prefect.api_url.as_str(), "http://local:4200/api");
     assert!(
-        matches!(&settings.prefect.credentials, Credentials::Basic { user, .. } if user == "admin")
+        matches!(&settings.prefect.authentication.credentials, Credentials::Basic { user, .. } if user == "admin")
     );
-    assert_eq!(settings.prefect.headers[0].1.expose_secret(), "green");
+    assert_eq!(
+        settings.prefect.authentication.headers[0].1.expose_secret(),
+        "green"
+    );
 }
 
 #[test]
@@ -72,8 +78,11 @@ fn the_key_of_a_profile_is_never_sent_to_another_url() {
     let elsewhere = ("PREFECT_API_URL", "http://elsewhere/api");
     let settings = with(PROFILES, &[elsewhere]).unwrap();
     assert!(settings.prefect.profile.is_none());
-    assert!(matches!(settings.prefect.credentials, Credentials::None));
-    assert!(settings.prefect.headers.is_empty());
+    assert!(matches!(
+        settings.prefect.authentication.credentials,
+        Credentials::None
+    ));
+    assert!(settings.prefect.authentication.headers.is_empty());
     // From a file or a flag just as well.
     let home = home(PROFILES);
     let environment = [("HOME", home.path().to_str().unwrap())];
@@ -81,7 +90,10 @@ fn the_key_of_a_profile_is_never_sent_to_another_url() {
     let file = file(".toml", url);
     for (file, flags) in [(Some(file.path().into()), &[][..]), (None, &[elsewhere])] {
         let settings = load_all(file, &environment, flags).unwrap();
-        assert!(matches!(settings.prefect.credentials, Credentials::None));
+        assert!(matches!(
+            settings.prefect.authentication.credentials,
+            Credentials::None
+        ));
     }
 }
 
@@ -96,7 +108,7 @@ fn what_else_is_set_wins_over_the_profile() {
     // The key of the profile would take precedence over the password.
     let settings = with(PROFILES, &[("PREFECT_API_AUTH_STRING", "a:b")]).unwrap();
     assert!(matches!(
-        settings.prefect.credentials,
+        settings.prefect.authentication.credentials,
         Credentials::Basic { .. }
     ));
     let secret = file("", "from a file");
@@ -117,7 +129,10 @@ fn a_profile_without_a_url_leaves_the_default_and_gives_no_key() {
         settings.prefect.api_url.as_str(),
         "http://localhost:4200/api"
     );
-    assert!(matches!(settings.prefect.credentials, Credentials::None));
+    assert!(matches!(
+        settings.prefect.authentication.credentials,
+        Credentials::None
+    ));
     assert!(settings.prefect.profile.is_none() && settings.warnings.is_empty());
 }
 
