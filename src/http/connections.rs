@@ -106,7 +106,8 @@ impl Connections {
         let open = open.values().filter(|open| !open.activity.is_closed());
         let mut counts: HashMap<IpAddr, usize> = HashMap::new();
         for network in open.clone().map(|open| open.network).chain(newcomer) {
-            *counts.entry(network).or_default() += 1;
+            let count = counts.entry(network).or_default();
+            *count = count.saturating_add(1);
         }
         let most = counts.values().max()?;
         open.filter(|open| counts.get(&open.network) == Some(most))

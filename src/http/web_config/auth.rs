@@ -208,7 +208,7 @@ impl Waiting {
         if in_all >= WAITING || own >= WAITING_PER_CLIENT {
             return None;
         }
-        waiting.insert(client, own + 1);
+        waiting.insert(client, own.saturating_add(1));
         Some(Waiting {
             all: Arc::clone(all),
             client,
@@ -220,7 +220,7 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         let mut waiting = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         match waiting.get_mut(&self.client) {
-            Some(count) if *count > 1 => *count -= 1,
+            Some(count) if *count > 1 => *count = count.saturating_sub(1),
             _ => {
                 waiting.remove(&self.client);
             }
