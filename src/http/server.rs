@@ -1,30 +1,37 @@
 //! Serves the routes, and protects the agent from misbehaving clients: the number of connections
 //! and the time for each request and answer are limited.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt as _;
 
 use super::activity::{Answer, Observed};
 use super::connections::{Connections, Place};
 use super::limits::Limits;
-use super::web_config::{Client, Live, Security};
+use super::web_config::{Client, Live, Protection, Security};
 use crate::shutdown::Shutdown;
 
 /// Maximum size of the head of a request, and of what is read ahead of it.
 const HEAD_BYTES: usize = 64 * 1024;
+/// The first byte of a connection over TLS.
+const TLS_HANDSHAKE: [u8; 1] = [0x16];
+/// The answer to a client that does not use TLS on a port with TLS.
+const NOT_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\ncontent-type: text/plain\r\n\r\nthis port uses TLS: use https:// instead of http://\n";
 /// Pause after a failure to accept, which is most often due to too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -91,18 +98,30 @@ impl Connection {
         }
     }
 
-    async fn converse(self, stream: TcpStream) -> Result<(), Box<dyn Error + Send + Sync>> {
+    async fn converse(self, mut stream: TcpStream) -> Result<(), Box<dyn Error + Send + Sync>> {
         // Answers are written at once: there is nothing to wait for.
         stream.set_nodelay(true)?;
         let protection = self.live.current();
         let Some(tls) = &protection.tls else {
-            return Ok(self.answer(stream, false).await?);
+            return Ok(self.answer(stream, &protection, false).await?);
         };
+        let mut first = [0];
+        if stream.peek(&mut first).await? == 1 && first != TLS_HANDSHAKE {
+            // A connection that is closed before its request is read is reset.
+            _ = stream.read(&mut [0; 4096]).await?;
+            stream.write_all(NOT_TLS).await?;
+            return Ok(stream.shutdown().await?);
+        }
         let (stream, is_verified) = tls.accept(stream).await?;
-        Ok(self.answer(stream, is_verified).await?)
+        Ok(self.answer(stream, &protection, is_verified).await?)
     }
 
-    async fn answer<T>(self, stream: T, is_verified: bool) -> hyper::Result<()>
+    async fn answer<T>(
+        self,
+        stream: T,
+        protection: &Arc<Protection>,
+        is_verified: bool,
+    ) -> hyper::Result<()>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -110,15 +129,21 @@ impl Connection {
             address: self.peer.ip(),
             is_verified,
         };
-        let (router, place) = (self.router, self.place);
+        let (router, place, live) = (self.router, self.place, self.live);
         let stream = Observed::new(stream, Arc::clone(place.activity()));
-        let service = service_fn(move |mut request: Request<Incoming>| {
+        let service = service_fn(|mut request: Request<Incoming>| {
             let answering = place.activity().answering();
             request.extensions_mut().insert(client);
             let answer = router.clone().oneshot(request);
+            // The client's certificate was verified as configured before the last change.
+            let is_outdated = !Arc::ptr_eq(protection, &live.current());
             async move {
-                let answer = answer.await;
-                answer.map(|answer| answer.map(|body| Answer::new(body, answering)))
+                let mut answer = answer.await?;
+                if is_outdated {
+                    let close = HeaderValue::from_static("close");
+                    answer.headers_mut().insert(CONNECTION, close);
+                }
+                Ok::<_, Infallible>(answer.map(|body| Answer::new(body, answering)))
             }
         });
         // `Activity` has a timeout for the head.

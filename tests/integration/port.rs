@@ -320,7 +320,11 @@ async fn the_page_is_sent_in_the_coding_that_the_client_prefers() {
     let stub = small_stub().await;
     // One cycle, so that the page stays the same.
     let settings = [("SAMPLE_INTERVAL_SECONDS", "3600")];
-    let agent = tokio::task::block_in_place(|| AgentProcess::start(&stub.url, &settings));
+    let agent = tokio::task::block_in_place(|| {
+        let agent = AgentProcess::start(&stub.url, &settings);
+        agent.wait_for_page("the first cycle", |page| page.value("prefect_up", &[]));
+        agent
+    });
     let url = format!("http://{}/metrics", agent.address);
     let client = Client::builder().no_gzip().no_proxy().build().unwrap();
     for (accepted, coding) in [

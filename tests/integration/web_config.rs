@@ -136,9 +136,10 @@ async fn only_probes_are_answered_without_credentials() {
         assert_eq!(agent.get_as("alice", PASSWORD), 200);
         assert_eq!(agent.get_as("alice", "other"), 401);
         assert_eq!(agent.get_as("bob", PASSWORD), 401);
-        // HTTP without TLS is not answered at all.
         let plain = format!("http://{}/healthz", agent.process.address);
-        assert!(reqwest::blocking::get(plain).is_err());
+        let plain = reqwest::blocking::get(plain).unwrap();
+        assert_eq!(plain.status(), 400);
+        assert!(plain.text().unwrap().contains("https://"));
         let log = agent.process.process.log().join("\n");
         assert!(
             log.contains("TLS 1.2 and 1.3, basic authentication (1 user)"),
@@ -512,4 +513,31 @@ fn a_file_that_does_not_exist_is_named() {
     assert_eq!(code, Some(2), "{message}");
     let expected = "WEB_CONFIG_FILE: cannot use the file /nowhere/web.yml: No such file";
     assert!(message.contains(expected), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_with_its_next_answer_after_a_change() {
+    let stub = small_stub().await;
+    blocking(|| {
+        let config = Config::secured();
+        let agent = Agent::start(&stub.url, &config, &[]);
+        let client = agent.client().pool_max_idle_per_host(1).build().unwrap();
+        let closes = || {
+            let answer = client.get(agent.url("/healthz")).send().unwrap();
+            let header = answer.headers().get("connection").cloned();
+            // The connection is used again only if all has been read.
+            assert_eq!(answer.text().unwrap(), "ok\n");
+            header.is_some_and(|header| header == "close")
+        };
+        assert!(!closes());
+        assert!(!closes());
+        config.write(
+            "web.yml",
+            &format!("{TLS}basic_auth_users: {{bob: {}}}\n", hash("new")),
+        );
+        let change = "the web configuration has changed";
+        agent.process.process.wait_for_line(change);
+        assert!(closes());
+        assert!(!closes(), "a new connection");
+    });
 }
