@@ -38,7 +38,8 @@ pub fn owned_label(text: String) -> Arc<str> {
 
 fn shortened(text: &str) -> String {
     static SAID: AtomicBool = AtomicBool::new(false);
-    let start = start(text, LONGEST_LABEL - ELLIPSIS.len() - DIGEST);
+    const KEPT: usize = LONGEST_LABEL - ELLIPSIS.len() - DIGEST;
+    let start = start(text, KEPT);
     if !SAID.swap(true, Ordering::Relaxed) {
         tracing::warn!(
             bytes = text.len(),
@@ -56,7 +57,7 @@ fn shortened(text: &str) -> String {
 fn start(text: &str, longest: usize) -> &str {
     let mut end = longest.min(text.len());
     while !text.is_char_boundary(end) {
-        end -= 1;
+        end = end.saturating_sub(1);
     }
     text.get(..end).unwrap_or_default()
 }

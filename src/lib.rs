@@ -27,6 +27,22 @@
 //! targets of `fuzz/` share them.
 
 #![warn(clippy::print_stderr)]
+// Bytes from outside must not end the process. These lints are for the code of the agent alone: its
+// tests end by panicking.
+#![warn(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::unreachable
+)]
+#![cfg_attr(
+    any(test, fuzzing),
+    allow(
+        clippy::arithmetic_side_effects,
+        clippy::string_slice,
+        clippy::unreachable
+    )
+)]
 
 pub mod agent;
 mod blocking;

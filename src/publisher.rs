@@ -61,6 +61,7 @@ impl Publisher {
         status: status::Writer,
         interval: Duration,
     ) -> Self {
+        let stale_after = interval.saturating_mul(STALE_AFTER_INTERVALS);
         Publisher {
             exporters,
             options,
@@ -69,7 +70,7 @@ impl Publisher {
             status,
             started: Instant::now(),
             lingering: Lingering::default(),
-            published: Published::new(interval * STALE_AFTER_INTERVALS + SLOWEST),
+            published: Published::new(stale_after.saturating_add(SLOWEST)),
             // Cycles vary in length, so a new state may be slightly late.
             patience: interval.mul_f64(1.25),
         }

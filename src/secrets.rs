@@ -91,7 +91,8 @@ impl Secrets {
 fn mask_each(text: &mut [u8], part: &[u8], is_secret: impl Fn(Option<u8>, Option<u8>) -> bool) {
     let mut from = 0;
     while let Some(place) = text.get(from..).and_then(|rest| find(rest, part)) {
-        let (start, end) = (from + place, from + place + part.len());
+        let start = from.saturating_add(place);
+        let end = start.saturating_add(part.len());
         let before = start.checked_sub(1).and_then(|index| text.get(index));
         if is_secret(before.copied(), text.get(end).copied())
             && let Some(found) = text.get_mut(start..end)
@@ -161,7 +162,7 @@ fn hide_user_info(text: &mut [u8]) {
     const SCHEME_END: &[u8] = b"://";
     let mut from = 0;
     while let Some(place) = text.get(from..).and_then(|rest| find(rest, SCHEME_END)) {
-        let start = from + place + SCHEME_END.len();
+        let start = from.saturating_add(place).saturating_add(SCHEME_END.len());
         let rest = text.get_mut(start..).unwrap_or_default();
         let ends = |byte: &u8| byte.is_ascii_whitespace() || b"/?#\"'<>\\".contains(byte);
         let end = rest.iter().position(ends).unwrap_or(rest.len());

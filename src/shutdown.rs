@@ -58,7 +58,7 @@ impl Shutdown {
             let code = tokio::select! {
                 (name, number) = signals.next() => {
                     tracing::warn!(signal = name, "a second signal: the agent ends immediately");
-                    128 + number
+                    number.saturating_add(128)
                 }
                 () = tokio::time::sleep(LONGEST) => {
                     tracing::error!("the shutdown takes too long: the agent ends immediately");
@@ -136,7 +136,11 @@ fn is_ignored(status: &str, number: i32) -> bool {
     let mut lines = status.lines();
     let mask = lines.find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> (number - 1) & 1 == 1)
+    let bit = u32::try_from(number)
+        .ok()
+        .and_then(|number| number.checked_sub(1));
+    let shifted = bit.and_then(|bit| mask?.checked_shr(bit));
+    shifted.is_some_and(|shifted| shifted & 1 == 1)
 }
 
 #[cfg(test)]

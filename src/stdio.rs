@@ -128,12 +128,13 @@ impl Lines {
         if queue.lines.is_empty() {
             queue.is_full = false;
         }
-        queue.is_full |= !queue.lines.is_empty() && queue.bytes + line.len() > queue.limit;
+        let bytes = queue.bytes.saturating_add(line.len());
+        queue.is_full |= !queue.lines.is_empty() && bytes > queue.limit;
         if queue.is_full {
-            queue.lost += 1;
+            queue.lost = queue.lost.saturating_add(1);
             return;
         }
-        queue.bytes += line.len();
+        queue.bytes = bytes;
         queue.lines.push_back(line.to_vec());
         drop(queue);
         self.0.changed.notify_all();
@@ -156,7 +157,7 @@ impl Shared {
         let mut queue = self.queue();
         loop {
             if let Some(line) = queue.lines.pop_front() {
-                queue.bytes -= line.len();
+                queue.bytes = queue.bytes.saturating_sub(line.len());
                 queue.is_writing = true;
                 return line;
             }
@@ -175,7 +176,7 @@ impl Shared {
             (true, true) => std::mem::take(&mut queue.lost),
             (true, false) => 0,
             (false, _) => {
-                queue.lost += 1;
+                queue.lost = queue.lost.saturating_add(1);
                 0
             }
         };

@@ -23,6 +23,7 @@ const PROCESSES: u64 = 2;
 const CYCLES: u64 = 3;
 const ROUNDS: usize = 12;
 const INTERVAL: Duration = Duration::from_secs(30);
+const TAG_KEY: &str = "team";
 
 fn config() -> Config {
     Config {
@@ -36,7 +37,7 @@ fn config() -> Config {
         page_limit: 3,
         first_page_only: false,
         cardinality_limit: 20,
-        tag_keys: TagKeys::new(["team"]),
+        tag_keys: TagKeys::new([TAG_KEY]),
         unused: Vec::new(),
     }
 }
@@ -163,7 +164,10 @@ fn compare(state: &State, totals: &mut HashMap<Series, Total>) {
 
 /// Every family can be read, and no series of it twice.
 fn read_families(state: &State, lingering: &mut Lingering, moment: Moment) {
-    let settings = Settings::load(&Sources::default());
+    let settings = Settings::load(&Sources {
+        environment: vec![("DEPLOYMENT_TAG_LABELS".into(), TAG_KEY.into())],
+        ..Sources::default()
+    });
     let Ok(options) = settings.and_then(|settings| Options::new(&settings)) else {
         return;
     };

@@ -19,7 +19,7 @@ pub(super) async fn read(mut response: Response, shown: &str) -> Result<BytesMut
         .await
         .map_err(|error| Error::transport(shown, &url, &error))?
     {
-        if body.len() + chunk.len() > LARGEST_BODY {
+        if body.len().saturating_add(chunk.len()) > LARGEST_BODY {
             return Err(Error::TooLarge {
                 request: shown.to_owned(),
                 limit: LARGEST_BODY,

@@ -103,7 +103,7 @@ impl<T> Listed<T> {
     /// The number of objects in the answer, decodable or not: a page with fewer than its limit is
     /// the last one.
     pub fn len(&self) -> usize {
-        self.items.len() + self.skipped.len()
+        self.items.len().saturating_add(self.skipped.len())
     }
 
     /// Whether the answer has no objects.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::value::RawValue;
+use serde::de::IgnoredAny;
 
 use super::objects::{Objects, Resource};
 use super::request::{FlowRunFilter, Order, Page, TaskRunFilter};
@@ -71,7 +71,7 @@ pub(crate) fn decode(request: &Request, body: &[u8]) -> Result<Answer, Error> {
 /// Bodies of answers. Every object of a list is either used or reported as skipped, and what
 /// cannot be read becomes a short line in the log.
 pub fn answers(body: &[u8]) {
-    let objects = serde_json::from_slice::<Vec<&RawValue>>(body).map_or(0, |list| list.len());
+    let objects = serde_json::from_slice::<Vec<IgnoredAny>>(body).map_or(0, |list| list.len());
     for request in requests() {
         let answer = match decode(&request, body) {
             Ok(answer) => answer,

@@ -72,7 +72,8 @@ impl StateType {
     /// Prefect's default name for a state of this type.
     pub fn default_name(self) -> String {
         let text = self.as_str();
-        text[..1].to_owned() + &text[1..].to_ascii_lowercase()
+        let (initial, rest) = text.split_at_checked(1).unwrap_or((text, ""));
+        initial.to_owned() + &rest.to_ascii_lowercase()
     }
 
     /// Whether a run in such a state has ended.

@@ -70,7 +70,7 @@ fn is_key(text: &str) -> bool {
 fn boundaries(text: &str) -> Option<Vec<f64>> {
     let numbers: Option<Vec<f64>> = items(text).iter().map(|item| item.parse().ok()).collect();
     let numbers = numbers?;
-    let rising = numbers.windows(2).all(|pair| pair[0] < pair[1]);
+    let rising = numbers.is_sorted_by(|one, next| one < next);
     let positive = numbers
         .iter()
         .all(|number| number.is_finite() && *number > 0.0);

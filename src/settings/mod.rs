@@ -235,7 +235,7 @@ fn sampling(reader: &Reader) -> Result<Sampling, Error> {
         .filter(|offset| !offset.is_zero()),
         failed_runs_limit: reader.required("FAILED_RUNS_LIMIT", |text| whole(text, 1, 1_000))?,
         catch_up: reader.required("CATCH_UP_HOURS", |text| {
-            whole(text, 1, 720).map(|hours: u64| Duration::from_secs(hours * 3600))
+            whole(text, 1, 720).map(|hours: u64| Duration::from_secs(hours.saturating_mul(3600)))
         })?,
         task_runs: reader.required("TASK_RUNS_ENABLED", boolean)?,
     })
@@ -402,7 +402,7 @@ fn seconds(text: &str) -> Option<Duration> {
 }
 
 fn minutes(text: &str, least: u64, most: u64) -> Option<Duration> {
-    whole(text, least, most).map(|minutes| Duration::from_secs(minutes * 60))
+    whole(text, least, most).map(|minutes| Duration::from_secs(minutes.saturating_mul(60)))
 }
 
 fn web_url(text: &str) -> Option<Url> {

@@ -24,9 +24,11 @@ pub(super) fn has_credentials(setting: &Setting, value: &str) -> bool {
 
 /// A URL whose query and fragment, which may contain a token, are masked.
 pub(super) fn without_query(url: &str) -> String {
-    match url.find(['?', '#']) {
-        Some(start) => format!("{}{MASKED}", &url[..=start]),
-        None => url.to_owned(),
+    match url.split_inclusive(['?', '#']).next() {
+        Some(start) if start.len() < url.len() || url.ends_with(['?', '#']) => {
+            format!("{start}{MASKED}")
+        }
+        _ => url.to_owned(),
     }
 }
 
