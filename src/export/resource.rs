@@ -19,7 +19,7 @@ const SERVICE_NAME: &str = "service.name";
 const INSTANCE_ID: &str = "service.instance.id";
 
 /// The id is derived from the settings if the disk does not respond within this time.
-const DISK_PATIENCE: Duration = Duration::from_secs(2);
+const DISK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Attributes that distinguish agents whose Prefect servers have the same URL. Unlike the names of
 /// pods, containers and hosts, they stay the same when the agent is replaced.

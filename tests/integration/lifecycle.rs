@@ -6,7 +6,7 @@ use opentelemetry_proto::tonic::metrics::v1::NumberDataPoint;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 
 use crate::support::otlp::{Received, Receiver};
-use crate::support::process::{AgentProcess, agent_command, wait_for};
+use crate::support::process::{AgentProcess, agent_command, wait_for, with_default_signals};
 use crate::support::stack::project;
 use crate::support::stub::{Stub, recorded_error};
 use crate::support::tls::{Certificates, TlsListener};
@@ -30,7 +30,7 @@ async fn each_signal_stops_it_within_five_seconds_with_a_last_push() {
                 ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
                 ("SAMPLE_INTERVAL_SECONDS", "3600"),
             ];
-            let mut agent = AgentProcess::start(&stub.url, &settings);
+            let mut agent = AgentProcess::start_as(&stub.url, &settings, with_default_signals);
             let pushes = || receiver.pushes.lock().unwrap().len();
             // One push at the start and one after the first cycle.
             wait_for("the cycle's push", || (pushes() == 2).then_some(()));

@@ -305,7 +305,7 @@ fn no_answer(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
             "this looks like an HTTP port: use the collector's gRPC port (4317 by default), or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
         }
         // A server without HTTP/2 may close the connection without a reason.
-        Protocol::Grpc if says(&["canceled", "broken pipe", "reset", "closed"]) => {
+        Protocol::Grpc if says(&["canceled", "broken pipe", "reset", "closed", "not ready"]) => {
             "the receiver closed the connection: use the collector's gRPC port (4317 by default), or, if this is an HTTP port, set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
         }
         _ if says(&["refused"]) => {
@@ -428,6 +428,7 @@ mod tests {
             "operation was canceled",
             "stream closed because of a broken pipe",
             "Connection reset by peer (os error 104)",
+            "connection was not ready",
         ] {
             let hint = no_answer(cause, Protocol::Grpc, None).hint.unwrap();
             assert!(

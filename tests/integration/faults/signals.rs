@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use crate::support::front::Content::Text;
 use crate::support::front::{Front, On, Play};
 use crate::support::points::over_http;
-use crate::support::process::{AgentProcess, Process, agent_command};
+use crate::support::process::{AgentProcess, Process, agent_command, with_default_signals};
 use crate::support::small_stub;
 
 use super::attack::Attack;
@@ -89,7 +89,8 @@ impl Signal {
         if self.phase == Phase::FirstCycle {
             prefect.strike_at_once(SILENT);
         }
-        let mut agent = Subject::new(AgentProcess::start(&url, &settings), &stub);
+        let agent = AgentProcess::start_as(&url, &settings, with_default_signals);
+        let mut agent = Subject::new(agent, &stub);
         let fifo = place.new_checkpoint();
         match self.phase {
             Phase::Start | Phase::FirstCycle => {}
@@ -201,7 +202,8 @@ impl Signal {
             ("METRICS_ADDR", "127.0.0.1"),
             ("METRICS_PORT", "0"),
         ];
-        let mut process = Process::start(&mut agent_command(&[settings, &more].concat()));
+        let process = agent_command(&[settings, &more].concat());
+        let mut process = Process::start(&mut with_default_signals(process));
         let asked = Instant::now();
         process.signal(self.signal);
         process.wait(Duration::from_secs(60));

@@ -206,6 +206,12 @@ pub(crate) fn by_shell(command: Command, mounts: bool, script: &str) -> Command 
     }
 }
 
+/// The command with the default action of SIGHUP, even if the tests run under `nohup`.
+pub(crate) fn with_default_signals(command: Command) -> Command {
+    let wrapper = ["env", "--default-signal=HUP"];
+    within(command, &wrapper, "exec \"$0\" \"$@\"")
+}
+
 /// Whether the system supports user namespaces. CI may run in a container that forbids it.
 pub(crate) fn has_namespaces() -> bool {
     let mut probe = Command::new("unshare");
