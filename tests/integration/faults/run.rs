@@ -24,8 +24,8 @@ use super::attack::Attack;
 use super::row::{Effect, Row, Strike};
 use super::subject::{Subject, soon, sum};
 
-/// Rows that run at the same time. They mostly wait.
-const LANES: usize = 6;
+/// Rows of a group that run at the same time; groups run in parallel as well.
+const LANES: usize = 2;
 
 /// What the run has measured so far.
 struct Summary {
