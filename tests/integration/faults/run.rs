@@ -133,7 +133,7 @@ pub(super) const SETTINGS: [(&str, &str); 2] =
     [("MAX_RETRIES", "0"), ("OTEL_EXPORTER_OTLP_TIMEOUT", "3000")];
 
 /// The timeout of requests to Prefect where it is reached: silence is noticed soon.
-const SHORT: &str = "5";
+const SHORT: &str = "10";
 /// The same elsewhere: a busy machine is not silent.
 const LONG: &str = "20";
 
