@@ -43,6 +43,7 @@ pub use profile::Profile;
 pub use reload::Reload;
 use shown::shown;
 pub use sources::Sources;
+pub(crate) use sources::read as read_file;
 use sources::{Found, Merged};
 use table::{SETTINGS, Setting};
 pub use web::{Token, Web};

@@ -299,7 +299,7 @@ fn key(name: &str) -> String {
 const LARGEST_FILE: u64 = 16 * 1024 * 1024;
 
 /// Reads the file in a setting, without the byte order mark that some editors write.
-pub(super) fn read(setting: &str, path: &Path) -> Result<String, Error> {
+pub(crate) fn read(setting: &str, path: &Path) -> Result<String, Error> {
     let unusable = |reason: String| Error::File {
         setting: setting.to_owned(),
         path: path.to_owned(),

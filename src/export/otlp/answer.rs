@@ -208,6 +208,20 @@ fn wait(text: &str) -> Option<Duration> {
     Some(wait.min(LONGEST_WAIT))
 }
 
+/// Whether a message may be sent again after an answer with this code.
+/// <https://opentelemetry.io/docs/specs/otlp/#failures>
+pub(super) fn is_transient(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
 /// The failure for a gRPC status.
 /// <https://opentelemetry.io/docs/specs/otlp/#failures>
 pub(super) fn status(status: &Status, port: Option<u16>) -> Failure {
@@ -230,15 +244,7 @@ pub(super) fn status(status: &Status, port: Option<u16>) -> Failure {
         (Code::ResourceExhausted | Code::Unavailable, Some(wait)) => {
             Then::RetryAfter(wait.min(LONGEST_WAIT))
         }
-        (
-            Code::Cancelled
-            | Code::DeadlineExceeded
-            | Code::Aborted
-            | Code::OutOfRange
-            | Code::Unavailable
-            | Code::DataLoss,
-            _,
-        ) => Then::Retry,
+        (code, _) if is_transient(code) => Then::Retry,
         (Code::InvalidArgument | Code::ResourceExhausted, _) => Then::Next,
         _ => Then::Stop,
     };

@@ -20,9 +20,9 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::logs::{LogBatch, LogExporter};
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
+use tonic::Status;
 use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
-use tonic::{Code, Status};
 
 use super::answer;
 use super::details::{self, Readable};
@@ -128,7 +128,7 @@ impl<C: Clone> Grpc<C> {
         let backoff = ExponentialBuilder::default().with_max_times(RETRIES);
         let sent = attempt
             .retry(backoff.with_jitter())
-            .when(|status: &Status| is_transient(status.code()));
+            .when(|status: &Status| answer::is_transient(status.code()));
         match tokio::time::timeout(self.timeout, sent).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(status)) => {
@@ -139,19 +139,6 @@ impl<C: Clone> Grpc<C> {
             Err(_) => Err(OTelSdkError::Timeout(self.timeout)),
         }
     }
-}
-
-/// <https://opentelemetry.io/docs/specs/otlp/#failures>
-fn is_transient(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Cancelled
-            | Code::DeadlineExceeded
-            | Code::Aborted
-            | Code::OutOfRange
-            | Code::Unavailable
-            | Code::DataLoss
-    )
 }
 
 impl SpanExporter for Spans {

@@ -18,7 +18,7 @@ pub(super) use access::{Client, check, set_headers};
 pub(super) use live::Live;
 pub use live::Security;
 
-use crate::settings::{Error, Token, Web};
+use crate::settings::{Error, Token, Web, read_file};
 use auth::Auth;
 use format::{Pem, WebConfig};
 use rate::Rate;
@@ -58,8 +58,7 @@ pub fn uses_tls(settings: &Web) -> Result<bool, Error> {
 }
 
 fn config(path: &Path) -> Result<WebConfig, Error> {
-    let text = std::fs::read_to_string(path);
-    let text = text.map_err(|error| unusable(FILE, path, error))?;
+    let text = read_file(FILE, path)?;
     WebConfig::parse(&text).map_err(|reason| unusable(FILE, path, reason))
 }
 
@@ -141,9 +140,8 @@ fn token(settings: &Web) -> Result<Option<String>, Error> {
         Some(Token::Value(token)) => return Ok(Some(token.expose_secret().to_owned())),
         Some(Token::File(path)) => path,
     };
-    let text = std::fs::read_to_string(path).map_err(|error| unusable(TOKEN_FILE, path, error))?;
-    // Some editors begin a file with a byte order mark.
-    let token = text.trim_start_matches('\u{feff}').trim();
+    let text = read_file(TOKEN_FILE, path)?;
+    let token = text.trim();
     match !token.is_empty() && token.chars().all(|c| c.is_ascii_graphic()) {
         true => Ok(Some(token.to_owned())),
         false => Err(unusable(
