@@ -1,26 +1,22 @@
 //! The driver: sends the requests that the core plans, concurrently, under one deadline per cycle.
 
+use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use crate::core::clock::Moment;
-use crate::core::{Answered, Ask, Config, Core, Cycle, State};
+use crate::core::{Answered, Ask, Config, Core, Cycle, Lane, State};
 use crate::keeper::Keeper;
 use crate::prefect::Client;
 
-/// The maximum number of requests passed to the client concurrently, which in turn sends at most
-/// `MAX_CONCURRENT_REQUESTS`.
-const MOST_CONCURRENT: usize = 64;
-
 /// In a long cycle that catches up, a checkpoint is written about this often.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
-
-/// The maximum number of rounds in a cycle. Each page of a list that is read by key is one round.
-const MOST_ROUNDS: usize = 10_000;
 
 /// Samples one Prefect API.
 pub struct Sampler {
@@ -65,23 +61,23 @@ impl Sampler {
         let began = Instant::now();
         let end = tokio::time::Instant::now() + self.deadline;
         self.core.begin(self.now());
-        let (mut in_time, mut kept) = (true, began);
-        for _ in 0..MOST_ROUNDS {
-            let plan = self.core.plan(self.now());
-            if plan.is_empty() {
-                break;
-            }
-            let (answers, all) = self.round(plan, end).await;
-            in_time = all;
-            self.core.apply(self.now(), answers);
-            if !in_time {
-                break;
+        let mut requests = Requests::new(&self.client, self.started);
+        let mut kept = began;
+        let in_time = loop {
+            requests.send(self.core.plan(self.now()));
+            match tokio::time::timeout_at(end, requests.answered()).await {
+                Ok(Some(answers)) => self.core.apply(self.now(), answers),
+                Ok(None) => break true,
+                Err(_) => {
+                    self.core.apply(self.now(), requests.cancel());
+                    break false;
+                }
             }
             if kept.elapsed() >= KEEP_EVERY {
                 self.keep(keeper).await;
                 kept = Instant::now();
             }
-        }
+        };
         let over = (!in_time).then(|| self.deadline.min(began.elapsed()));
         let cycle = self.core.finish(self.now(), over);
         self.keep(keeper).await;
@@ -104,39 +100,6 @@ impl Sampler {
         cycle
     }
 
-    /// Sends all requests concurrently; `false` if the deadline was reached before all were
-    /// answered.
-    async fn round(&self, plan: Vec<Ask>, end: tokio::time::Instant) -> (Vec<Answered>, bool) {
-        let expected = plan.len();
-        let mut answers = Vec::with_capacity(expected);
-        let mut pending = stream::iter(plan)
-            .map(|ask| self.ask(ask))
-            .buffer_unordered(MOST_CONCURRENT);
-        let all = async {
-            while let Some(answered) = pending.next().await {
-                answers.push(answered);
-            }
-        };
-        let in_time = tokio::time::timeout_at(end, all).await.is_ok();
-        drop(pending);
-        (answers, in_time)
-    }
-
-    async fn ask(&self, ask: Ask) -> Answered {
-        let sent = Instant::now();
-        let span = tracing::debug_span!("section", section = ask.section.as_str());
-        let result = self.client.execute(&ask.request).instrument(span).await;
-        if let Err(error) = &result {
-            tracing::debug!(section = ask.section.as_str(), %error, "a request failed");
-        }
-        Answered {
-            ask,
-            result,
-            took: sent.elapsed(),
-            at: self.now(),
-        }
-    }
-
     async fn keep(&mut self, keeper: &mut Keeper) {
         if !keeper.is_on() {
             return;
@@ -149,9 +112,109 @@ impl Sampler {
     }
 
     fn now(&self) -> Moment {
-        Moment {
-            uptime: self.started.elapsed(),
-            wall: Timestamp::now(),
+        now(self.started)
+    }
+}
+
+/// The time in a process that started at `started`.
+fn now(started: Instant) -> Moment {
+    Moment {
+        uptime: started.elapsed(),
+        wall: Timestamp::now(),
+    }
+}
+
+/// The requests of a cycle. Dropping this cancels those without an answer.
+struct Requests {
+    client: Arc<Client>,
+    started: Instant,
+    sent: JoinSet<Answered>,
+    lanes: HashMap<Lane, Round>,
+}
+
+/// The requests of a lane that were planned together.
+struct Round {
+    /// Permits to send a request of this lane. A lane uses at most all but one of
+    /// `MAX_CONCURRENT_REQUESTS`, so that a list that Prefect does not answer does not stop the
+    /// others.
+    permits: Arc<Semaphore>,
+    unanswered: usize,
+    answers: Vec<Answered>,
+}
+
+impl Round {
+    fn new(concurrent: usize) -> Self {
+        Round {
+            permits: Arc::new(Semaphore::new(concurrent.saturating_sub(1).max(1))),
+            unanswered: 0,
+            answers: Vec::new(),
         }
+    }
+}
+
+impl Requests {
+    fn new(client: &Arc<Client>, started: Instant) -> Self {
+        Requests {
+            client: Arc::clone(client),
+            started,
+            sent: JoinSet::new(),
+            lanes: HashMap::new(),
+        }
+    }
+
+    fn send(&mut self, plan: Vec<Ask>) {
+        let concurrent = self.client.max_concurrent_requests();
+        for ask in plan {
+            let round = self.lanes.entry(ask.lane());
+            let round = round.or_insert_with(|| Round::new(concurrent));
+            round.unanswered = round.unanswered.saturating_add(1);
+            let (client, permits) = (Arc::clone(&self.client), Arc::clone(&round.permits));
+            let request = send(client, permits, ask, self.started);
+            self.sent.spawn(request.in_current_span());
+        }
+    }
+
+    /// Waits until a lane has been answered. Returns its answers; `None` if no request is left.
+    async fn answered(&mut self) -> Option<Vec<Answered>> {
+        while let Some(answered) = self.sent.join_next().await {
+            let answered = answered.unwrap_or_else(|error| resume_unwind(error.into_panic()));
+            let Some(round) = self.lanes.get_mut(&answered.ask.lane()) else {
+                continue;
+            };
+            round.answers.push(answered);
+            round.unanswered = round.unanswered.saturating_sub(1);
+            if round.unanswered == 0 {
+                return Some(std::mem::take(&mut round.answers));
+            }
+        }
+        None
+    }
+
+    /// Cancels the requests without an answer. Returns the answers of lanes that have only some.
+    fn cancel(self) -> Vec<Answered> {
+        let rounds = self.lanes.into_values();
+        rounds.flat_map(|round| round.answers).collect()
+    }
+}
+
+async fn send(
+    client: Arc<Client>,
+    permits: Arc<Semaphore>,
+    ask: Ask,
+    started: Instant,
+) -> Answered {
+    // The semaphore is never closed.
+    let _permit = permits.acquire().await.ok();
+    let sent = Instant::now();
+    let span = tracing::debug_span!("section", section = ask.section.as_str());
+    let result = client.execute(&ask.request).instrument(span).await;
+    if let Err(error) = &result {
+        tracing::debug!(section = ask.section.as_str(), %error, "a request failed");
+    }
+    Answered {
+        ask,
+        result,
+        took: sent.elapsed(),
+        at: now(started),
     }
 }

@@ -10,7 +10,7 @@
 //! - `inventory`, `unfinished`, `finished`, `task_runs`: how each part is read;
 //! - `runs`, `terminal`, `counted`: terminal states, each counted once;
 //! - [`counters`], [`tally`], [`tags`]: what is counted; [`events`]: what happened;
-//! - `cursor`, `keyed`, `listing`: how lists are paged through;
+//! - `cursor`, `keyed`, `listing`: how lists are paged through; `plan`: what to request next;
 //! - [`clock`]: the server's time; [`version`]: what its version supports; [`snapshot`],
 //!   [`state`]: the data that the catalogue reads; [`saved`]: the content of a checkpoint.
 
@@ -28,6 +28,7 @@ mod keyed;
 mod labels;
 mod last_runs;
 mod listing;
+mod plan;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 mod runs;
@@ -49,18 +50,18 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::prefect::request::Range;
 use crate::prefect::runs::FlowRun;
-use crate::prefect::{Error, Reply, Request};
-use clock::{Moment, ServerClock, before};
+use crate::prefect::{Error, Request};
+use clock::{Moment, ServerClock};
 use counted::Counted;
 use counters::{Counters, Place};
-use cursor::OVERLAP;
 pub use cycle::{Cycle, Outcome};
 use events::Event;
-use finished::{Finished, Times};
+use finished::Finished;
 use inventory::{Context, Reader};
 use last_runs::AllLastRuns;
+use plan::Purpose;
+pub use plan::{Answered, Ask, Lane};
 use runs::Runs;
 use saved::SavedState;
 use sections::{Section, Sections};
@@ -104,41 +105,6 @@ pub struct Config {
     pub unused: Vec<Section>,
 }
 
-/// A request to send, and its purpose.
-#[derive(Debug, Clone)]
-pub struct Ask {
-    /// The section that it belongs to.
-    pub section: Section,
-    /// The request.
-    pub request: Request,
-    purpose: Purpose,
-}
-
-/// What a request is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    Version,
-    Inventory,
-    Names,
-    Unfinished(unfinished::Purpose),
-    Finished(finished::Purpose),
-    States,
-    TaskRuns,
-}
-
-/// A request, its answer, and how long it took.
-#[derive(Debug)]
-pub struct Answered {
-    /// The request.
-    pub ask: Ask,
-    /// The answer.
-    pub result: Result<Reply, Error>,
-    /// How long it took.
-    pub took: Duration,
-    /// When it arrived.
-    pub at: Moment,
-}
-
 /// The agent's knowledge of one workspace.
 #[derive(Debug)]
 pub struct Core {
@@ -153,6 +119,8 @@ pub struct Core {
     counters: Counters,
     last_runs: AllLastRuns,
     phase: Phase,
+    /// The lanes whose requests have not been answered in this cycle.
+    unanswered: HashSet<Lane>,
     events: Vec<Event>,
     /// Whether a checkpoint would differ from the last one.
     changed: bool,
@@ -183,9 +151,6 @@ enum Phase {
 
 /// If the cursor has moved by this much, a checkpoint is written even if nothing was counted.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(600);
-
-/// During this time after the start, the estimate of the server's time may still be wrong.
-const CLOCK_SETTLES: Duration = Duration::from_secs(900);
 
 /// How long the series of a deleted deployment are kept, so that every scrape and push gets their
 /// last counts.
@@ -247,6 +212,7 @@ impl Core {
             counters,
             last_runs: AllLastRuns::restore(last_runs),
             phase: Phase::Over,
+            unanswered: HashSet::new(),
             events: Vec::new(),
             changed: false,
             number: 0,
@@ -270,134 +236,16 @@ impl Core {
             tasks.begin(moment.uptime);
         }
         self.phase = Phase::Version;
+        self.unanswered.clear();
     }
 
-    /// The requests to send next, concurrently; none once the cycle is over.
-    pub fn plan(&mut self, moment: Moment) -> Vec<Ask> {
-        match self.phase {
-            Phase::Version => vec![Ask {
-                section: Section::Server,
-                request: Request::Version,
-                purpose: Purpose::Version,
-            }],
-            Phase::Sections => self.plan_sections(moment),
-            Phase::Over => Vec::new(),
-        }
-    }
-
-    fn plan_sections(&mut self, moment: Moment) -> Vec<Ask> {
-        let mut plan = Vec::new();
-        let mut add = |section, purpose, request| {
-            plan.push(Ask {
-                section,
-                request,
-                purpose,
-            });
-        };
-        let now = self.clock.now(moment);
-        let first = context(&self.config, self.page_limit, &self.sections, now);
-        for (section, request) in self.reader.plan(&first) {
-            add(section, Purpose::Inventory, request);
-        }
-        if let Some(times) = now.and_then(|now| self.times(moment, now)) {
-            self.finished.open(&times, moment.uptime);
-            for (purpose, request) in self.runs.unfinished.plan(times.now, self.page_limit) {
-                add(purpose.section(), Purpose::Unfinished(purpose), request);
-            }
-            for (purpose, request) in self.finished.plan(self.page_limit) {
-                add(purpose.section(), Purpose::Finished(purpose), request);
-            }
-            for request in self.runs.plan(moment.uptime) {
-                add(Section::FinishedRuns, Purpose::States, request);
-            }
-            if let Some(tasks) = &mut self.tasks {
-                let start = tasks.start.unwrap_or(times.now);
-                let catches_up = self.finished.catches_up(moment.uptime);
-                if catches_up || tasks.cursor.position().is_none() {
-                    tasks.cursor.open(before(start, OVERLAP), times.earliest);
-                }
-                if let Some(request) = tasks.plan(self.page_limit) {
-                    add(Section::TaskRuns, Purpose::TaskRuns, request);
-                }
-            }
-        }
-        let context = context(&self.config, self.page_limit, &self.sections, now);
-        for request in self.reader.plan_names(self.runs.named(), &context) {
-            add(Section::Deployments, Purpose::Names, request);
-        }
-        plan
-    }
-
-    /// The times at which readings begin. Counting begins with the process.
-    fn times(&mut self, moment: Moment, now: Timestamp) -> Option<Times> {
-        let start = *self
-            .runs
-            .start
-            .get_or_insert_with(|| before(now, moment.uptime));
-        if let Some(tasks) = &mut self.tasks {
-            tasks
-                .start
-                .get_or_insert_with(|| before(now, moment.uptime));
-        }
-        self.skip_what_is_too_old(before(now, self.config.catch_up));
-        let start = self.follow_clock_back(moment, now, start);
-        Some(Times {
-            now,
-            earliest: self.clock.earliest(moment)?,
-            start: before(start, OVERLAP),
-            floor: self.runs.floor(),
-            window_start: self.runs.windows.start(now),
-            failed_start: self.runs.windows.failed_start(now),
-        })
-    }
-
-    /// The server's clock may have been set back to a time before counting began. Then the start of
-    /// counting is moved to the clock's current time, and runs that ended between that and the old
-    /// start count as ended before counting began. In the first minutes of a process, it is more
-    /// likely that the first estimate was wrong.
-    fn follow_clock_back(&mut self, moment: Moment, now: Timestamp, start: Timestamp) -> Timestamp {
-        let back = Duration::try_from(start.duration_since(now)).unwrap_or_default();
-        let young = moment.uptime < CLOCK_SETTLES;
-        if back.is_zero() || back <= OVERLAP && !young {
-            return start;
-        }
-        let (start, ended_before) = match young {
-            true => (before(now, moment.uptime), None),
-            false => {
-                tracing::warn!(seconds = back.as_secs(), "the server's clock was set back");
-                let range = Range {
-                    after: Some(now),
-                    before: Some(start),
-                };
-                (before(now, self.config.interval), Some(range))
-            }
-        };
-        self.changed = true;
-        self.runs.start = Some(start);
-        self.runs.before_start = ended_before;
-        if let Some(tasks) = &mut self.tasks {
-            tasks.start = Some(start);
-            tasks.before_start = ended_before;
-        }
-        start
-    }
-
-    /// After a long downtime, only the last `CATCH_UP_HOURS` are read.
-    fn skip_what_is_too_old(&mut self, oldest: Timestamp) {
-        if let Some(from) = self.finished.cursor.skip_to(oldest) {
-            tracing::warn!(%from, to = %oldest, "runs that ended between these times are not counted, because they are older than CATCH_UP_HOURS");
-            self.runs.counted.forget_until(oldest);
-        }
-        if let Some(tasks) = &mut self.tasks
-            && tasks.cursor.skip_to(oldest).is_some()
-        {
-            tasks.counted.forget_until(oldest);
-        }
-    }
-
-    /// Processes the answers of one round.
+    /// Processes the answers to all planned requests of one lane or more. At the deadline of a
+    /// cycle, some of them may be missing.
     pub fn apply(&mut self, moment: Moment, answers: Vec<Answered>) {
         self.note_durations(&answers);
+        for answered in &answers {
+            self.unanswered.remove(&answered.ask.lane());
+        }
         // Unfinished runs first: a run that ended between two requests is then seen as finished.
         let is_finished =
             |answered: &Answered| matches!(answered.ask.purpose, Purpose::Finished(_));
@@ -407,25 +255,24 @@ impl Core {
             self.answer(answered, moment, &mut found);
         }
         let now = self.clock.now(moment);
-        if let Some(now) = now {
-            self.runs
-                .unfinished
-                .complete(moment.uptime, now, &mut found);
-            for run in &found.new {
-                self.finished.started_again(&run.id);
-            }
-            self.runs.take(&mut found, moment.uptime, now);
+        let Some(now) = now.filter(|_| !self.unanswered.contains(&Lane::Runs)) else {
+            self.complete_inventory(moment);
+            return;
+        };
+        self.runs
+            .unfinished
+            .complete(moment.uptime, now, &mut found);
+        for run in &found.new {
+            self.finished.started_again(&run.id);
         }
+        self.runs.take(&mut found, moment.uptime, now);
         for answered in finished {
             self.answer(answered, moment, &mut found);
         }
         for (section, outcome) in found.outcomes {
             self.end(section, outcome, moment.uptime);
         }
-        match now {
-            Some(now) => self.after_round(moment, now),
-            None => self.complete_inventory(moment),
-        }
+        self.after_round(moment, now);
     }
 
     fn answer(&mut self, answered: Answered, moment: Moment, found: &mut unfinished::Found) {

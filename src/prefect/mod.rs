@@ -96,6 +96,7 @@ pub struct Client {
     max_retries: usize,
     csrf: Csrf,
     gate: Semaphore,
+    max_concurrent_requests: usize,
     held_back: Mutex<Option<(Instant, Error)>>,
     observer: Arc<dyn RequestObserver>,
     headers: Rotating,
@@ -144,10 +145,16 @@ impl Client {
             max_retries: settings.max_retries,
             csrf: Csrf::new(settings.csrf_enabled),
             gate: Semaphore::new(settings.max_concurrent_requests),
+            max_concurrent_requests: settings.max_concurrent_requests,
             held_back: Mutex::new(None),
             observer,
             headers,
         })
+    }
+
+    /// The maximum number of concurrent requests. Others wait.
+    pub fn max_concurrent_requests(&self) -> usize {
+        self.max_concurrent_requests
     }
 
     /// Sends `request`, with retries if they can help.

@@ -139,7 +139,7 @@ pub static SETTINGS: &[Setting] = &[
         "MAX_CONCURRENT_REQUESTS",
         Some("4"),
         "a whole number from 1 to 64",
-        "Maximum number of concurrent requests to Prefect.",
+        "Maximum number of concurrent requests to Prefect. One list, or all lists of runs together, uses at most all but one of them, so that a list that Prefect does not answer does not delay the others (not possible with `1`).",
     ),
     prefect(
         "PAGINATION_ENABLED",

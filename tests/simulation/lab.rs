@@ -14,12 +14,59 @@ use jiff::{SignedDuration, Timestamp};
 use prefect_otel_agent::core::clock::Moment;
 use prefect_otel_agent::core::events::Event;
 use prefect_otel_agent::core::saved::SavedState;
-use prefect_otel_agent::core::{Answered, Config, Core, Cycle, State};
+use prefect_otel_agent::core::{Answered, Ask, Config, Core, Cycle, Lane, State};
 use prefect_otel_agent::prefect::runs::{FlowRun, StateType};
 use prefect_otel_agent::prefect::{Error, Id, Reply, Request};
 
 use crate::observer::Observer;
 use crate::prefect::{World, status};
+
+/// Requests on their way, and the answers of lanes that have only some of theirs.
+#[derive(Default)]
+struct Flights {
+    open: Vec<(String, Ask)>,
+    answers: Vec<Answered>,
+}
+
+impl Flights {
+    fn add(&mut self, plan: Vec<Ask>) {
+        if plan.is_empty() {
+            return;
+        }
+        let plan = plan.into_iter().map(|ask| (text(&ask.request), ask));
+        self.open.extend(plan);
+        // The order depends only on the seed.
+        self.open.sort_by(|(one, _), (other, _)| one.cmp(other));
+    }
+
+    /// The request that is answered next: answers arrive in any order.
+    fn any(&mut self, rng: &mut Rng) -> Option<Ask> {
+        let index = rng.usize(..self.open.len().max(1));
+        (index < self.open.len()).then(|| self.open.swap_remove(index).1)
+    }
+
+    /// Returns the answers of the lane if this is its last one.
+    fn arrive(&mut self, answered: Answered) -> Option<Vec<Answered>> {
+        let lane = answered.ask.lane();
+        self.answers.push(answered);
+        if self.open.iter().any(|(_, ask)| ask.lane() == lane) {
+            return None;
+        }
+        let answers = self.answers.drain(..);
+        let (of_lane, others) = answers.partition(|answered| answered.ask.lane() == lane);
+        self.answers = others;
+        Some(of_lane)
+    }
+
+    /// The answers that have arrived by the deadline.
+    fn arrived(&mut self) -> Vec<Answered> {
+        std::mem::take(&mut self.answers)
+    }
+}
+
+fn is_of_runs(ask: &Ask) -> bool {
+    ask.lane() == Lane::Runs
+}
 
 /// A run and one of its terminal states.
 pub(crate) type Pair = (Id, Id);
@@ -47,7 +94,7 @@ pub(crate) struct Weather {
     pub(crate) stale: f64,
     /// The probability that an answer comes from another server, whose clock is ten minutes ahead.
     pub(crate) ahead: f64,
-    /// The probability that a cycle reaches its deadline, in each of its rounds.
+    /// The probability that a cycle reaches its deadline, after each of its requests for runs.
     pub(crate) cut_off: f64,
     /// The probability that the process is killed, at each point from the first answer of a cycle
     /// until after its push.
@@ -261,42 +308,44 @@ impl Lab {
         self.disturbed = [false, self.disturbed[0]];
         self.core.begin(self.moment());
         let mut in_time = true;
-        for round in 0.. {
-            assert!(round < 5_000, "the cycle does not end");
-            let mut plan = self.core.plan(self.moment());
-            if plan.is_empty() {
-                break;
+        let mut flights = Flights::default();
+        // The number of answers until the deadline.
+        let mut left = usize::MAX;
+        for step in 0.. {
+            assert!(step < 50_000, "the cycle does not end");
+            let plan = self.core.plan(self.moment());
+            if plan.iter().any(is_of_runs) && self.rng.f64() < self.weather.cut_off {
+                left = self.rng.usize(0..=flights.open.len() + plan.len());
             }
-            // The order depends only on the seed.
-            plan.sort_by_cached_key(|ask| text(&ask.request));
-            self.rng.shuffle(&mut plan);
-            let cut_off = self.rng.f64() < self.weather.cut_off;
-            let answered = if cut_off {
-                self.rng.usize(0..=plan.len())
-            } else {
-                plan.len()
-            };
-            let mut answers = Vec::new();
-            for ask in plan.into_iter().take(answered) {
-                let took = Duration::from_millis(self.rng.u64(0..=self.weather.slow));
-                self.pass(took, events);
-                let result = self.answer(&ask.request);
-                let at = self.moment();
-                answers.push(Answered {
-                    ask,
-                    result,
-                    took,
-                    at,
-                });
-            }
-            self.core.apply(self.moment(), answers);
-            self.counting_since = self.core.counting_since();
-            if cut_off {
+            flights.add(plan);
+            if left == 0 {
+                self.core.apply(self.moment(), flights.arrived());
+                self.counting_since = self.core.counting_since();
                 in_time = false;
                 self.disturbed[0] = true;
                 break;
             }
-            if self.dies() {
+            left -= 1;
+            let Some(ask) = flights.any(&mut self.rng) else {
+                break;
+            };
+            let took = Duration::from_millis(self.rng.u64(0..=self.weather.slow));
+            self.pass(took, events);
+            let result = self.answer(&ask.request);
+            let at = self.moment();
+            let answered = Answered {
+                ask,
+                result,
+                took,
+                at,
+            };
+            let Some(answers) = flights.arrive(answered) else {
+                continue;
+            };
+            let of_runs = answers.iter().any(|answered| is_of_runs(&answered.ask));
+            self.core.apply(self.moment(), answers);
+            self.counting_since = self.core.counting_since();
+            if of_runs && self.dies() {
                 // What was counted in this cycle may be in the checkpoint, but is not in any state.
                 let memory = self.core.checkpoint(self.moment());
                 let memory = memory.filter(|_| self.rng.bool());

@@ -324,9 +324,12 @@ sections! {
     deployments flows work_pools work_queues workers run_history automations concurrency_limits
 }
 
-/// The rows of one list.
+/// The rows of one list. `$silent` is what is seen if requests are not answered.
 macro_rules! list {
     ($name:literal, $path:literal, $effect:expr) => {
+        list!($name, $path, $effect, ($effect)("REQUEST_TIMEOUT_SECONDS"))
+    };
+    ($name:literal, $path:literal, $effect:expr, $silent:expr) => {
         [
             Row::new(
                 concat!($name, "_is_a_page"),
@@ -353,7 +356,7 @@ macro_rules! list {
                 concat!($name, "_is_silent"),
                 concat!("`", $path, "` is not answered"),
                 Strike::Prefect(&[(On::Path($path), Play::Hang(Text("")))]),
-                ($effect)("REQUEST_TIMEOUT_SECONDS"),
+                $silent,
             ),
         ]
     };
@@ -427,7 +430,19 @@ pub(super) const AUTOMATIONS: &[Row] = &list!("automations", "/automations/filte
 #[rustfmt::skip]
 pub(super) const LIMITS: &[Row] = &list!("concurrency_limits", "/concurrency_limits/filter", concurrency_limits);
 #[rustfmt::skip]
-pub(super) const RUNS: &[Row] = &list!("flow_runs", "/flow_runs/filter", Effect::Runs);
+pub(super) const RUNS: &[Row] = &list!("flow_runs", "/flow_runs/filter", Effect::Runs, SILENT_RUNS);
+
+/// There are more requests for runs than permits, so some wait until the deadline of the cycle. The
+/// workers, which are requested once the work pools have been read, do not.
+const SILENT_RUNS: Effect = Effect::Sections(
+    &[
+        "active_runs",
+        "scheduled_runs",
+        "finished_runs",
+        "failed_runs",
+    ],
+    "",
+);
 
 /// The sections that count the runs that they know.
 const COUNTED: &[&str] = &["active_runs", "scheduled_runs"];
