@@ -18,6 +18,10 @@ use crate::secrets::scrubbed;
 use crate::settings::Protocol;
 use crate::tls;
 
+/// The maximum size of an answer, as the specification recommends. A longer one is cut off.
+/// <https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>
+pub(super) const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
+
 /// The longest wait that a receiver can ask for.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
@@ -93,12 +97,16 @@ pub(super) fn accepted(content_type: &str, body: &[u8]) -> Result<Accepted, Fail
         "application/json" => from_json(body),
         _ => None,
     };
-    decoded.ok_or_else(|| {
+    // What is left of an answer that was cut off may be valid by chance.
+    let is_whole = body.len() < LARGEST_ANSWER;
+    decoded.filter(|_| is_whole).ok_or_else(|| {
         let start = printable(body);
+        let wrong = match is_whole {
+            true => format!("is not OTLP but {media_type:?}"),
+            false => "takes 4 MiB or more".to_owned(),
+        };
         Failure {
-            cause: format!(
-                "the answer is not OTLP but {media_type:?}, possibly a login page or another service: {start}"
-            ),
+            cause: format!("the answer {wrong}, possibly a login page or another service: {start}"),
             hint: Some(Cow::Borrowed(
                 "check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_HEADERS",
             )),

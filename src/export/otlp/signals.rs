@@ -24,9 +24,9 @@ use tonic::Status;
 use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
 
-use super::answer;
+use super::answer::{self, LARGEST_ANSWER};
 use super::details::{self, Readable};
-use super::transport::{LARGEST_ANSWER, channel};
+use super::transport::channel;
 use crate::cause::innermost;
 use crate::export::Error;
 use crate::rotation::Rotating;

@@ -20,17 +20,13 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, TimeoutExpired};
 
-use super::answer::{self, Accepted, Failure, Refusal, Then};
+use super::answer::{self, Accepted, Failure, LARGEST_ANSWER, Refusal, Then};
 use super::details::{self, Readable};
 use crate::cause::innermost;
 use crate::export::Error;
 use crate::proxy;
 use crate::rotation::{Headers, Rotating};
 use crate::settings::{Compression, Otlp, Protocol};
-
-/// The maximum size of an answer, as the specification recommends.
-/// <https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>
-pub(super) const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
 
 const AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
@@ -231,7 +227,7 @@ impl Http {
     }
 }
 
-/// Reads an answer up to the limit. A longer one is cut off, and fails to decode.
+/// Reads an answer up to [`LARGEST_ANSWER`]. A longer one is cut off.
 async fn read(mut response: Response) -> Result<BytesMut, reqwest::Error> {
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await? {

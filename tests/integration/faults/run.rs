@@ -22,7 +22,7 @@ use crate::support::stub::{Contents, Stub};
 
 use super::attack::Attack;
 use super::row::{Effect, Row, Strike};
-use super::subject::{Subject, soon, sum};
+use super::subject::{FINISHED, Subject, soon, sum};
 
 /// Rows of a group that run at the same time; groups run in parallel as well.
 const LANES: usize = 2;
@@ -30,15 +30,17 @@ const LANES: usize = 2;
 /// What the run has measured so far.
 struct Summary {
     rows: usize,
-    longest: Duration,
-    slowest: &'static str,
+    /// The longest time from SIGTERM to exit, and its row.
+    longest_exit: (Duration, &'static str),
+    /// The longest time of a row, and the row.
+    longest: (Duration, &'static str),
     started: Option<Instant>,
 }
 
 static SUMMARY: Mutex<Summary> = Mutex::new(Summary {
     rows: 0,
-    longest: Duration::ZERO,
-    slowest: "",
+    longest_exit: (Duration::ZERO, ""),
+    longest: (Duration::ZERO, ""),
     started: None,
 });
 
@@ -60,9 +62,10 @@ pub(super) fn all(group: &[&'static [Row]]) {
                 loop {
                     let next = rows.lock().unwrap().pop_front();
                     let Some(row) = next else { return };
+                    let began = Instant::now();
                     let result = catch_unwind(AssertUnwindSafe(|| run(row, &runtime)));
                     match result {
-                        Ok(exit) => note(row.name, exit),
+                        Ok(exit) => note(row.name, began.elapsed(), exit),
                         Err(why) => {
                             let failure = format!("{}: {}", row.name, text(&*why));
                             // At once, since the others may take a while.
@@ -77,16 +80,14 @@ pub(super) fn all(group: &[&'static [Row]]) {
     // Hung connections would keep its tasks.
     runtime.shutdown_background();
     let summary = SUMMARY.lock().unwrap_or_else(PoisonError::into_inner);
+    let ((exit, of), (longest, row)) = (summary.longest_exit, summary.longest);
     _ = writeln!(
         std::io::stderr(),
-        "faults so far: {} rows, the longest time from SIGTERM to exit {:.2} s ({}), {:.0} s",
+        "faults so far: {} rows in {:.0} s, the longest {:.0} s ({row}), the longest time from SIGTERM to exit {:.2} s ({of})",
         summary.rows,
-        summary.longest.as_secs_f64(),
-        summary.slowest,
-        summary
-            .started
-            .map(|at| at.elapsed().as_secs_f64())
-            .unwrap_or_default(),
+        summary.started.map_or(0.0, |at| at.elapsed().as_secs_f64()),
+        longest.as_secs_f64(),
+        exit.as_secs_f64(),
     );
     drop(summary);
     let failures = failures.into_inner().unwrap();
@@ -98,13 +99,11 @@ pub(super) fn all(group: &[&'static [Row]]) {
     );
 }
 
-fn note(name: &'static str, exit: Option<Duration>) {
+fn note(name: &'static str, took: Duration, exit: Option<Duration>) {
     let mut summary = SUMMARY.lock().unwrap_or_else(PoisonError::into_inner);
     summary.rows += 1;
-    if let Some(exit) = exit.filter(|exit| *exit > summary.longest) {
-        summary.longest = exit;
-        summary.slowest = name;
-    }
+    summary.longest = summary.longest.max((took, name));
+    summary.longest_exit = summary.longest_exit.max((exit.unwrap_or_default(), name));
 }
 
 fn text(why: &(dyn Any + Send)) -> &str {
@@ -302,10 +301,15 @@ impl World<'_> {
             let found = RefCell::new(Vec::new());
             let complete = catch_unwind(AssertUnwindSafe(|| {
                 soon("a push with every count", || {
-                    let push = receiver.take_pushes().pop()?;
-                    let counted = sum(&translated(&push), "prefect_flow_runs_finished_total");
-                    found.borrow_mut().push(counted);
-                    (counted >= agent.ended()).then_some(())
+                    for push in receiver.take_pushes() {
+                        let page = translated(&push);
+                        // The histograms of a push have a message of their own.
+                        if !page.family(FINISHED).is_empty() {
+                            found.borrow_mut().push(sum(&page, FINISHED));
+                        }
+                    }
+                    let last = found.borrow().last().copied();
+                    (last >= Some(agent.ended())).then_some(())
                 });
             }));
             let found = found.into_inner();

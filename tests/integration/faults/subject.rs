@@ -12,7 +12,7 @@ use crate::support::stub::Stub;
 const UP: &str = "prefect_up";
 const AGE: &str = "prefect_agent_section_age_seconds";
 const CYCLES: &str = "prefect_agent_cycles_total";
-const FINISHED: &str = "prefect_flow_runs_finished_total";
+pub(super) const FINISHED: &str = "prefect_flow_runs_finished_total";
 
 /// The longest time from SIGTERM to the end of the process.
 pub(super) const LONGEST_EXIT: Duration = Duration::from_secs(5);
