@@ -20,12 +20,17 @@ const FAILURE: u8 = 1;
 /// The settings are not valid.
 const USAGE: u8 = 2;
 
-/// The last lines of the log must be written within this time.
+/// The last lines of the log must be written within this time: the end of the agent is not delayed.
 const LAST_LINES: Duration = Duration::from_millis(200);
+/// The same if the last line is an error, which must be seen even on a busy machine.
+const LAST_ERROR: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let code = invoke();
-    stdio::flush(LAST_LINES);
+    stdio::flush(match code == ExitCode::SUCCESS {
+        true => LAST_LINES,
+        false => LAST_ERROR,
+    });
     code
 }
 
