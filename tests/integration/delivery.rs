@@ -10,10 +10,11 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::support::collected::{Collection, Process, delivery, export, outcome};
-use crate::support::otlp::{Answer, Receiver};
+use crate::support::fleet;
+use crate::support::otlp::{Answer, Received, Receiver, translated};
 use crate::support::points::{Got, all_three, got, is, over_grpc, over_http, values};
 use crate::support::prefect::free_port;
-use crate::support::process::AgentProcess;
+use crate::support::process::{AgentProcess, wait_for};
 use crate::support::small_stub;
 use crate::support::tls::Certificates;
 
@@ -136,6 +137,34 @@ async fn no_start_is_later_than_its_point_or_before_1970() {
             got(&receiver);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_below_the_limit_is_one_message_with_its_histograms() {
+    let stub = small_stub().await;
+    let (receiver, endpoint) = over_http().await;
+    let settings = [
+        ("OTEL_METRICS_EXPORTER", "otlp"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+    ];
+    tokio::task::block_in_place(|| {
+        let _agent = AgentProcess::start(&stub.url, &settings);
+        wait_for("a push with gauges", || {
+            receiver.last().filter(|push| has(push, "prefect_up"))
+        });
+        stub.contents().flow_runs.push(fleet::ended(0, "COMPLETED"));
+        wait_for("three pushes with histograms", || {
+            let pushes = receiver.pushes.lock().unwrap();
+            let of = |family| pushes.iter().filter(move |push| has(push, family));
+            let histograms = of("prefect_flow_run_duration_seconds_count");
+            assert!(histograms.clone().all(|push| has(push, "prefect_up")));
+            (histograms.count() >= 3).then_some(())
+        });
+    });
+}
+
+fn has(push: &Received, family: &str) -> bool {
+    !translated(push).family(family).is_empty()
 }
 
 #[tokio::test(flavor = "multi_thread")]

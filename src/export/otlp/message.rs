@@ -39,8 +39,12 @@ impl Packer {
         }
     }
 
-    /// Sets the scope of the metrics that follow. Returns the current message, if it has metrics.
+    /// Sets the scope of the metrics that follow. Returns the current message if it has metrics of
+    /// another scope.
     pub(super) fn scope(&mut self, scope: ScopeMetrics) -> Option<ExportMetricsServiceRequest> {
+        if scope == self.scope {
+            return None;
+        }
         let rest = self.rest();
         self.scope = scope;
         rest
