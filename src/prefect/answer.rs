@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::Error as _;
 
 use super::bounded::{Items, MOST_UNASKED, Within};
 use super::decode::{Listed, Skipped, objects};
@@ -55,8 +56,11 @@ impl Answer {
         let most = request.limit().unwrap_or(MOST_UNASKED);
         Ok(match request {
             Request::Version => {
-                let Within(version) = serde_json::from_slice(body)?;
-                Answer::Version(version)
+                let Within::<Arc<str>>(version) = serde_json::from_slice(body)?;
+                match is_version(&version) {
+                    true => Answer::Version(version),
+                    false => return Err(serde_json::Error::custom("not a version")),
+                }
             }
             Request::List { resource, .. } | Request::ByIds { resource, .. } => {
                 Answer::Objects(resource.decode(body, most)?)
@@ -75,5 +79,45 @@ impl Answer {
             Request::FlowRunStates(_) => Answer::FlowRunStates(objects(body, most)?),
             Request::TaskRuns { .. } => Answer::TaskRuns(objects(body, most)?),
         })
+    }
+}
+
+/// Whether a text can be a version, such as `3.8.8`, `3.9.0.dev1` or `0+unknown`. Any other text does
+/// not come from Prefect, and may repeat the request with its credentials.
+/// <https://packaging.python.org/en/latest/specifications/version-specifiers/>
+fn is_version(text: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || ".+-_!".contains(c);
+    text.len() <= 64 && text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(is_part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_that_repeats_the_request_is_not_a_version() {
+        let decode = |text: &str| {
+            let body = serde_json::to_vec(text).unwrap();
+            Answer::decode(&Request::Version, &body)
+        };
+        for version in [
+            "3.8.8",
+            "3.0.4+7.g1a2b3c",
+            "3.9.0.dev1",
+            "0+unknown",
+            "2.20.9",
+        ] {
+            assert!(decode(version).is_ok(), "{version}");
+        }
+        let long = "3".repeat(65);
+        for text in [
+            "",
+            "{\"authorization\": \"Basic YWRtaW46\"}",
+            "pnu_0123",
+            "3.8.8 <b>",
+            &long,
+        ] {
+            assert!(decode(text).is_err(), "{text}");
+        }
     }
 }
