@@ -224,7 +224,7 @@ async fn from_a_wrong_key_url_port_and_collector_to_the_fix_at_real_servers() {
         "is the collector running",
     );
     let checked = check(&url, &[right, OTLP, (name, &collector.otlp_grpc)]).await;
-    checked.fails("OTLP metrics", "", "this looks like a gRPC port");
+    checked.fails("OTLP metrics", "", "gRPC port");
     let checked = check(&url, &[right, OTLP, GRPC, (name, &collector.otlp)]).await;
     checked.fails("OTLP metrics", "", HTTP_PORT);
 

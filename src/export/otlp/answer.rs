@@ -311,6 +311,8 @@ fn no_answer(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
         "not negotiated",
         "h2",
     ]);
+    // A server of the other protocol may close the connection without a reason.
+    let is_closed = says(&["canceled", "broken pipe", "reset", "closed", "not ready"]);
     let hint = match protocol {
         Protocol::HttpProtobuf if mixed_up || port == Some(4317) => {
             "this looks like a gRPC port: use the collector's HTTP port (4318 by default), or set OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
@@ -318,8 +320,10 @@ fn no_answer(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
         Protocol::Grpc if mixed_up || port == Some(4318) => {
             "this looks like an HTTP port: use the collector's gRPC port (4317 by default), or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
         }
-        // A server without HTTP/2 may close the connection without a reason.
-        Protocol::Grpc if says(&["canceled", "broken pipe", "reset", "closed", "not ready"]) => {
+        Protocol::HttpProtobuf if is_closed => {
+            "the receiver closed the connection: use the collector's HTTP port (4318 by default), or, if this is a gRPC port, set OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
+        }
+        Protocol::Grpc if is_closed => {
             "the receiver closed the connection: use the collector's gRPC port (4317 by default), or, if this is an HTTP port, set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
         }
         _ if says(&["refused"]) => {
@@ -437,18 +441,20 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_the_receiver_closes_may_be_to_an_http_port() {
+    fn a_connection_that_the_receiver_closes_may_be_to_a_port_of_the_other_protocol() {
         for cause in [
             "operation was canceled",
             "stream closed because of a broken pipe",
             "Connection reset by peer (os error 104)",
             "connection was not ready",
         ] {
-            let hint = no_answer(cause, Protocol::Grpc, None).hint.unwrap();
-            assert!(
-                hint.contains("OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"),
-                "{cause}: {hint}"
-            );
+            for (protocol, other) in [
+                (Protocol::Grpc, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"),
+                (Protocol::HttpProtobuf, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"),
+            ] {
+                let hint = no_answer(cause, protocol, None).hint.unwrap();
+                assert!(hint.contains(other), "{cause}: {hint}");
+            }
         }
     }
 
