@@ -206,9 +206,10 @@ pub(crate) fn by_shell(command: Command, mounts: bool, script: &str) -> Command 
     }
 }
 
-/// The command with the default action of SIGHUP, even if the tests run under `nohup`.
+/// The command with the default action of SIGHUP and SIGINT, even if the tests run under `nohup` or
+/// in the background of a shell.
 pub(crate) fn with_default_signals(command: Command) -> Command {
-    let wrapper = ["env", "--default-signal=HUP"];
+    let wrapper = ["env", "--default-signal=HUP,INT"];
     within(command, &wrapper, "exec \"$0\" \"$@\"")
 }
 
