@@ -303,7 +303,7 @@ impl World<'_> {
                 soon("a push with every count", || {
                     for push in receiver.take_pushes() {
                         let page = translated(&push);
-                        // The histograms of a push have a message of their own.
+                        // A push may have several messages.
                         if !page.family(FINISHED).is_empty() {
                             found.borrow_mut().push(sum(&page, FINISHED));
                         }
