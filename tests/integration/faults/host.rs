@@ -1,6 +1,7 @@
 //! Rows: disks, streams and limits of the host.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -26,7 +27,7 @@ pub(super) enum Stream {
     Well,
     Full,
     Closed,
-    /// A pipe that nobody reads.
+    /// A full pipe that nobody reads.
     Unread,
     /// A pipe whose reader is gone.
     Broken,
@@ -40,7 +41,14 @@ impl Stream {
                 .open("/dev/full")
                 .unwrap()
                 .into(),
-            Stream::Unread => Stdio::piped(),
+            Stream::Unread => {
+                let (reader, mut writer) = std::io::pipe().unwrap();
+                // The capacity of a pipe on Linux.
+                writer.write_all(&[b'.'; 65_536]).unwrap();
+                // It stays open, and unread, until the tests end.
+                std::mem::forget(reader);
+                writer.into()
+            }
             Stream::Broken => {
                 let (reader, writer) = std::io::pipe().unwrap();
                 drop(reader);

@@ -107,11 +107,19 @@ impl Subject {
 
     /// The page of `/metrics`.
     pub(super) fn page(&self) -> Page {
-        let page = soon("an answer of /metrics", || {
-            get(self.address, "/metrics", Duration::from_secs(30)).ok()
-        });
-        assert_eq!(page.0, 200, "{}", page.1);
-        Page::parse(&page.1)
+        let started = Instant::now();
+        loop {
+            let answer = get(self.address, "/metrics", Duration::from_secs(30));
+            if let Ok((200, text)) = &answer {
+                return Page::parse(text);
+            }
+            assert!(
+                self.process.is_running() && started.elapsed() < SOON,
+                "no page: {answer:?}\n{}",
+                self.process.log().join("\n"),
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Waits until `look` finds something on the page.

@@ -62,6 +62,13 @@ impl Process {
         wait_for(&format!("a line with {text:?}"), found)
     }
 
+    /// Whether it has not exited yet.
+    pub(crate) fn is_running(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id()));
+        // The state follows the name: `Z` until the test has read the exit status.
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
     /// Sends a signal to the group.
     pub(crate) fn signal(&self, signal: &str) {
         let group = format!("-{}", self.id());
