@@ -4,7 +4,7 @@
 //! server's clock nor a lagging replica can make a pair appear new. Their number is bounded;
 //! [`Counted::forgotten_until`] returns how far back the memory is complete.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -17,19 +17,17 @@ const REMEMBER: Duration = Duration::from_secs(6 * 3600);
 /// At most this many pairs are remembered.
 const MOST: usize = 100_000;
 
-/// Pairs of run and terminal state, by run; most runs have one.
+/// Pairs of run and terminal state, in the order of the runs, as a run may have several.
 #[derive(Debug)]
 pub(super) struct Counted {
-    runs: HashMap<u128, Vec<Entry>>,
-    pairs: usize,
+    pairs: BTreeMap<(u128, u128), Entry>,
     forgotten_until: Timestamp,
     most: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    state: u128,
-    /// When it was last seen, as uptime; negative if that was before a restart.
+    /// When the pair was last seen, as uptime; negative if that was before a restart.
     seen: f64,
     /// When the run ended.
     end: Timestamp,
@@ -48,8 +46,7 @@ pub(super) struct Row {
 impl Default for Counted {
     fn default() -> Self {
         Counted {
-            runs: HashMap::new(),
-            pairs: 0,
+            pairs: BTreeMap::new(),
             forgotten_until: Timestamp::MIN,
             most: MOST,
         }
@@ -59,26 +56,28 @@ impl Default for Counted {
 impl Counted {
     /// Whether a pair has been counted. If so, it is noted as seen.
     pub(super) fn contains(&mut self, run: &str, state: &str, uptime: Duration) -> bool {
-        let state = key(state);
-        let entries = self.runs.get_mut(&key(run)).into_iter().flatten();
-        let entry = entries.into_iter().find(|entry| entry.state == state);
+        let entry = self.pairs.get_mut(&(key(run), key(state)));
         entry
             .map(|entry| entry.seen = uptime.as_secs_f64())
             .is_some()
     }
 
+    /// The terminal states of a run that have been counted.
+    fn states(&self, run: &str) -> impl Iterator<Item = u128> {
+        let run = key(run);
+        let pairs = self.pairs.range((run, u128::MIN)..=(run, u128::MAX));
+        pairs.map(|((_, state), _)| *state)
+    }
+
     /// Whether any terminal state of a run has been counted.
     pub(super) fn contains_run(&self, run: &str) -> bool {
-        self.runs.contains_key(&key(run))
+        self.states(run).next().is_some()
     }
 
     /// Whether these states include every terminal state of the run that has been counted.
     pub(super) fn are_among<'a>(&self, run: &str, states: impl Iterator<Item = &'a str>) -> bool {
         let states: HashSet<u128> = states.map(key).collect();
-        let entries = self.runs.get(&key(run)).into_iter().flatten();
-        entries
-            .into_iter()
-            .all(|entry| states.contains(&entry.state))
+        self.states(run).all(|state| states.contains(&state))
     }
 
     /// Remembers a pair that ended at `end`; `false` if it is remembered already.
@@ -92,13 +91,9 @@ impl Counted {
         if self.contains(run, state, uptime) {
             return false;
         }
-        let entry = Entry {
-            state: key(state),
-            seen: uptime.as_secs_f64(),
-            end,
-        };
-        self.runs.entry(key(run)).or_default().push(entry);
-        self.pairs = self.pairs.saturating_add(1);
+        let seen = uptime.as_secs_f64();
+        let entry = Entry { seen, end };
+        self.pairs.insert((key(run), key(state)), entry);
         true
     }
 
@@ -116,9 +111,8 @@ impl Counted {
     /// An end in the future is treated as `now`.
     pub(super) fn prune(&mut self, uptime: Duration, now: Timestamp) {
         let mut oldest = uptime.as_secs_f64() - REMEMBER.as_secs_f64();
-        if self.pairs > self.most {
-            let entries = self.runs.values().flatten();
-            let mut seen: Vec<f64> = entries.map(|entry| entry.seen).collect();
+        if self.pairs.len() > self.most {
+            let mut seen: Vec<f64> = self.pairs.values().map(|entry| entry.seen).collect();
             // Drop a quarter at once, rather than one pair for each new one.
             let index = seen.len().saturating_sub(self.most.saturating_mul(3) / 4);
             if index < seen.len() {
@@ -126,57 +120,46 @@ impl Counted {
                 oldest = oldest.max(*nth);
             }
         }
-        let (forgotten_until, pairs) = (&mut self.forgotten_until, &mut self.pairs);
-        self.runs.retain(|_, entries| {
-            entries.retain(|entry| {
-                let keep = entry.seen >= oldest;
-                if !keep {
-                    *forgotten_until = entry.end.min(now).max(*forgotten_until);
-                    *pairs = pairs.saturating_sub(1);
-                }
-                keep
-            });
-            !entries.is_empty()
+        let forgotten_until = &mut self.forgotten_until;
+        self.pairs.retain(|_, entry| {
+            let keep = entry.seen >= oldest;
+            if !keep {
+                *forgotten_until = entry.end.min(now).max(*forgotten_until);
+            }
+            keep
         });
     }
 
     /// The pairs, for a checkpoint.
     pub(super) fn rows(&self, uptime: Duration) -> Vec<Row> {
-        let of_run = |(run, entries): (&u128, &Vec<Entry>)| {
-            let run = Uuid::from_u128(*run);
-            let row = move |entry: &Entry| Row {
-                run,
-                state: Uuid::from_u128(entry.state),
-                age: (uptime.as_secs_f64() - entry.seen).max(0.0) as u64,
-                end: entry.end,
-            };
-            entries.iter().map(row).collect::<Vec<_>>()
+        let row = |(&(run, state), entry): (&(u128, u128), &Entry)| Row {
+            run: Uuid::from_u128(run),
+            state: Uuid::from_u128(state),
+            age: (uptime.as_secs_f64() - entry.seen).max(0.0) as u64,
+            end: entry.end,
         };
-        self.runs.iter().flat_map(of_run).collect()
+        self.pairs.iter().map(row).collect()
     }
 
     /// Restores the pairs of a checkpoint.
     pub(super) fn restore(rows: Vec<Row>, forgotten_until: Timestamp) -> Self {
-        let mut counted = Counted {
-            forgotten_until,
-            ..Counted::default()
-        };
-        for row in rows {
+        let pair = |row: Row| {
             let entry = Entry {
-                state: row.state.as_u128(),
                 seen: -(row.age as f64),
                 end: row.end,
             };
-            let run = counted.runs.entry(row.run.as_u128()).or_default();
-            run.push(entry);
-            counted.pairs = counted.pairs.saturating_add(1);
+            ((row.run.as_u128(), row.state.as_u128()), entry)
+        };
+        Counted {
+            pairs: rows.into_iter().map(pair).collect(),
+            forgotten_until,
+            ..Counted::default()
         }
-        counted
     }
 
     /// The number of pairs.
     pub(super) fn len(&self) -> usize {
-        self.pairs
+        self.pairs.len()
     }
 }
 

@@ -51,7 +51,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::prefect::runs::FlowRun;
-use crate::prefect::{Error, Request};
+use crate::prefect::{Answer, Error, Request};
 use clock::{Moment, ServerClock};
 use counted::Counted;
 use counters::{Counters, Place};
@@ -282,7 +282,10 @@ impl Core {
         let result = match result {
             Ok(reply) => {
                 self.clock.observe(at, reply.date);
-                self.sections.answered(ask.section, reply.answer.skipped());
+                // Any number is a valid count, whoever answers.
+                let is_list = !matches!(reply.answer, Answer::Count(_));
+                let skipped = reply.answer.skipped();
+                self.sections.answered(ask.section, is_list, skipped);
                 Ok(reply.answer)
             }
             // The request is repeated with the server's limit.
@@ -327,11 +330,10 @@ impl Core {
     fn take(
         &mut self,
         ask: Ask,
-        result: Result<crate::prefect::Answer, Error>,
+        result: Result<Answer, Error>,
         moment: Moment,
         found: &mut unfinished::Found,
     ) {
-        use crate::prefect::Answer;
         let (uptime, now) = (moment.uptime, self.clock.now(moment).unwrap_or(moment.wall));
         let Ask {
             section,
@@ -403,10 +405,10 @@ impl Core {
 
     /// Processes the first answer of a cycle, which shows whether the server answers, and its
     /// version.
-    fn version(&mut self, result: Result<crate::prefect::Answer, Error>, uptime: Duration) {
+    fn version(&mut self, result: Result<Answer, Error>, uptime: Duration) {
         self.phase = Phase::Sections;
         match result {
-            Ok(crate::prefect::Answer::Version(version)) => {
+            Ok(Answer::Version(version)) => {
                 self.version = Some(Arc::clone(&version));
                 match version::unsupported(&version) {
                     None => self.sections.read(Section::Server, uptime),

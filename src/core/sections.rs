@@ -114,8 +114,8 @@ pub struct Status {
     due: bool,
     ended: bool,
     has_read: bool,
-    /// Whether one of its requests was answered in the current cycle.
-    answered: bool,
+    /// Whether one of its requests was answered with a list in the current cycle.
+    has_list: bool,
     /// Time spent waiting for its requests in the current cycle.
     took: Duration,
 }
@@ -214,7 +214,7 @@ impl Sections {
             status.due = waited && soon >= status.retry_at;
             status.ended = false;
             status.has_read = false;
-            status.answered = false;
+            status.has_list = false;
             status.took = Duration::ZERO;
         }
     }
@@ -230,11 +230,11 @@ impl Sections {
         self.status(section).is_some_and(|status| status.has_read)
     }
 
-    /// Notes that one of the section's requests was answered. The first object of a section that
-    /// could not be decoded is logged.
-    pub(super) fn answered(&mut self, section: Section, skipped: &[Skipped]) {
+    /// Notes that one of the section's requests was answered, with a list or with a bare number. The
+    /// first object of a section that could not be decoded is logged.
+    pub(super) fn answered(&mut self, section: Section, is_list: bool, skipped: &[Skipped]) {
         self.update(section, |status| {
-            status.answered = true;
+            status.has_list |= is_list;
             if let (0, Some(first)) = (status.skipped, skipped.first()) {
                 tracing::warn!(
                     section = section.as_str(), id = %first.id, reason = first.reason,
@@ -255,7 +255,7 @@ impl Sections {
     /// Whether Prefect can be read: a list that every server has was answered in this cycle.
     pub(super) fn up(&self) -> bool {
         self.iter()
-            .any(|(section, status)| section.matters() && status.answered)
+            .any(|(section, status)| section.matters() && status.has_list)
     }
 
     /// Notes that the section has been read completely.
