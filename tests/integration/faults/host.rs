@@ -74,6 +74,8 @@ pub(super) struct Host {
     pub(super) strike: fn(&Place),
     /// What ends the fault, if anything can.
     pub(super) heal: Option<fn(&Place)>,
+    /// What must hold when the process has ended.
+    pub(super) after: fn(&Place),
 }
 
 const HOST: Host = Host {
@@ -84,6 +86,7 @@ const HOST: Host = Host {
     before: |_| {},
     strike: |_| {},
     heal: None,
+    after: |_| {},
 };
 
 /// The folder of a row.
@@ -119,6 +122,14 @@ impl Place {
         let mut path = self.checkpoint.clone().into_os_string();
         path.push(".new");
         path.into()
+    }
+
+    /// The previous checkpoint stays, as a whole, until there is a new one.
+    fn has_no_partial_checkpoint(&self) {
+        let saved = fs::read_to_string(self.inside(&self.checkpoint));
+        if let Ok(saved) = saved.as_deref().map(str::trim) {
+            assert!(saved.starts_with('{') && saved.ends_with('}'), "{saved}");
+        }
     }
 
     /// `path` as the agent's process sees it.
@@ -185,6 +196,7 @@ impl Host {
         agent.is_alive();
         if let Effect::Unsaved(_) = row.effect {
             agent.process.wait_for_line("cannot write the checkpoint");
+            place.has_no_partial_checkpoint();
         }
         agent.is_well();
         self.end(&place);
@@ -212,6 +224,7 @@ impl Host {
         agent.is_alive();
         let exit = agent.stop();
         self.end(&place);
+        (self.after)(&place);
         Some(exit)
     }
 
@@ -346,16 +359,19 @@ pub(super) const DISKS: &[Row] = &[
     host("checkpoint_is_empty_at_the_start", "the checkpoint is empty",
         Host {
             before: |place| damage(place, b""),
+            after: |place| keeps(place, b""),
             ..HOST
         }, Effect::Warning("cannot use the checkpoint")),
     host("checkpoint_is_garbage_at_the_start", "the checkpoint is damaged",
         Host {
             before: |place| damage(place, &[0xff; 4_096]),
+            after: |place| keeps(place, &[0xff; 4_096]),
             ..HOST
         }, Effect::Warning("cannot use the checkpoint")),
     host("checkpoint_is_deep_at_the_start", "the checkpoint has 100,000 levels",
         Host {
             before: |place| damage(place, &b"[".repeat(100_000)),
+            after: |place| keeps(place, &b"[".repeat(100_000)),
             ..HOST
         }, Effect::Warning("cannot use the checkpoint")),
 ];
@@ -363,6 +379,14 @@ pub(super) const DISKS: &[Row] = &[
 fn damage(place: &Place, content: &[u8]) {
     fs::create_dir_all(&place.state).unwrap();
     fs::write(&place.checkpoint, content).unwrap();
+}
+
+/// The damaged file is kept beside the new checkpoint.
+fn keeps(place: &Place, content: &[u8]) {
+    let kept = place.checkpoint.with_extension("json.damaged-0");
+    assert_eq!(fs::read(kept).unwrap(), content);
+    let saved = fs::read_to_string(&place.checkpoint).unwrap();
+    assert!(saved.starts_with('{'), "{saved}");
 }
 
 /// Whether the process has the limit now.

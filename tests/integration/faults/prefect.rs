@@ -230,6 +230,8 @@ pub(super) const BODIES: &[Row] = &[
         &[(On::All, Play::Answer(200, JSON, Text("")))], "unexpected answer"),
     all("prefect_answers_null", "every answer is null",
         &[(On::All, Play::Answer(200, JSON, Text("null")))], "unexpected answer"),
+    all("prefect_answers_a_number", "every answer is a number, which is a valid count",
+        &[(On::All, Play::Answer(200, JSON, Text("12")))], "unexpected answer"),
     all("prefect_answers_an_object", "every answer is an object",
         &[(On::All, Play::Answer(200, JSON, Text("{}")))], "unexpected answer"),
     all("prefect_answers_nuls", "every answer consists of NULs",

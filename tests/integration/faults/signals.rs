@@ -60,7 +60,7 @@ impl Signal {
     pub(super) fn run(self, _: &Row, runtime: &Runtime) -> Option<Duration> {
         let stub = runtime.block_on(small_stub());
         let prefect = runtime.block_on(Front::prefect(address(&stub.url)));
-        let (_receiver, endpoint) = runtime.block_on(over_http());
+        let (receiver, endpoint) = runtime.block_on(over_http());
         let collector = runtime.block_on(Front::http(address(&endpoint)));
         let url = format!("http://{}/api", prefect.address);
         let endpoint = format!("http://{}", collector.address);
@@ -125,6 +125,12 @@ impl Signal {
             Phase::Push => soon("a silent push", || (collector.struck() > 0).then_some(())),
             _ => {}
         }
+        let pushes_last =
+            self.then == Then::Ends && !matches!(self.phase, Phase::FirstCycle | Phase::Push);
+        if pushes_last {
+            soon("a push", || receiver.last());
+            receiver.take_pushes();
+        }
         let asked = Instant::now();
         agent.process.signal(self.signal);
         if self.then == Then::Continues {
@@ -162,6 +168,7 @@ impl Signal {
             "{status}: {:#?}",
             agent.process.log()
         );
+        assert!(!pushes_last || receiver.last().is_some(), "no last push");
         drop(held);
         prefect.heal();
         collector.heal();
