@@ -17,6 +17,7 @@ const ALIVE: usize = 24;
 /// Names are used in turn, as a name returns when a deployment is replaced.
 const NAMES: usize = 48;
 const MOST_RUNNING: usize = 30;
+const STATES: [&str; 4] = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"];
 /// Prefect deletes a deployment only after the agent had time to read its last runs.
 const QUIET: Duration = Duration::from_secs(90);
 /// How long an ended run remains in Prefect.
@@ -34,6 +35,7 @@ struct Run {
     number: usize,
     deployment: usize,
     ends: Instant,
+    ends_as: &'static str,
 }
 
 /// The workspace, in a stub of Prefect.
@@ -83,22 +85,34 @@ impl Workspace {
 
     fn deploy(&mut self) {
         let (number, name) = (self.number(), self.names.pop_front().unwrap());
+        let is_new = !self.truth.keys().any(|(known, _)| *known == name);
         let mut contents = self.stub.contents();
         fleet::deploy(&mut contents, number);
         contents.deployments.last_mut().unwrap()["name"] = json!(name);
+        drop(contents);
         self.deployments.push(Deployment {
             number,
             name,
             running: 0,
             retired: None,
         });
+        if is_new {
+            // Every series exists when the warm-up is over.
+            let last = self.deployments.len() - 1;
+            for state in STATES {
+                self.start(last, state);
+            }
+        }
     }
 
     /// Starts and ends runs, and replaces deployments.
     pub(super) fn change(&mut self) {
         let now = Instant::now();
         if self.running.len() < MOST_RUNNING && self.random.u8(..) < 50 {
-            self.start(now);
+            let deployment = self.any_in_use();
+            let states = ["COMPLETED", "COMPLETED", "FAILED", "CRASHED", "CANCELLED"];
+            let state = *self.random.choice(&states).unwrap();
+            self.start(deployment, state);
         }
         self.end_until(now);
         if self.next_deployment <= now {
@@ -108,19 +122,25 @@ impl Workspace {
         self.forget();
     }
 
-    fn start(&mut self, now: Instant) {
+    /// The index of a deployment that is not retired.
+    fn any_in_use(&mut self) -> usize {
+        let all = self.deployments.iter().enumerate();
+        let in_use = all.filter(|(_, one)| one.retired.is_none());
+        let in_use: Vec<_> = in_use.map(|(index, _)| index).collect();
+        *self.random.choice(&in_use).unwrap()
+    }
+
+    /// Starts a run of a deployment.
+    fn start(&mut self, deployment: usize, ends_as: &'static str) {
         let number = self.number();
-        let in_use = self.deployments.iter_mut();
-        let in_use: Vec<_> = in_use.filter(|one| one.retired.is_none()).collect();
-        let chosen = self.random.usize(..in_use.len());
-        let deployment = in_use.into_iter().nth(chosen).unwrap();
+        let deployment = &mut self.deployments[deployment];
         deployment.running += 1;
         let deployment = deployment.number;
-        let ends = now + Duration::from_secs(self.random.u64(3..30));
         self.running.push(Run {
             number,
             deployment,
-            ends,
+            ends: Instant::now() + Duration::from_secs(self.random.u64(3..30)),
+            ends_as,
         });
         self.show(number, deployment, "RUNNING");
     }
@@ -129,14 +149,12 @@ impl Workspace {
     fn end_until(&mut self, now: Instant) {
         while let Some(due) = self.running.iter().position(|run| run.ends <= now) {
             let run = self.running.swap_remove(due);
-            let states = ["COMPLETED", "COMPLETED", "FAILED", "CRASHED", "CANCELLED"];
-            let state = *self.random.choice(&states).unwrap();
-            self.show(run.number, run.deployment, state);
+            self.show(run.number, run.deployment, run.ends_as);
             let mut all = self.deployments.iter_mut();
             let deployment = all.find(|one| one.number == run.deployment).unwrap();
             deployment.running -= 1;
             deployment.retired = deployment.retired.map(|_| now);
-            let key = (deployment.name.clone(), state.to_owned());
+            let key = (deployment.name.clone(), run.ends_as.to_owned());
             *self.truth.entry(key).or_default() += 1;
         }
     }
@@ -178,11 +196,9 @@ impl Workspace {
             contents.deployments.retain(|other| other["id"] != id);
             self.names.push_back(deployment.name);
         }
-        let in_use = self.deployments.iter_mut();
-        let mut in_use: Vec<_> = in_use.filter(|one| one.retired.is_none()).collect();
         if !self.names.is_empty() {
-            let retired = self.random.usize(..in_use.len());
-            in_use[retired].retired = Some(now);
+            let retired = self.any_in_use();
+            self.deployments[retired].retired = Some(now);
             self.deploy();
         }
     }
