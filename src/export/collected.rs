@@ -5,27 +5,19 @@ use std::future::Future;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::metrics::Temporality;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
-use opentelemetry_sdk::metrics::reader::MetricReader as _;
-
 use tokio::sync::Notify;
 
-use super::histograms::Outlet;
-use super::reader::Reader;
+use super::outlet::Outlets;
 
-/// The values of all instruments of one exporter at one moment. Both parts have the same resource;
-/// they are separate because the SDK cannot merge the collections of two meter providers.
+/// The values of all instruments of one exporter at one moment. All parts have the same resource and
+/// scope; they are separate because the SDK cannot merge the collections of meter providers.
 #[derive(Debug, Default)]
-pub(super) struct Collected([ResourceMetrics; 2]);
+pub(super) struct Collected(Vec<ResourceMetrics>);
 
 impl Collected {
-    /// Collects from an exporter's meter provider and from its histograms.
-    pub(super) fn from(
-        reader: &Reader,
-        histograms: &Outlet,
-    ) -> Result<Self, opentelemetry_sdk::error::OTelSdkError> {
-        let mut metrics = ResourceMetrics::default();
-        reader.collect(&mut metrics)?;
-        Ok(Collected([metrics, histograms.collect()?]))
+    /// Collects from all meter providers of an exporter.
+    pub(super) fn from(outlets: &Outlets) -> Result<Self, OTelSdkError> {
+        outlets.collect().map(Collected)
     }
 
     /// The parts that are not empty. No metric is in both.

@@ -4,7 +4,6 @@ use std::io::{self, Write as _};
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_proto::transform::logs::tonic::group_logs_by_resource_and_scope;
@@ -18,6 +17,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use super::collected::{Collected, Exporter, NotAccepted};
+use super::otlp;
 use crate::blocking::Blocking;
 
 /// A message that nobody reads within this time has failed. Others fail immediately until it has
@@ -65,14 +65,12 @@ impl Console {
 
 impl Exporter for Console {
     async fn export(&self, collected: &Collected, _: &Notify) -> Result<(), NotAccepted> {
-        for part in collected.parts() {
-            let printed = self.print(&ExportMetricsServiceRequest::from(part)).await;
-            printed.map_err(|error| NotAccepted {
-                reason: error.to_string(),
-                is_answered: false,
-            })?;
-        }
-        Ok(())
+        let parts: Vec<_> = collected.parts().collect();
+        let printed = self.print(&otlp::merged(&parts)).await;
+        printed.map_err(|error| NotAccepted {
+            reason: error.to_string(),
+            is_answered: false,
+        })
     }
 
     fn shutdown(&self) -> OTelSdkResult {

@@ -1,39 +1,28 @@
 //! The histograms of Prefect's objects, whose series can be dropped.
 //!
-//! The SDK keeps every series of a histogram for as long as its meter provider lives. So these
-//! histograms have separate meter providers, one per exporter, which are replaced once most of
-//! their series belong to deleted deployments. The other series start at zero again with their next
-//! value: a reset, with a new start time, as after a restart.
+//! The SDK keeps every series of a histogram for as long as its meter provider lives. So the meter
+//! providers of these histograms are replaced once most of their series belong to deleted
+//! deployments. The other series start at zero again with their next value: a reset, with a new
+//! start time, as after a restart.
 //! <https://opentelemetry.io/docs/specs/otel/metrics/data-model/#resets-and-gaps>
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::mem;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::Histogram;
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::data::ResourceMetrics;
-use opentelemetry_sdk::metrics::reader::MetricReader as _;
-use opentelemetry_sdk::metrics::{SdkMeterProvider, Temporality};
-use prometheus::Registry;
-use prometheus::proto::MetricFamily;
 
-use super::Error;
-use super::instruments::{self, Slots};
-use super::reader::{self, Reader};
+use super::outlet::Outlet;
 use crate::core::tally::Label;
+use crate::metrics::Family;
 use crate::metrics::compatible::{DEPLOYMENT_NAME, FLOW_NAME};
-use crate::metrics::{Family, Options, Source};
 
 /// Up to this many series of deleted deployments are not worth a reset.
 const FEW: usize = 1_000;
 
 /// The families that are measured from events, in every exporter.
 pub struct Histograms {
-    options: Options,
-    resource: Resource,
+    limit: usize,
     outlets: Vec<Arc<Outlet>>,
     recorded: Mutex<HashMap<&'static str, Recorded>>,
 }
@@ -49,38 +38,18 @@ struct Recorded {
 }
 
 impl Histograms {
-    pub(super) fn new(options: &Options, resource: &Resource) -> Self {
+    /// Histograms of at most `limit` series per family.
+    pub(super) fn new(limit: usize) -> Self {
         Histograms {
-            options: options.clone(),
-            resource: resource.clone(),
+            limit,
             outlets: Vec::new(),
             recorded: Mutex::default(),
         }
     }
 
-    /// The histograms of an exporter that pushes.
-    pub(super) fn pushed(
-        &mut self,
-        temporality: Temporality,
-        exponential: bool,
-    ) -> Result<Arc<Outlet>, Error> {
-        self.outlet(How::Pushed(temporality), exponential)
-    }
-
-    /// The histograms on `/metrics`.
-    pub(super) fn scraped(&mut self) -> Result<Arc<Outlet>, Error> {
-        self.outlet(How::Scraped, false)
-    }
-
-    fn outlet(&mut self, how: How, exponential: bool) -> Result<Arc<Outlet>, Error> {
-        let generation = Generation::new(how, exponential, &self.options, &self.resource)?;
-        let outlet = Arc::new(Outlet {
-            how,
-            exponential,
-            current: RwLock::new(generation),
-        });
-        self.outlets.push(Arc::clone(&outlet));
-        Ok(outlet)
+    /// Adds those of another exporter.
+    pub(super) fn add(&mut self, measured: &Arc<Outlet>) {
+        self.outlets.push(Arc::clone(measured));
     }
 
     /// Records a value of the series with `attributes`. `values` are those of the attributes that
@@ -91,10 +60,9 @@ impl Histograms {
             values.get(index).cloned()
         };
         if let (Some(deployment), Some(flow)) = (value(DEPLOYMENT_NAME), value(FLOW_NAME)) {
-            let limit = self.options.cardinality_limit;
             let mut recorded = self.recorded();
             let family = recorded.entry(family.name).or_default();
-            family.note([deployment, flow], attributes, limit);
+            family.note([deployment, flow], attributes, self.limit);
         }
         for outlet in &self.outlets {
             outlet.record(family.name, seconds, attributes);
@@ -123,7 +91,7 @@ impl Histograms {
             return false;
         }
         for outlet in &self.outlets {
-            if let Err(error) = outlet.replace(&self.options, &self.resource) {
+            if let Err(error) = outlet.replace() {
                 tracing::error!(%error, "cannot drop the histogram series of deleted deployments");
                 return false;
             }
@@ -160,102 +128,6 @@ impl Recorded {
         }
         self.count = self.count.saturating_add(1);
         self.places.entry(place).or_default().insert(series);
-    }
-}
-
-/// How an exporter reads its histograms.
-#[derive(Debug, Clone, Copy)]
-enum How {
-    Pushed(Temporality),
-    Scraped,
-}
-
-/// The histograms of one exporter, until they are replaced.
-pub(super) struct Outlet {
-    how: How,
-    exponential: bool,
-    current: RwLock<Generation>,
-}
-
-/// One meter provider with its reader and instruments.
-struct Generation {
-    provider: SdkMeterProvider,
-    histograms: HashMap<&'static str, Histogram<f64>>,
-    reader: Option<Reader>,
-    registry: Registry,
-}
-
-impl Generation {
-    fn new(
-        how: How,
-        exponential: bool,
-        options: &Options,
-        resource: &Resource,
-    ) -> Result<Self, Error> {
-        let builder = SdkMeterProvider::builder().with_resource(resource.clone());
-        let registry = Registry::new();
-        let (builder, reader) = match how {
-            How::Pushed(temporality) => {
-                let reader = Reader::new(temporality);
-                (builder.with_reader(reader.clone()), Some(reader))
-            }
-            How::Scraped => {
-                let reader = reader::bridge(&registry, false)?;
-                (builder.with_reader(reader), None)
-            }
-        };
-        let families = options.families().filter(is_measured);
-        let (provider, histograms) =
-            instruments::provider(builder, options, families, &Slots::default(), exponential);
-        Ok(Generation {
-            provider,
-            histograms: histograms.into_iter().collect(),
-            reader,
-            registry,
-        })
-    }
-}
-
-/// Whether a family is measured from events.
-pub(super) fn is_measured(family: &&Family) -> bool {
-    matches!(family.source, Source::Measured(_))
-}
-
-impl Outlet {
-    fn record(&self, name: &str, seconds: f64, attributes: &[KeyValue]) {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(histogram) = current.histograms.get(name) {
-            histogram.record(seconds, attributes);
-        }
-    }
-
-    fn replace(&self, options: &Options, resource: &Resource) -> Result<(), Error> {
-        let next = Generation::new(self.how, self.exponential, options, resource)?;
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let last = mem::replace(&mut *current, next);
-        drop(current);
-        if let Err(error) = last.provider.shutdown() {
-            tracing::debug!(%error, "a meter provider could not be shut down");
-        }
-        Ok(())
-    }
-
-    /// Collects for a push.
-    pub(super) fn collect(
-        &self,
-    ) -> Result<ResourceMetrics, opentelemetry_sdk::error::OTelSdkError> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        let mut metrics = ResourceMetrics::default();
-        if let Some(reader) = &current.reader {
-            reader.collect(&mut metrics)?;
-        }
-        Ok(metrics)
-    }
-
-    /// Collects for `/metrics`.
-    pub(super) fn gather(&self) -> Vec<MetricFamily> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        current.registry.gather()
     }
 }
 

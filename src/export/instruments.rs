@@ -5,15 +5,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Histogram, MeterProvider as _};
+use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{
     Aggregation, Instrument, InstrumentKind, MeterProviderBuilder, SdkMeterProvider, Stream,
 };
 
 use super::SCOPE;
 use crate::metrics::{Family, Kind, Options, Point};
-
-/// The SDK's default limit of series per instrument.
-const FEW: usize = 2_000;
 
 /// The specification's defaults.
 /// <https://opentelemetry.io/docs/specs/otel/metrics/sdk/#base2-exponential-bucket-histogram-aggregation>
@@ -58,6 +56,14 @@ impl Slots {
     }
 }
 
+/// What the instruments of every exporter have in common.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) options: Options,
+    pub(super) resource: Resource,
+    pub(super) slots: Slots,
+}
+
 /// Records into the histograms of every provider.
 #[derive(Debug, Clone, Default)]
 pub struct Recorder(Vec<Histogram<f64>>);
@@ -75,23 +81,25 @@ impl Recorder {
     }
 }
 
-/// A meter provider built by `builder`, with the instruments of `families` reading `slots`; and its
-/// histograms by name.
+/// A meter provider built by `builder`, with the instruments of `families`, each with its limit of
+/// series; and its histograms by name.
 pub(super) fn provider(
     builder: MeterProviderBuilder,
-    options: &Options,
-    families: impl Iterator<Item = &'static Family>,
-    slots: &Slots,
+    common: &Common,
+    families: &[&'static Family],
+    limits: Arc<HashMap<&'static str, usize>>,
     exponential: bool,
-) -> (SdkMeterProvider, Vec<(&'static str, Histogram<f64>)>) {
-    let limit = options.cardinality_limit;
+) -> (SdkMeterProvider, HashMap<&'static str, Histogram<f64>>) {
     let provider = builder
-        .with_view(move |instrument: &Instrument| stream(instrument, limit, exponential))
+        .with_view(move |instrument: &Instrument| {
+            let limit = limits.get(instrument.name())?;
+            stream(instrument, *limit, exponential)
+        })
         .build();
     let meter = provider.meter(SCOPE);
-    let mut histograms = Vec::new();
-    for family in families {
-        let slots = slots.clone();
+    let mut histograms = HashMap::new();
+    for family in families.iter().copied() {
+        let slots = common.slots.clone();
         let observe =
             move |observer: &dyn AsyncInstrument<f64>| slots.observe(family.name, observer);
         match family.kind {
@@ -100,9 +108,9 @@ pub(super) fn provider(
                     .f64_histogram(family.name)
                     .with_description(family.help)
                     .with_unit(family.unit)
-                    .with_boundaries(options.boundaries(buckets))
+                    .with_boundaries(common.options.boundaries(buckets))
                     .build();
-                histograms.push((family.name, histogram));
+                histograms.insert(family.name, histogram);
             }
             Kind::Counter => {
                 meter
@@ -133,16 +141,8 @@ pub(super) fn provider(
     (provider, histograms)
 }
 
-/// Raises the SDK's limit of 2,000 series for the families of Prefect's objects. The SDK reserves
-/// memory according to the limit, so the other families keep the default. `Points` applies the
-/// limit itself; the SDK's limit is one higher, for the series that combines the rest.
 fn stream(instrument: &Instrument, limit: usize, exponential: bool) -> Option<Stream> {
-    let family = crate::metrics::catalogue().find(|family| family.name == instrument.name())?;
-    let limit = match family.is_of_prefect() {
-        true => limit,
-        false => FEW,
-    };
-    let mut stream = Stream::builder().with_cardinality_limit(limit.saturating_add(2));
+    let mut stream = Stream::builder().with_cardinality_limit(limit);
     if exponential && instrument.kind() == InstrumentKind::Histogram {
         stream = stream.with_aggregation(EXPONENTIAL);
     }

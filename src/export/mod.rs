@@ -9,6 +9,7 @@ pub mod console;
 mod histograms;
 mod instruments;
 pub mod otlp;
+mod outlet;
 pub mod prometheus;
 mod push;
 mod reader;
@@ -20,18 +21,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::{MeterProviderBuilder, SdkMeterProvider, Temporality};
+use opentelemetry_sdk::metrics::Temporality;
 
 use crate::metrics::{Family, Options, Reading, Source};
 use crate::settings::Settings;
 pub use collected::NotAccepted;
 use collected::{Collected, Exporter as _};
 pub use histograms::Histograms;
-use histograms::Outlet;
 pub use instruments::Recorder;
-use instruments::Slots;
+use instruments::{Common, Slots};
 use otlp::PointCounts;
+use outlet::{How, Outlets};
 use prometheus::Bridge;
 pub use push::{Delivered, Push};
 pub use reader::Reader;
@@ -53,8 +53,7 @@ pub enum Error {
 
 /// Collects the content of a push.
 pub struct Collector {
-    reader: Reader,
-    histograms: Arc<Outlet>,
+    outlets: Outlets,
     slots: Slots,
 }
 
@@ -65,7 +64,7 @@ impl Collector {
     ///
     /// If the SDK cannot collect them.
     pub fn collect(&self) -> Result<ExportMetricsServiceRequest, Error> {
-        let collected = Collected::from(&self.reader, &self.histograms);
+        let collected = Collected::from(&self.outlets);
         let collected = collected.map_err(|error| Error::Otlp(error.to_string()))?;
         let parts: Vec<_> = collected.parts().collect();
         let slots = self.slots.clone();
@@ -74,11 +73,11 @@ impl Collector {
     }
 }
 
-/// All exporters with their data. Each has its own meter provider, since histograms may differ
-/// between exporters.
+/// All exporters with their data. Each has its own instruments, since histograms may differ between
+/// exporters.
 pub struct Exporters {
-    providers: Vec<SdkMeterProvider>,
-    slots: Slots,
+    common: Arc<Common>,
+    outlets: Vec<Outlets>,
     recorders: HashMap<&'static str, Recorder>,
     histograms: Histograms,
     bridge: Option<Bridge>,
@@ -93,32 +92,28 @@ impl Exporters {
     ///
     /// If one of them cannot be built.
     pub fn new(settings: &Settings, options: &Options) -> Result<Self, Error> {
-        let resource = resource(settings);
-        let mut exporters = Exporters::none(options, &resource);
-        let builder = || SdkMeterProvider::builder().with_resource(resource.clone());
+        let mut exporters = Exporters::none(settings, options);
         if let Some(otlp) = &settings.otel.otlp_metrics {
-            let config = delivery(settings, options, exporters.slots.clone());
+            let config = delivery(settings, options, exporters.common.slots.clone());
             let exporter = otlp::Delivery::new(otlp, config)?;
             exporters.points = Some(exporter.counts());
             let patience = exporter.patience();
             let exponential = settings.otel.exponential_histograms;
-            let own = &mut exporters.histograms;
-            let own = own.pushed(exporter.temporality(), exponential)?;
+            let how = How::Pushed(exporter.temporality(), exponential);
+            let outlets = exporters.outlets(how)?;
             let target = &otlp.shown_endpoint();
-            let (push, reader) = Push::start("otlp", target, exporter, own, patience);
-            exporters.add(builder().with_reader(reader), options, exponential);
+            let push = Push::start("otlp", target, exporter, outlets, patience);
             exporters.pushes.push(push);
         }
         if settings.otel.metrics.console {
             let exporter = console::Console::default();
-            let own = exporters.histograms.pushed(exporter.temporality(), false)?;
+            let outlets = exporters.outlets(How::Pushed(exporter.temporality(), false))?;
             let patience = Duration::from_secs(10);
-            let (push, reader) = Push::start("console", "stdout", exporter, own, patience);
-            exporters.add(builder().with_reader(reader), options, false);
+            let push = Push::start("console", "stdout", exporter, outlets, patience);
             exporters.pushes.push(push);
         }
         if settings.otel.metrics.prometheus {
-            exporters.add_bridge(options, &resource)?;
+            exporters.add_bridge()?;
         }
         Ok(exporters)
     }
@@ -129,56 +124,46 @@ impl Exporters {
     ///
     /// When the page cannot be had.
     pub fn collecting(settings: &Settings, options: &Options) -> Result<(Self, Collector), Error> {
-        let resource = resource(settings);
-        let mut exporters = Exporters::none(options, &resource);
-        exporters.add_bridge(options, &resource)?;
+        let mut exporters = Exporters::none(settings, options);
+        exporters.add_bridge()?;
         let exponential = settings.otel.exponential_histograms;
-        let histograms = exporters
-            .histograms
-            .pushed(Temporality::Cumulative, exponential)?;
-        let reader = Reader::new(Temporality::Cumulative);
-        let builder = SdkMeterProvider::builder().with_resource(resource);
-        exporters.add(builder.with_reader(reader.clone()), options, exponential);
-        let slots = exporters.slots.clone();
-        Ok((
-            exporters,
-            Collector {
-                reader,
-                histograms,
-                slots,
-            },
-        ))
+        let outlets = exporters.outlets(How::Pushed(Temporality::Cumulative, exponential))?;
+        let slots = exporters.common.slots.clone();
+        Ok((exporters, Collector { outlets, slots }))
     }
 
-    fn none(options: &Options, resource: &Resource) -> Self {
-        Exporters {
-            histograms: Histograms::new(options, resource),
-            providers: Vec::new(),
+    fn none(settings: &Settings, options: &Options) -> Self {
+        let common = Common {
+            options: options.clone(),
+            resource: resource(settings),
             slots: Slots::new(options),
+        };
+        Exporters {
+            common: Arc::new(common),
+            outlets: Vec::new(),
             recorders: HashMap::new(),
+            histograms: Histograms::new(options.cardinality_limit),
             bridge: None,
             pushes: Vec::new(),
             points: None,
         }
     }
 
-    fn add_bridge(&mut self, options: &Options, resource: &Resource) -> Result<(), Error> {
-        let (bridge, reader) = Bridge::new(self.histograms.scraped()?)?;
-        let builder = SdkMeterProvider::builder().with_resource(resource.clone());
-        self.add(builder.with_reader(reader), options, false);
-        self.bridge = Some(bridge);
+    fn add_bridge(&mut self) -> Result<(), Error> {
+        let outlets = self.outlets(How::Scraped)?;
+        self.bridge = Some(Bridge::new(outlets));
         Ok(())
     }
 
-    fn add(&mut self, builder: MeterProviderBuilder, options: &Options, exponential: bool) {
-        let families = options.families();
-        let families = families.filter(|family| !histograms::is_measured(family));
-        let (provider, histograms) =
-            instruments::provider(builder, options, families, &self.slots, exponential);
-        self.providers.push(provider);
-        for (name, histogram) in histograms {
+    /// The instruments of another exporter.
+    fn outlets(&mut self, how: How) -> Result<Outlets, Error> {
+        let outlets = Outlets::new(how, &self.common)?;
+        self.histograms.add(&outlets.measured);
+        for (name, histogram) in outlets.recorded.histograms() {
             self.recorders.entry(name).or_default().add(histogram);
         }
+        self.outlets.push(outlets.clone());
+        Ok(outlets)
     }
 
     /// Returns a recorder for a family that the agent records directly.
@@ -217,7 +202,10 @@ impl Exporters {
 
     fn set(&self, readings: Vec<Reading>) {
         for reading in readings {
-            self.slots.set(reading.family.name, reading.points);
+            self.common.slots.set(reading.family.name, reading.points);
+        }
+        for outlets in &self.outlets {
+            outlets.observed.fit();
         }
     }
 
@@ -250,11 +238,7 @@ impl Exporters {
         self.set(readings);
         let ends = self.pushes.iter().map(|push| push.finish(number, patience));
         futures_util::future::join_all(ends).await;
-        for provider in &self.providers {
-            if let Err(error) = provider.shutdown() {
-                tracing::debug!(%error, "a meter provider could not be shut down");
-            }
-        }
+        self.outlets.iter().for_each(Outlets::shutdown);
     }
 }
 

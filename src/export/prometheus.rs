@@ -7,14 +7,12 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
-use opentelemetry_prometheus::PrometheusExporter;
-use prometheus::{Encoder as _, Registry, TextEncoder};
+use prometheus::{Encoder as _, TextEncoder};
 use tokio::task::spawn_blocking;
 
-use super::histograms::Outlet;
-use super::reader;
+use super::Delivered;
+use super::outlet::Outlets;
 use super::shown::Shown;
-use super::{Delivered, Error};
 use crate::core::clock::before;
 
 /// The content type of the text format.
@@ -103,23 +101,16 @@ fn gzip(text: &[u8]) -> Option<Bytes> {
 }
 
 pub(super) struct Bridge {
-    registry: Registry,
-    histograms: Arc<Outlet>,
+    outlets: Outlets,
     page: Page,
 }
 
 impl Bridge {
-    pub(super) fn new(histograms: Arc<Outlet>) -> Result<(Self, PrometheusExporter), Error> {
-        let registry = Registry::new();
-        let reader = reader::bridge(&registry, true)?;
-        Ok((
-            Bridge {
-                registry,
-                histograms,
-                page: Page::default(),
-            },
-            reader,
-        ))
+    pub(super) fn new(outlets: Outlets) -> Self {
+        Bridge {
+            outlets,
+            page: Page::default(),
+        }
     }
 
     pub(super) fn page(&self) -> Page {
@@ -147,8 +138,7 @@ impl Bridge {
     /// Renders the current values of the instruments, which are those of state `number`.
     pub(super) fn render(&self, number: u64) {
         let mut text = Vec::with_capacity(self.page.len());
-        let mut families = self.registry.gather();
-        families.extend(self.histograms.gather());
+        let mut families = self.outlets.gather();
         families.sort_by(|one, other| one.name().cmp(other.name()));
         match TextEncoder::new().encode(&families, &mut text) {
             Ok(()) => self.page.set(text, number),

@@ -9,8 +9,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::collected::{Collected, Exporter, NotAccepted};
-use super::histograms::Outlet;
-use super::reader::Reader;
+use super::outlet::Outlets;
 use super::shown::Shown;
 
 /// After a push is given up, the exporter has this long to save which part of it was accepted.
@@ -116,22 +115,20 @@ pub struct Push {
     name: &'static str,
     target: String,
     shared: Arc<Shared>,
-    reader: Reader,
-    histograms: Arc<Outlet>,
+    outlets: Outlets,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Push {
-    /// Starts the task of `exporter`. The returned reader belongs into the meter provider. A push
-    /// is given up after `timeout`.
+    /// Starts the task of `exporter`, which sends what is collected from `outlets`. A push is given
+    /// up after `timeout`.
     pub(super) fn start<E: Exporter>(
         name: &'static str,
         target: &str,
         exporter: E,
-        histograms: Arc<Outlet>,
+        outlets: Outlets,
         timeout: Duration,
-    ) -> (Self, Reader) {
-        let reader = Reader::new(exporter.temporality());
+    ) -> Self {
         let shared = Arc::new(Shared::default());
         let sender = Sender {
             name,
@@ -140,17 +137,13 @@ impl Push {
             shared: Arc::clone(&shared),
         };
         let task = Mutex::new(Some(tokio::spawn(sender.run(exporter))));
-        (
-            Push {
-                name,
-                target: target.to_owned(),
-                shared,
-                reader: reader.clone(),
-                histograms,
-                task,
-            },
-            reader,
-        )
+        Push {
+            name,
+            target: target.to_owned(),
+            shared,
+            outlets,
+            task,
+        }
     }
 
     /// Queues the current values of the instruments, which are those of state `number`. They
@@ -202,7 +195,7 @@ impl Push {
     }
 
     fn collect(&self) -> Option<Collected> {
-        match Collected::from(&self.reader, &self.histograms) {
+        match Collected::from(&self.outlets) {
             Ok(metrics) => Some(metrics),
             Err(error) => {
                 tracing::error!(exporter = self.name, %error, "cannot collect metrics");

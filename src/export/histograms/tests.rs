@@ -1,9 +1,13 @@
 use std::time::SystemTime;
 
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::Temporality;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
 
 use super::*;
-use crate::metrics::catalogue;
+use crate::export::instruments::{Common, Slots};
+use crate::export::outlet::{How, Outlets};
+use crate::metrics::{Options, catalogue};
 use crate::settings::{Settings, Sources};
 
 struct Exported {
@@ -24,10 +28,20 @@ fn exported(limit: &str) -> Exported {
         ..Sources::default()
     });
     let options = Options::new(&settings.unwrap()).unwrap();
-    let mut histograms = Histograms::new(&options, &Resource::builder_empty().build());
+    let common = Arc::new(Common {
+        options: options.clone(),
+        resource: Resource::builder_empty().build(),
+        slots: Slots::new(&options),
+    });
+    let measured = |how| Outlets::new(how, &common).unwrap().measured;
+    let pushed = measured(How::Pushed(Temporality::Cumulative, false));
+    let scraped = measured(How::Scraped);
+    let mut histograms = Histograms::new(options.cardinality_limit);
+    histograms.add(&pushed);
+    histograms.add(&scraped);
     Exported {
-        pushed: histograms.pushed(Temporality::Cumulative, false).unwrap(),
-        scraped: histograms.scraped().unwrap(),
+        pushed,
+        scraped,
         histograms,
         options,
     }

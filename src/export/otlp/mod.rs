@@ -37,7 +37,7 @@ pub use delivery::{Delivery, DeliveryConfig, PointCounts, PointsOf};
 pub use probe::{Refusal, probe};
 pub use saved::DeliveredFile;
 pub use signals::{Logs, Spans};
-pub(super) use whole::whole;
+pub(super) use whole::{merged, whole};
 
 /// The exporter for the agent's own spans. Must be called within a tokio runtime.
 ///

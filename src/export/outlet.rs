@@ -1,0 +1,240 @@
+//! The instruments of one exporter, in parts by where their values come from.
+//!
+//! Each part has a meter provider of its own. The SDK reserves memory for as many series as an
+//! instrument may have, and keeps the series of a histogram for as long as its meter provider
+//! lives. So the provider of the observed part is replaced when it needs more room, and that of the
+//! measured part when most of its series belong to deleted deployments.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Histogram;
+use opentelemetry_sdk::error::OTelSdkError;
+use opentelemetry_sdk::metrics::data::ResourceMetrics;
+use opentelemetry_sdk::metrics::reader::MetricReader as _;
+use opentelemetry_sdk::metrics::{SdkMeterProvider, Temporality};
+use prometheus::Registry;
+use prometheus::proto::MetricFamily;
+
+use super::Error;
+use super::instruments::{self, Common, Slots};
+use super::reader::{self, Reader};
+use crate::metrics::{Family, Source};
+
+/// The SDK's default limit of series per instrument.
+const FEW: usize = 2_000;
+
+/// The room of an observed family without series.
+const FEWEST: usize = 16;
+
+/// The families of one provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Read from the catalogue with each publication.
+    Observed,
+    /// Recorded by the agent about itself.
+    Recorded,
+    /// Measured from events.
+    Measured,
+}
+
+impl Part {
+    fn of(family: &Family) -> Self {
+        match family.source {
+            Source::Read(..) | Source::Counted(_) => Part::Observed,
+            Source::Recorded => Part::Recorded,
+            Source::Measured(_) => Part::Measured,
+        }
+    }
+}
+
+/// How an exporter reads its instruments.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum How {
+    /// For pushes, with this temporality, and with exponential histograms or not.
+    Pushed(Temporality, bool),
+    /// For `/metrics`.
+    Scraped,
+}
+
+/// One part of the instruments of one exporter.
+pub(super) struct Outlet {
+    how: How,
+    part: Part,
+    common: Arc<Common>,
+    current: RwLock<Generation>,
+}
+
+/// One meter provider with its reader and instruments, until it is replaced.
+struct Generation {
+    provider: SdkMeterProvider,
+    histograms: HashMap<&'static str, Histogram<f64>>,
+    reader: Option<Reader>,
+    registry: Registry,
+    limits: Arc<HashMap<&'static str, usize>>,
+}
+
+impl Generation {
+    fn new(how: How, part: Part, common: &Common) -> Result<Self, Error> {
+        let builder = SdkMeterProvider::builder().with_resource(common.resource.clone());
+        let registry = Registry::new();
+        let (builder, reader, exponential) = match how {
+            How::Pushed(temporality, exponential) => {
+                let reader = Reader::new(temporality);
+                let builder = builder.with_reader(reader.clone());
+                (builder, Some(reader), exponential)
+            }
+            How::Scraped => {
+                // A page has the resource once.
+                let reader = reader::bridge(&registry, part == Part::Observed)?;
+                (builder.with_reader(reader), None, false)
+            }
+        };
+        let families = common.options.families();
+        let families: Vec<_> = families.filter(|family| Part::of(family) == part).collect();
+        let limits = families
+            .iter()
+            .map(|family| (family.name, limit(family, common)));
+        let limits = Arc::new(limits.collect());
+        let (provider, histograms) =
+            instruments::provider(builder, common, &families, Arc::clone(&limits), exponential);
+        Ok(Generation {
+            provider,
+            histograms,
+            reader,
+            registry,
+            limits,
+        })
+    }
+
+    /// Whether every observed family has room for its points.
+    fn fits(&self, slots: &Slots) -> bool {
+        let mut limits = self.limits.iter();
+        limits.all(|(name, limit)| slots.points(name).len() <= *limit)
+    }
+}
+
+/// The SDK's limit of series for a family. `Points` applies `METRICS_CARDINALITY_LIMIT` to observed
+/// families itself. The limit of a histogram is one higher, for the series that combines the rest.
+fn limit(family: &Family, common: &Common) -> usize {
+    match Part::of(family) {
+        Part::Observed => {
+            let points = common.slots.points(family.name).len();
+            points.saturating_mul(2).max(FEWEST)
+        }
+        Part::Measured => common.options.cardinality_limit.saturating_add(2),
+        Part::Recorded => FEW,
+    }
+}
+
+impl Outlet {
+    pub(super) fn new(how: How, part: Part, common: &Arc<Common>) -> Result<Self, Error> {
+        Ok(Outlet {
+            how,
+            part,
+            common: Arc::clone(common),
+            current: RwLock::new(Generation::new(how, part, common)?),
+        })
+    }
+
+    fn current(&self) -> RwLockReadGuard<'_, Generation> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The histograms, by name.
+    pub(super) fn histograms(&self) -> HashMap<&'static str, Histogram<f64>> {
+        self.current().histograms.clone()
+    }
+
+    /// Records a value into a histogram.
+    pub(super) fn record(&self, name: &str, seconds: f64, attributes: &[KeyValue]) {
+        if let Some(histogram) = self.current().histograms.get(name) {
+            histogram.record(seconds, attributes);
+        }
+    }
+
+    /// Makes room for the latest points of observed families. Their instruments have no values of
+    /// their own, so nothing is lost.
+    pub(super) fn fit(&self) {
+        if self.current().fits(&self.common.slots) {
+            return;
+        }
+        if let Err(error) = self.replace() {
+            tracing::error!(%error, "there is no room for new series; they are combined into one");
+        }
+    }
+
+    /// Replaces the provider and its instruments. Histograms start at zero again.
+    pub(super) fn replace(&self) -> Result<(), Error> {
+        let next = Generation::new(self.how, self.part, &self.common)?;
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let last = mem::replace(&mut *current, next);
+        drop(current);
+        shut_down(&last.provider);
+        Ok(())
+    }
+
+    /// Collects for a push.
+    pub(super) fn collect(&self) -> Result<ResourceMetrics, OTelSdkError> {
+        let mut metrics = ResourceMetrics::default();
+        if let Some(reader) = &self.current().reader {
+            reader.collect(&mut metrics)?;
+        }
+        Ok(metrics)
+    }
+
+    /// Collects for `/metrics`.
+    pub(super) fn gather(&self) -> Vec<MetricFamily> {
+        self.current().registry.gather()
+    }
+
+    fn shutdown(&self) {
+        shut_down(&self.current().provider);
+    }
+}
+
+fn shut_down(provider: &SdkMeterProvider) {
+    if let Err(error) = provider.shutdown() {
+        tracing::debug!(%error, "a meter provider could not be shut down");
+    }
+}
+
+/// The instruments of one exporter.
+#[derive(Clone)]
+pub(super) struct Outlets {
+    pub(super) observed: Arc<Outlet>,
+    pub(super) recorded: Arc<Outlet>,
+    pub(super) measured: Arc<Outlet>,
+}
+
+impl Outlets {
+    pub(super) fn new(how: How, common: &Arc<Common>) -> Result<Self, Error> {
+        let outlet = |part| Outlet::new(how, part, common).map(Arc::new);
+        Ok(Outlets {
+            observed: outlet(Part::Observed)?,
+            recorded: outlet(Part::Recorded)?,
+            measured: outlet(Part::Measured)?,
+        })
+    }
+
+    fn all(&self) -> [&Outlet; 3] {
+        [&self.observed, &self.recorded, &self.measured]
+    }
+
+    /// Collects for a push. No metric is in two of the results.
+    pub(super) fn collect(&self) -> Result<Vec<ResourceMetrics>, OTelSdkError> {
+        self.all().into_iter().map(Outlet::collect).collect()
+    }
+
+    /// Collects for `/metrics`.
+    pub(super) fn gather(&self) -> Vec<MetricFamily> {
+        self.all().into_iter().flat_map(Outlet::gather).collect()
+    }
+
+    /// Shuts the meter providers down.
+    pub(super) fn shutdown(&self) {
+        self.all().into_iter().for_each(Outlet::shutdown);
+    }
+}
