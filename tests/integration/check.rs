@@ -67,6 +67,33 @@ async fn check(api_url: &str, more: &[(&str, &str)]) -> Checked {
     check_with(api_url, more, &[]).await
 }
 
+/// The same against real programs, which may not answer in time on a busy machine. It is repeated
+/// until `is_expected` finds what it looks for.
+async fn check_until(
+    api_url: &str,
+    more: &[(&str, &str)],
+    is_expected: impl Fn(&Checked) -> bool,
+) -> Checked {
+    let mut last = check(api_url, more).await;
+    for _ in 0..20 {
+        if is_expected(&last) {
+            break;
+        }
+        last = check(api_url, more).await;
+    }
+    last
+}
+
+/// A check that fails, repeated until it has this reason and hint.
+async fn failing(api_url: &str, more: &[(&str, &str)], [what, reason, hint]: [&str; 3]) -> Checked {
+    let is_expected = |checked: &Checked| {
+        checked.line(what).1.contains(reason) && checked.hint(what).contains(hint)
+    };
+    let checked = check_until(api_url, more, is_expected).await;
+    checked.fails(what, reason, hint);
+    checked
+}
+
 async fn check_with(api_url: &str, more: &[(&str, &str)], arguments: &[&str]) -> Checked {
     let port = free_port().to_string();
     let mut settings = vec![
@@ -197,36 +224,63 @@ async fn from_a_wrong_key_url_port_and_collector_to_the_fix_at_real_servers() {
             "uses PREFECT_API_AUTH_STRING instead",
         ),
     ] {
-        let checked = check(&url, given).await;
-        checked.fails("Prefect", "status 401", hint);
+        let checked = failing(&url, given, ["Prefect", "status 401", hint]).await;
         assert_eq!(checked.line("permissions").0, "skipped");
         assert!(!checked.text.contains("wrong"), "{}", checked.text);
     }
     let without_api = url.strip_suffix("/api").unwrap();
-    let checked = check(without_api, &[right]).await;
-    checked.fails("Prefect", "a web page", &format!("the API is at {url}"));
+    failing(
+        without_api,
+        &[right],
+        ["Prefect", "a web page", &format!("the API is at {url}")],
+    )
+    .await;
     let other_port = format!("http://127.0.0.1:{}/api", free_port());
-    let checked = check(&other_port, &[right]).await;
-    checked.fails("Prefect", "Connection refused", "PREFECT_API_URL");
-    let checked = check(&format!("https{}", &url[4..]), &[right]).await;
-    checked.fails("Prefect", "", "use http:// instead of https://");
+    failing(
+        &other_port,
+        &[right],
+        ["Prefect", "Connection refused", "PREFECT_API_URL"],
+    )
+    .await;
+    failing(
+        &format!("https{}", &url[4..]),
+        &[right],
+        ["Prefect", "", "use http:// instead of https://"],
+    )
+    .await;
 
     let endpoint = |url: &str| ("OTEL_EXPORTER_OTLP_ENDPOINT", url.to_owned());
     let (name, of_prefect) = endpoint(without_api);
-    let checked = check(&url, &[right, OTLP, (name, &of_prefect)]).await;
-    checked.fails("OTLP metrics", "of uvicorn", "this may be Prefect itself");
+    let checked = failing(
+        &url,
+        &[right, OTLP, (name, &of_prefect)],
+        ["OTLP metrics", "of uvicorn", "this may be Prefect itself"],
+    )
+    .await;
     checked.passes("Prefect");
     let nowhere = format!("http://127.0.0.1:{}", free_port());
-    let checked = check(&url, &[right, OTLP, (name, &nowhere)]).await;
-    checked.fails(
-        "OTLP metrics",
-        "Connection refused",
-        "is the collector running",
-    );
-    let checked = check(&url, &[right, OTLP, (name, &collector.otlp_grpc)]).await;
-    checked.fails("OTLP metrics", "", "gRPC port");
-    let checked = check(&url, &[right, OTLP, GRPC, (name, &collector.otlp)]).await;
-    checked.fails("OTLP metrics", "", HTTP_PORT);
+    failing(
+        &url,
+        &[right, OTLP, (name, &nowhere)],
+        [
+            "OTLP metrics",
+            "Connection refused",
+            "is the collector running",
+        ],
+    )
+    .await;
+    failing(
+        &url,
+        &[right, OTLP, (name, &collector.otlp_grpc)],
+        ["OTLP metrics", "", "gRPC port"],
+    )
+    .await;
+    failing(
+        &url,
+        &[right, OTLP, GRPC, (name, &collector.otlp)],
+        ["OTLP metrics", "", HTTP_PORT],
+    )
+    .await;
 
     let traces = ("OTEL_TRACES_EXPORTER", "otlp");
     for (protocol, to) in [
@@ -234,7 +288,8 @@ async fn from_a_wrong_key_url_port_and_collector_to_the_fix_at_real_servers() {
         ("grpc", &collector.otlp_grpc),
     ] {
         let protocol = ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol);
-        let checked = check(&url, &[right, OTLP, protocol, (name, to)]).await;
+        let settings = [right, OTLP, protocol, (name, to)];
+        let checked = check_until(&url, &settings, |checked| checked.code == Some(0)).await;
         assert_eq!(checked.code, Some(0), "{}", checked.text);
         for what in [
             "Prefect",
@@ -247,8 +302,12 @@ async fn from_a_wrong_key_url_port_and_collector_to_the_fix_at_real_servers() {
             checked.passes(what);
         }
         // The project's collector has a pipeline for metrics alone: it says so.
-        let checked = check(&url, &[right, OTLP, protocol, traces, (name, to)]).await;
-        checked.fails("OTLP traces", "", "set OTEL_TRACES_EXPORTER=none");
+        failing(
+            &url,
+            &[right, OTLP, protocol, traces, (name, to)],
+            ["OTLP traces", "", "set OTEL_TRACES_EXPORTER=none"],
+        )
+        .await;
     }
 }
 
