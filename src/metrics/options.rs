@@ -149,9 +149,8 @@ impl Options {
         let tags = self.tag_labels.iter().zip(tags);
         let tags = tags.filter(|(_, value)| !value.is_empty());
         let tags = tags.map(|(key, value)| attribute(key.clone(), value));
-        own.chain(tags)
-            .chain(self.attributes.iter().cloned())
-            .collect()
+        let all = own.chain(tags).chain(self.attributes.iter().cloned());
+        sorted(all.collect())
     }
 
     /// The attributes that every series has.
@@ -177,6 +176,13 @@ impl Options {
         });
         tags.collect()
     }
+}
+
+/// Attributes in the order of their keys: the SDK stores each series under its attributes in the
+/// given order and in this one, once if they are equal.
+pub(super) fn sorted(mut attributes: Vec<KeyValue>) -> Vec<KeyValue> {
+    attributes.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+    attributes
 }
 
 /// The families whose OpenTelemetry or Prometheus name one of `patterns` matches.

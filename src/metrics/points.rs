@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use opentelemetry::KeyValue;
 
+use super::options::sorted;
 use super::{Family, Lingering, Options, TagAttributes};
 use crate::core::tally::{Label, Total, Totals};
 
@@ -134,7 +135,7 @@ impl<'a> Points<'a> {
         self.overflow = Some(self.points.len());
         let mut attributes = vec![KeyValue::new(OVERFLOW, true)];
         attributes.extend_from_slice(self.options.common());
-        self.begin(attributes, change);
+        self.begin(sorted(attributes), change);
     }
 
     fn begin(&mut self, attributes: Vec<KeyValue>, change: impl FnOnce(&mut Point)) {
