@@ -1,11 +1,65 @@
-//! The endpoints of OTLP.
+//! The signals of OTLP, and the endpoint of each.
 
 use reqwest::Url;
 
-use super::otel::boolean;
 use super::setting::{Setting, for_signal};
 use super::shown::{has_credentials, shown};
-use super::{Error, Protocol, Reader, Signal, web_url};
+use super::{Error, Reader, web_url};
+
+/// A signal of OpenTelemetry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Metrics.
+    Metrics,
+    /// Traces.
+    Traces,
+    /// Logs.
+    Logs,
+}
+
+impl Signal {
+    /// Every signal.
+    pub(super) const ALL: [Signal; 3] = [Signal::Metrics, Signal::Traces, Signal::Logs];
+
+    /// The form used in the names of settings.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Signal::Metrics => "METRICS",
+            Signal::Traces => "TRACES",
+            Signal::Logs => "LOGS",
+        }
+    }
+
+    /// The path of its requests over HTTP.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Signal::Metrics => "v1/metrics",
+            Signal::Traces => "v1/traces",
+            Signal::Logs => "v1/logs",
+        }
+    }
+}
+
+/// The transport protocol of OTLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Protobuf over HTTP.
+    HttpProtobuf,
+    /// gRPC.
+    Grpc,
+}
+
+/// True only for "true", in any case; any other value except "false" causes a warning.
+/// <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/#boolean>
+pub(super) fn boolean(reader: &Reader, name: &str, signal: Option<Signal>) -> Result<bool, Error> {
+    reader.lenient_required(name, signal, |text| {
+        match text.to_ascii_lowercase().as_str() {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        }
+    })
+}
 
 /// The endpoint according to the specification: the endpoint of one signal is used unchanged; the
 /// signal's path is added to the general endpoint (HTTP only).

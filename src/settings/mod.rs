@@ -33,10 +33,9 @@ mod sources;
 pub mod table;
 mod web;
 
+pub use endpoint::{Protocol, Signal};
 pub use metrics::Metrics;
-pub use otel::{
-    Compression, MetricsExporters, Otel, Otlp, OtlpHeaders, Protocol, Signal, Temporality,
-};
+pub use otel::{Compression, MetricsExporters, Otel, Otlp, OtlpHeaders, Temporality};
 pub use pem::{OwnCertificate, identity};
 pub use prefect::{Authentication, Credentials, Prefect};
 pub use profile::Profile;

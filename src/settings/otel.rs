@@ -7,7 +7,7 @@ use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::SecretString;
 
-use super::endpoint::endpoint;
+use super::endpoint::{Protocol, Signal, boolean, endpoint};
 use super::pem::{self, OwnCertificate};
 use super::reload::Reload;
 use super::setting::for_signal;
@@ -79,49 +79,6 @@ pub enum Temporality {
     Delta,
     /// The one that needs the least memory: delta for histograms and synchronous counters.
     LowMemory,
-}
-
-/// A signal of OpenTelemetry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
-    /// Metrics.
-    Metrics,
-    /// Traces.
-    Traces,
-    /// Logs.
-    Logs,
-}
-
-impl Signal {
-    /// Every signal.
-    pub(super) const ALL: [Signal; 3] = [Signal::Metrics, Signal::Traces, Signal::Logs];
-
-    /// The form used in the names of settings.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Signal::Metrics => "METRICS",
-            Signal::Traces => "TRACES",
-            Signal::Logs => "LOGS",
-        }
-    }
-
-    /// The path of its requests over HTTP.
-    pub(super) fn path(self) -> &'static str {
-        match self {
-            Signal::Metrics => "v1/metrics",
-            Signal::Traces => "v1/traces",
-            Signal::Logs => "v1/logs",
-        }
-    }
-}
-
-/// The transport protocol of OTLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// Protobuf over HTTP.
-    HttpProtobuf,
-    /// gRPC.
-    Grpc,
 }
 
 /// Compression of a push.
@@ -304,18 +261,6 @@ fn exporters(
     Ok(known
         .filter(|name| wanted.iter().any(|item| item == name))
         .collect())
-}
-
-/// True only for "true", in any case; any other value except "false" causes a warning.
-/// <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/#boolean>
-pub(super) fn boolean(reader: &Reader, name: &str, signal: Option<Signal>) -> Result<bool, Error> {
-    reader.lenient_required(name, signal, |text| {
-        match text.to_ascii_lowercase().as_str() {
-            "true" => Some(true),
-            "false" => Some(false),
-            _ => None,
-        }
-    })
 }
 
 /// `key=value` pairs in the format of W3C baggage: comma-separated, with percent-encoded values.
