@@ -117,14 +117,14 @@ impl Generation {
 }
 
 /// The SDK's limit of series for a family. `Points` applies `METRICS_CARDINALITY_LIMIT` to observed
-/// families itself. The limit of a histogram is one higher, for the series that combines the rest.
+/// families itself. The series that combines the rest does not count.
 fn limit(family: &Family, common: &Common) -> usize {
     match Part::of(family) {
         Part::Observed => {
             let points = common.slots.points(family.name).len();
             points.saturating_mul(2).max(FEWEST)
         }
-        Part::Measured => common.options.cardinality_limit.saturating_add(2),
+        Part::Measured => common.options.cardinality_limit,
         Part::Recorded => FEW,
     }
 }
