@@ -131,7 +131,8 @@ pub(crate) fn due(contents: &mut Contents) {
     }
 }
 
-fn inventory(
+/// This many objects of each kind, spread evenly.
+pub(crate) fn inventory(
     contents: &mut Contents,
     deployments: usize,
     flows: usize,
