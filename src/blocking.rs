@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, oneshot};
 
-/// A value whose operations may block. Only one of them runs at a time, also if it has exceeded its
+/// A value whose operations may block. Only one of them runs at a time, even if it has exceeded its
 /// time limit: a write that ends late never overlaps with a newer one.
 #[derive(Debug)]
 pub(crate) struct Blocking<T> {

@@ -119,7 +119,11 @@ impl Rotating {
             }
             Ok(Ok(Err(error))) => error.to_string(),
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("{}: the file cannot be read in time", reload.names()),
+            Err(_) => format!(
+                "{}: the file could not be read within {} s",
+                reload.names(),
+                self.patience.as_secs_f64()
+            ),
         };
         if !std::mem::replace(&mut last.failed, true) {
             tracing::warn!(

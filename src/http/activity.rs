@@ -89,7 +89,7 @@ impl Activity {
         }
     }
 
-    /// A request is complete. The answer is in progress until its body, which has the value, is
+    /// A request is complete. The answer is in progress until its body, which owns the returned value, is
     /// dropped and everything is written.
     pub(super) fn answering(self: &Arc<Self>) -> Answering {
         self.change(|state| {

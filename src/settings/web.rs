@@ -36,7 +36,7 @@ pub(super) fn load(reader: &Reader) -> Result<Web, Error> {
         let is_token = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
         is_token.then(|| Token::Value(SecretString::from(text)))
     })?;
-    // Whoever reads the file later reports that it is empty.
+    // An empty file is reported when it is read.
     let file = reader.merged.written("METRICS_BEARER_TOKEN_FILE");
     let file = file.map(|file| Token::File(PathBuf::from(&file.value)));
     Ok(Web {

@@ -204,7 +204,8 @@ impl Host {
         agent.is_well();
         if self.stderr == Stream::Well {
             match row.effect {
-                Effect::Unsaved(says) | Effect::Warning(says) if is_from_the_start(row) => {
+                Effect::Unread(says) => agent.has_warned_once(says),
+                Effect::Unsaved(says) if is_from_the_start(row) => {
                     agent.has_warned_once(says);
                 }
                 Effect::Unsaved(says) => {
@@ -349,7 +350,7 @@ pub(super) const DISKS: &[Row] = &[
             before: |place| make_fifo(&place.checkpoint),
             heal: Some(|place| drain(&place.checkpoint)),
             ..HOST
-        }, Effect::Warning("cannot use the checkpoint")),
+        }, Effect::Unread("cannot use the checkpoint")),
     host("lock_hangs_at_the_start", "opening the lock hangs",
         Host {
             before: |place| make_fifo(&place.checkpoint.with_extension("lock")),
@@ -361,19 +362,19 @@ pub(super) const DISKS: &[Row] = &[
             before: |place| damage(place, b""),
             after: |place| keeps(place, b""),
             ..HOST
-        }, Effect::Warning("cannot use the checkpoint")),
+        }, Effect::Unread("cannot use the checkpoint")),
     host("checkpoint_is_garbage_at_the_start", "the checkpoint is damaged",
         Host {
             before: |place| damage(place, &[0xff; 4_096]),
             after: |place| keeps(place, &[0xff; 4_096]),
             ..HOST
-        }, Effect::Warning("cannot use the checkpoint")),
+        }, Effect::Unread("cannot use the checkpoint")),
     host("checkpoint_is_deep_at_the_start", "the checkpoint has 100,000 levels",
         Host {
             before: |place| damage(place, &b"[".repeat(100_000)),
             after: |place| keeps(place, &b"[".repeat(100_000)),
             ..HOST
-        }, Effect::Warning("cannot use the checkpoint")),
+        }, Effect::Unread("cannot use the checkpoint")),
 ];
 
 fn damage(place: &Place, content: &[u8]) {

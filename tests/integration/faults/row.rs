@@ -71,9 +71,15 @@ pub(super) enum Effect {
     Nothing,
     /// The process ends with this exit code, and a message that contains this.
     Exits(i32, &'static str),
-    /// The process ends in time; the next one has every count.
+    /// The checkpoint cannot be read, with one warning that contains this.
+    Unread(&'static str),
+    /// The process ends in time, after a last push; the next one has every count.
     Ends,
-    /// The same for a process that cannot do anything about it.
+    /// The same without a last push: there is nothing to push, or nobody accepts it.
+    EndsUnpushed,
+    /// The process ends in time, before it has done anything.
+    EndsAtOnce,
+    /// The process cannot do anything about its end; the next one has every count.
     Dies,
 }
 
@@ -84,12 +90,12 @@ impl Effect {
             Effect::Down(_) => {
                 "asks again in every cycle, keeps its counts, withholds gauges once they are stale"
             }
-            Effect::Refused(_) => "asks again in every cycle, keeps its counts",
+            Effect::Refused(_) => "tries again, keeps its counts",
             Effect::Silenced(_) => {
                 "sends no request for at most five minutes, keeps its counts, withholds gauges once they are stale"
             }
             Effect::Sections(..) | Effect::Runs(_) => {
-                "reads everything else, asks again with growing intervals, withholds the gauges of that part"
+                "reads everything else, tries again, withholds the gauges of that part"
             }
             Effect::Skipped(_) => "skips the object and uses the others",
             Effect::Unpushed(_) => {
@@ -105,9 +111,14 @@ impl Effect {
             Effect::Warning(_) => "goes on",
             Effect::Nothing => "goes on, and answers probes",
             Effect::Exits(..) => "does not start",
-            Effect::Ends => {
-                "ends in at most 5 s, with a last push and a checkpoint; the next process has every count"
+            Effect::Unread(_) => {
+                "starts without the checkpoint: counters start at zero; a damaged file is renamed, not overwritten"
             }
+            Effect::Ends => {
+                "ends in at most 5 s, with a last push; the next process has every count"
+            }
+            Effect::EndsUnpushed => "ends in at most 5 s; the next process has every count",
+            Effect::EndsAtOnce => "ends in at most 5 s",
             Effect::Dies => "ends; the next process has every count",
         }
     }
@@ -138,10 +149,10 @@ impl Effect {
             Effect::Rejected(says) => {
                 format!("`prefect_agent_export_points_total`, {}", warning(says))
             }
-            Effect::Unsaved(says) | Effect::Warning(says) => warning(says),
+            Effect::Unsaved(says) | Effect::Warning(says) | Effect::Unread(says) => warning(says),
             Effect::Nothing => "nothing".to_owned(),
-            Effect::Ends => "exit code 0".to_owned(),
-            Effect::Dies => "the end of the process".to_owned(),
+            Effect::Ends | Effect::EndsUnpushed => "exit code 0".to_owned(),
+            Effect::EndsAtOnce | Effect::Dies => "the end of the process".to_owned(),
             Effect::Exits(code, "") => format!("exit code {code}"),
             Effect::Exits(code, says) => format!("exit code {code}, `{says}`"),
         }

@@ -240,7 +240,13 @@ impl World<'_> {
             | Effect::Rejected(says)
             | Effect::Unsaved(says)
             | Effect::Warning(says) => agent.has_warned(1, says),
-            Effect::Nothing | Effect::Exits(..) | Effect::Ends | Effect::Dies => {
+            Effect::Nothing
+            | Effect::Unread(_)
+            | Effect::Exits(..)
+            | Effect::Ends
+            | Effect::EndsUnpushed
+            | Effect::EndsAtOnce
+            | Effect::Dies => {
                 agent.has_warned(0, "");
             }
         }

@@ -227,10 +227,10 @@ impl Signal {
 const GO: Effect = Effect::Nothing;
 
 macro_rules! signal {
-    ($name:literal, $when:literal, $fault:literal, $signal:literal, $phase:ident, $then:ident, $effect:expr) => {
+    ($name:literal, $when:literal, $text:literal, $fault:literal, $signal:literal, $phase:ident, $then:ident, $effect:expr) => {
         Row::new(
             concat!($name, "_", $when),
-            concat!("`", $signal, "` ", $fault),
+            concat!($text, " ", $fault),
             Strike::Signal(Signal {
                 signal: concat!("-", $signal),
                 phase: Phase::$phase,
@@ -243,85 +243,60 @@ macro_rules! signal {
 
 /// A signal in every phase.
 macro_rules! in_every_phase {
-    ($name:literal, $signal:literal, $then:ident, $effect:expr) => {
+    ($name:literal, $text:literal, $signal:literal, $then:ident, $effect:expr, $unpushed:expr) => {
         [
-            signal!(
-                $name,
-                "in_the_first_cycle",
-                "while the first cycle waits for Prefect",
-                $signal,
-                FirstCycle,
-                $then,
-                $effect
-            ),
-            signal!(
-                $name,
-                "between_cycles",
-                "between two cycles",
-                $signal,
-                Idle,
-                $then,
-                $effect
-            ),
-            signal!(
-                $name,
-                "in_a_cycle",
-                "while a cycle waits for Prefect",
-                $signal,
-                Cycle,
-                $then,
-                $effect
-            ),
-            signal!(
-                $name,
-                "in_a_push",
-                "while a push waits for the collector",
-                $signal,
-                Push,
-                $then,
-                $effect
-            ),
-            signal!(
-                $name,
-                "in_a_checkpoint",
-                "while writing the checkpoint hangs",
-                $signal,
-                Checkpoint,
-                $then,
-                $effect
-            ),
-            signal!(
-                $name,
-                "in_a_scrape",
-                "while a client does not read its answer",
-                $signal,
-                Scrape,
-                $then,
-                $effect
-            ),
+            in_phase!($name, $text, $signal, $then, $unpushed, FirstCycle),
+            in_phase!($name, $text, $signal, $then, $effect, Idle),
+            in_phase!($name, $text, $signal, $then, $effect, Cycle),
+            in_phase!($name, $text, $signal, $then, $unpushed, Push),
+            in_phase!($name, $text, $signal, $then, $effect, Checkpoint),
+            in_phase!($name, $text, $signal, $then, $effect, Scrape),
         ]
     };
 }
 
+/// A signal in one phase.
 #[rustfmt::skip]
-pub(super) const TERM: &[Row] = &in_every_phase!("sigterm", "TERM", Ends, Effect::Ends);
+macro_rules! in_phase {
+    ($name:literal, $text:literal, $signal:literal, $then:ident, $effect:expr, FirstCycle) => {
+        signal!($name, "in_the_first_cycle", $text, "while the first cycle waits for Prefect", $signal, FirstCycle, $then, $effect)
+    };
+    ($name:literal, $text:literal, $signal:literal, $then:ident, $effect:expr, Idle) => {
+        signal!($name, "between_cycles", $text, "between two cycles", $signal, Idle, $then, $effect)
+    };
+    ($name:literal, $text:literal, $signal:literal, $then:ident, $effect:expr, Cycle) => {
+        signal!($name, "in_a_cycle", $text, "while a cycle waits for Prefect", $signal, Cycle, $then, $effect)
+    };
+    ($name:literal, $text:literal, $signal:literal, $then:ident, $effect:expr, Push) => {
+        signal!($name, "in_a_push", $text, "while a push waits for the collector", $signal, Push, $then, $effect)
+    };
+    ($name:literal, $text:literal, $signal:literal, $then:ident, $effect:expr, Checkpoint) => {
+        signal!($name, "in_a_checkpoint", $text, "while writing the checkpoint hangs", $signal, Checkpoint, $then, $effect)
+    };
+    ($name:literal, $text:literal, $signal:literal, $then:ident, $effect:expr, Scrape) => {
+        signal!($name, "in_a_scrape", $text, "while a client does not read its answer", $signal, Scrape, $then, $effect)
+    };
+}
+
 #[rustfmt::skip]
-pub(super) const INT: &[Row] = &in_every_phase!("sigint", "INT", Ends, Effect::Ends);
+pub(super) const TERM: &[Row] = &in_every_phase!("sigterm", "`TERM`", "TERM", Ends, Effect::Ends, Effect::EndsUnpushed);
 #[rustfmt::skip]
-pub(super) const HUP: &[Row] = &in_every_phase!("sighup", "HUP", Ends, Effect::Ends);
+pub(super) const INT: &[Row] = &in_every_phase!("sigint", "`INT`", "INT", Ends, Effect::Ends, Effect::EndsUnpushed);
 #[rustfmt::skip]
-pub(super) const KILL: &[Row] = &in_every_phase!("sigkill", "KILL", Dies, Effect::Dies);
+pub(super) const HUP: &[Row] = &in_every_phase!("sighup", "`HUP`", "HUP", Ends, Effect::Ends, Effect::EndsUnpushed);
 #[rustfmt::skip]
-pub(super) const STOP: &[Row] = &in_every_phase!("sigstop_and_sigcont", "STOP", Continues, GO);
+pub(super) const KILL: &[Row] = &in_every_phase!("sigkill", "`KILL`", "KILL", Dies, Effect::Dies, Effect::Dies);
+#[rustfmt::skip]
+pub(super) const STOP: &[Row] = &in_every_phase!("sigstop_and_sigcont", "`STOP`, then `CONT`,", "STOP", Continues, GO, GO);
 
 #[rustfmt::skip]
 pub(super) const OTHERS: &[Row] = &[
-    signal!("sigterm", "at_the_start", "right after the start", "TERM", Start, Dies, Effect::Ends),
-    signal!("sigint", "at_the_start", "right after the start", "INT", Start, Dies, Effect::Ends),
-    signal!("sighup", "at_the_start", "right after the start", "HUP", Start, Dies, Effect::Ends),
-    signal!("sigpipe", "between_cycles", "between two cycles", "PIPE", Idle, Continues, GO),
-    signal!("sigchld", "between_cycles", "between two cycles", "CHLD", Idle, Continues, GO),
-    signal!("sigwinch", "between_cycles", "between two cycles", "WINCH", Idle, Continues, GO),
-    signal!("sigurg", "between_cycles", "between two cycles", "URG", Idle, Continues, GO),
-    signal!("sigcont", "between_cycles", "between two cycles", "CONT", Idle, Continues, GO),
+    signal!("sigterm", "at_the_start", "`TERM`", "right after the start", "TERM", Start, Dies, Effect::EndsAtOnce),
+    signal!("sigint", "at_the_start", "`INT`", "right after the start", "INT", Start, Dies, Effect::EndsAtOnce),
+    signal!("sighup", "at_the_start", "`HUP`", "right after the start", "HUP", Start, Dies, Effect::EndsAtOnce),
+    signal!("sigpipe", "between_cycles", "`PIPE`", "between two cycles", "PIPE", Idle, Continues, GO),
+    signal!("sigchld", "between_cycles", "`CHLD`", "between two cycles", "CHLD", Idle, Continues, GO),
+    signal!("sigwinch", "between_cycles", "`WINCH`", "between two cycles", "WINCH", Idle, Continues, GO),
+    signal!("sigurg", "between_cycles", "`URG`", "between two cycles", "URG", Idle, Continues, GO),
+    signal!("sigcont", "between_cycles", "`CONT`", "between two cycles", "CONT", Idle, Continues, GO),
 ];
