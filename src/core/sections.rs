@@ -309,12 +309,16 @@ impl Sections {
         });
     }
 
-    /// Fails every section that is due and has not been read.
+    /// Fails every section that is due and has not been read. All of them are read again in the next
+    /// cycle that reaches the server: until then, a cycle costs one request.
     pub(super) fn fail_unread(&mut self, error: &Error, uptime: Duration) {
         let unread: Vec<_> = self.iter().map(|(section, _)| section).collect();
         for section in unread {
             if self.is_pending(section) {
                 self.failed(section, error.clone(), uptime);
+                self.update(section, |status| {
+                    (status.failures, status.retry_at) = (0, Duration::ZERO);
+                });
             }
         }
     }
@@ -379,6 +383,19 @@ mod tests {
             if due {
                 sections.read(Section::Flows, up(seconds));
             }
+        }
+    }
+
+    #[test]
+    fn once_a_key_is_accepted_again_every_section_is_read_in_the_next_cycle() {
+        let mut sections = sections();
+        for seconds in (0..600).step_by(30) {
+            sections.begin(up(seconds));
+            sections.fail_unread(&forbidden(), up(seconds));
+        }
+        sections.begin(up(600));
+        for section in Section::ALL {
+            assert!(sections.is_pending(*section), "{section:?}");
         }
     }
 
