@@ -1,13 +1,15 @@
 //! Masks secrets: in the answers of servers, and in every log line and message.
 //!
-//! The settings `learn` each secret when they read it. All of them are masked in whatever is written
-//! to stderr (`stdio`), wherever the text comes from.
+//! The settings `learn` each secret when they read it. All of them are masked in the texts of servers
+//! before these become part of an error, and in whatever is written to stderr (`stdio`), wherever the
+//! text comes from.
 
 use std::borrow::Cow;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use base64::Engine as _;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 /// Shorter values would match parts of ordinary words.
 const SHORTEST: usize = 4;
@@ -32,34 +34,26 @@ impl Secrets {
     fn add(&mut self, value: &str) {
         let parts = [Some(value), value.split_whitespace().last()];
         let parts = parts.into_iter().flatten();
-        for part in parts.filter(|part| part.len() >= SHORTEST) {
-            let forms = [
-                part.to_owned(),
-                // As text formats and JSON write it.
-                part.escape_debug().to_string(),
-                serde_json::Value::from(part)
-                    .to_string()
-                    .trim_matches('"')
-                    .to_owned(),
-                utf8_percent_encode(part, NON_ALPHANUMERIC).to_string(),
-            ];
-            for form in forms {
-                if !self.0.contains(&form) {
-                    self.0.push(form);
-                }
+        let parts = parts.filter(|part| part.len() >= SHORTEST);
+        let parts = parts.map(str::to_owned).chain(parts_of(value));
+        for form in parts.flat_map(|part| forms(&part)) {
+            if !self.0.contains(&form) {
+                self.0.push(form);
             }
         }
         // A secret that contains another one is masked first.
         self.0.sort_by_key(|form| std::cmp::Reverse(form.len()));
     }
 
-    /// Overwrites them with asterisks. The length stays the same, so that an encoded answer stays
-    /// valid.
+    /// Overwrites them with asterisks, and what [`scrub`] masks in any text. The length stays the
+    /// same, so that an encoded answer stays valid.
     pub(crate) fn hide(&self, text: &mut [u8]) {
         for secret in &self.0 {
             mask_each(text, secret.as_bytes(), |_, _| true);
             mask_cut_off(text, secret.as_bytes());
         }
+        known().hide_in_message(text);
+        hide_user_info(text);
     }
 
     /// The same for a string.
@@ -85,6 +79,81 @@ impl Secrets {
             });
         }
     }
+}
+
+/// The parts of a header value or of a query that are secrets themselves: the password of basic
+/// authentication, and the values of cookies and of parameters.
+fn parts_of(value: &str) -> Vec<String> {
+    let mut parts = Vec::new();
+    if let Some((scheme, encoded)) = value.split_once(' ')
+        && scheme.eq_ignore_ascii_case("basic")
+        && let Ok(pair) = STANDARD.decode(encoded.trim())
+        && let Ok(pair) = String::from_utf8(pair)
+    {
+        let password = pair
+            .split_once(':')
+            .map(|(_, password)| password.to_owned());
+        parts.extend(password);
+        parts.push(pair);
+    }
+    let pairs = value.split([';', '&', ',']);
+    let values = pairs.filter_map(|pair| Some(pair.split_once('=')?.1.trim()));
+    for value in values {
+        let decoded = percent_decode_str(value).decode_utf8();
+        parts.extend(decoded.ok().map(Cow::into_owned));
+        parts.push(value.to_owned());
+    }
+    parts.retain(|part| part.len() >= UNMISTAKABLE);
+    parts
+}
+
+/// What RFC 3986 does not reserve.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
+/// The same with slashes, as Python's `quote` keeps them.
+const PATH: &AsciiSet = &UNRESERVED.remove(b'/');
+
+/// How servers and libraries write a text: as it is, in debug output, in JSON, in HTML, in URLs.
+fn forms(part: &str) -> Vec<String> {
+    let json = serde_json::Value::from(part).to_string();
+    let json = json.trim_matches('"');
+    let html = part
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;");
+    let encoded = [NON_ALPHANUMERIC, UNRESERVED, PATH];
+    let encoded = encoded.map(|set| utf8_percent_encode(part, set).to_string());
+    let mut forms = vec![
+        part.to_owned(),
+        part.escape_debug().to_string(),
+        json.to_owned(),
+        // As Go writes JSON.
+        json.replace('&', "\\u0026")
+            .replace('<', "\\u003c")
+            .replace('>', "\\u003e"),
+        html.replace('"', "&quot;").replace('\'', "&#x27;"),
+        html.replace('"', "&#34;").replace('\'', "&#39;"),
+        html,
+    ];
+    forms.extend(encoded.iter().map(|text| lower_case_hex(text)));
+    forms.extend(encoded);
+    forms
+}
+
+/// A percent-encoded text with `%3c` instead of `%3C`.
+fn lower_case_hex(text: &str) -> String {
+    let mut parts = text.split('%');
+    let mut lower = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (hex, rest) = part.split_at_checked(2).unwrap_or((part, ""));
+        lower.push('%');
+        lower.push_str(&hex.to_ascii_lowercase());
+        lower.push_str(rest);
+    }
+    lower
 }
 
 /// Masks each occurrence of `part` for which `is_secret` is true, given the bytes around it.
@@ -127,6 +196,10 @@ fn into_text(bytes: Vec<u8>) -> String {
 /// Every secret that the process has read.
 static KNOWN: RwLock<Secrets> = RwLock::new(Secrets(Vec::new()));
 
+fn known() -> RwLockReadGuard<'static, Secrets> {
+    KNOWN.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Remembers secrets, so that no message contains them.
 pub(crate) fn learn<'a>(values: impl IntoIterator<Item = &'a str>) {
     let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
@@ -136,7 +209,7 @@ pub(crate) fn learn<'a>(values: impl IntoIterator<Item = &'a str>) {
 /// Remembers a password, and how basic authentication sends it.
 pub(crate) fn learn_basic(user: &str, password: &str) {
     let pair = format!("{user}:{password}");
-    let sent = base64::engine::general_purpose::STANDARD_NO_PAD.encode(&pair);
+    let sent = STANDARD_NO_PAD.encode(&pair);
     learn([password, &pair, &sent]);
 }
 
@@ -147,8 +220,8 @@ pub fn scrubbed(message: &str) -> String {
 
 /// The same for bytes.
 pub(crate) fn scrub(message: &[u8]) -> Cow<'_, [u8]> {
-    let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
-    if known.0.is_empty() && find(message, b"://").is_none() {
+    let known = known();
+    if known.0.is_empty() && find(message, AUTHORITY).is_none() {
         return Cow::Borrowed(message);
     }
     let mut text = message.to_vec();
@@ -157,12 +230,14 @@ pub(crate) fn scrub(message: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(text)
 }
 
+/// What is before the authority of a URL, with or without a scheme.
+const AUTHORITY: &[u8] = b"//";
+
 /// Masks what is before the `@` in URLs.
 fn hide_user_info(text: &mut [u8]) {
-    const SCHEME_END: &[u8] = b"://";
     let mut from = 0;
-    while let Some(place) = text.get(from..).and_then(|rest| find(rest, SCHEME_END)) {
-        let start = from.saturating_add(place).saturating_add(SCHEME_END.len());
+    while let Some(place) = text.get(from..).and_then(|rest| find(rest, AUTHORITY)) {
+        let start = from.saturating_add(place).saturating_add(AUTHORITY.len());
         let rest = text.get_mut(start..).unwrap_or_default();
         let ends = |byte: &u8| byte.is_ascii_whitespace() || b"/?#\"'<>\\".contains(byte);
         let end = rest.iter().position(ends).unwrap_or(rest.len());
@@ -204,6 +279,43 @@ mod tests {
             let hidden = secrets.hidden(&form);
             assert!(!hidden.contains("ss"), "{hidden}");
         }
+    }
+
+    #[test]
+    fn a_secret_is_masked_in_html_in_go_json_and_in_urls() {
+        let secrets = Secrets::of(["p&ss<w>\"o'rd/1"]);
+        for form in [
+            "p&amp;ss&lt;w&gt;&quot;o&#x27;rd/1",
+            "p&amp;ss&lt;w&gt;&#34;o&#39;rd/1",
+            "p\\u0026ss\\u003cw\\u003e\\\"o'rd/1",
+            "p%26ss%3Cw%3E%22o%27rd/1",
+            "p%26ss%3cw%3e%22o%27rd%2f1",
+        ] {
+            let hidden = secrets.hidden(form);
+            assert!(!hidden.contains("ss"), "{hidden}");
+        }
+    }
+
+    #[test]
+    fn the_secret_parts_of_a_value_are_masked_on_their_own() {
+        let basic = format!("Basic {}", STANDARD.encode("svc:hunter2hunter2"));
+        for (value, part) in [
+            (basic.as_str(), "hunter2hunter2"),
+            ("session=s3ss10nSECRET; csrf=no", "s3ss10nSECRET"),
+            ("token=Q%2BTok%2F9%2F&u=x", "Q+Tok/9/"),
+        ] {
+            let said = format!("invalid: {part}.");
+            let hidden = Secrets::of([value]).hidden(&said);
+            assert_eq!(hidden, format!("invalid: {}.", "*".repeat(part.len())));
+        }
+    }
+
+    #[test]
+    fn what_a_server_says_has_no_secret_of_another_connection() {
+        learn_basic("proxy", "Zecret99x");
+        let said = "bad proxy password Zecret99x; //adm:pw@login/x";
+        let hidden = Secrets::default().hidden(said);
+        assert_eq!(hidden, "bad proxy password *********; //******@login/x");
     }
 
     #[test]

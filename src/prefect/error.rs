@@ -13,7 +13,7 @@ use super::retry_after;
 use crate::cause::innermost;
 use crate::clip::{LONGEST_MESSAGE, message};
 use crate::proxy;
-use crate::secrets::{Secrets, scrubbed};
+use crate::secrets::Secrets;
 use crate::tls;
 
 /// Why a request to Prefect failed. The text contains the request and a hint.
@@ -134,7 +134,7 @@ impl Error {
         let (reason, hint) = match tls {
             Some(problem) => (problem.cause, Some(Cow::Owned(problem.hint))),
             None => {
-                let cause = scrubbed(&innermost(error));
+                let cause = innermost(error);
                 // A proxy that cannot be reached says nothing about Prefect.
                 match proxy::of(url).filter(|_| error.is_connect()) {
                     Some(proxy) => (
@@ -176,7 +176,7 @@ impl Error {
         let redirect = header(LOCATION.as_str()).filter(|_| response.status().is_redirection());
         let redirect = redirect.map(|location| {
             // The query may contain a token, and the page that was requested.
-            let target = scrubbed(&secrets.hidden(without_query(location)));
+            let target = secrets.hidden(without_query(location));
             format!("redirect to {}", message(&target, LONGEST_MESSAGE))
         });
         let detail = match redirect {
@@ -381,6 +381,6 @@ impl Error {
 
 /// A URL without its query and fragment.
 fn without_query(url: &str) -> &str {
-    let end = url.find(['?', '#']).unwrap_or(url.len());
+    let end = url.find(['?', '#', ';']).unwrap_or(url.len());
     url.get(..end).unwrap_or_default()
 }

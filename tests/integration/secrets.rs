@@ -184,6 +184,51 @@ fn a_server_that_repeats_the_request_puts_no_secret_into_logs_and_status() {
 }
 
 #[test]
+fn a_receiver_and_a_proxy_that_repeat_secrets_put_none_into_logs_status_and_checks() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stub = runtime.block_on(small_stub());
+    let said =
+        "Cannot POST /v1/metrics?token=QTok999abc; db http://adm:Zecret99x@db/a; svc-passw0rd";
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"));
+    let listener = listener.unwrap();
+    let endpoint = format!(
+        "http://{}/v1/metrics?token=QTok999abc",
+        listener.local_addr().unwrap()
+    );
+    let answer = move || async move { (StatusCode::NOT_FOUND, said) };
+    let server = axum::Router::new().fallback(answer);
+    runtime.spawn(async move { axum::serve(listener, server).await.unwrap() });
+    let settings = [
+        ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
+        ("OTEL_LOGS_EXPORTER", "console"),
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", endpoint.as_str()),
+        // svc:svc-passw0rd
+        (
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "authorization=Basic%20c3ZjOnN2Yy1wYXNzdzByZA==",
+        ),
+    ];
+    let agent = AgentProcess::start(&stub.url, &settings);
+    agent.process.wait_for_line("Cannot POST");
+    let (_, status) = agent.get("/status");
+    assert!(status.contains("Cannot POST"), "{status}");
+    let mut shown = vec![status];
+    shown.extend(agent.process.log());
+    let port = crate::support::prefect::free_port().to_string();
+    let checked = [
+        ("PREFECT_API_URL", stub.url.as_str()),
+        ("METRICS_PORT", &port),
+    ];
+    let mut check = crate::support::process::agent_command(&[&settings[..], &checked].concat());
+    let output = check.arg("check").output().unwrap();
+    shown.push(String::from_utf8(output.stdout).unwrap());
+    for part in ["QTok999abc", "Zecret99x", "svc-passw0rd"] {
+        let found = shown.iter().find(|text| text.contains(part));
+        assert_eq!(found, None, "{part}");
+    }
+}
+
+#[test]
 fn no_command_shows_the_password_of_a_url() {
     for (name, value) in [
         ("PREFECT_API_URL", "user:Hunter2@host/api"),

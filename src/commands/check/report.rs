@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Format;
 use crate::docgen::visible;
+use crate::secrets::scrubbed;
 
 /// The widths of the first two columns.
 const STATUS: usize = 7;
@@ -59,7 +60,7 @@ impl Line {
         Line {
             status,
             check,
-            detail: detail.into(),
+            detail: scrubbed(&detail.into()),
             hint: None,
         }
     }

@@ -159,7 +159,7 @@ pub(super) fn refused(refusal: &Refusal<'_>) -> Failure {
     let detail = match refusal.location {
         // The query may contain a token.
         Some(location) => {
-            let end = location.find(['?', '#']).unwrap_or(location.len());
+            let end = location.find(['?', '#', ';']).unwrap_or(location.len());
             let target = location.as_bytes().get(..end).unwrap_or_default();
             format!("redirect to {}", scrubbed(&printable(target)))
         }
