@@ -282,11 +282,13 @@ impl Condition {
 
 /// Logs a single line, however many requests failed.
 fn note_down(cycle: &Cycle) {
-    let errors = cycle
-        .errors
-        .iter()
-        .map(|(section, error)| (*section, error));
-    let Some(error) = journal::culprit(errors) else {
+    let errors = || {
+        let errors = cycle.errors.iter();
+        errors.map(|(section, error)| (*section, error))
+    };
+    // A section that was not tried has the error of an earlier cycle.
+    let tried = errors().filter(|(section, _)| cycle.tried.contains(section));
+    let Some(error) = journal::culprit(tried).or_else(|| journal::culprit(errors())) else {
         tracing::warn!(
             "Prefect cannot be read: it answers, but has no list of runs, deployments, flows, work pools or work queues"
         );
@@ -299,7 +301,7 @@ fn note_down(cycle: &Cycle) {
         ),
         false => tracing::warn!(
             %error,
-            "Prefect cannot be read; its gauges are withheld until it can be"
+            "Prefect cannot be read; its gauges will be withheld after three intervals"
         ),
     }
 }

@@ -40,9 +40,10 @@ pub use request::Request;
 use crate::rotation::{Headers, Rotating};
 use crate::settings::{self, Prefect};
 
-/// The maximum wait that a server can ask for. A longer one fails the request immediately, and
-/// every other request until it is over.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// The maximum wait within a cycle that a server can ask for. A longer one fails the request
+/// immediately, and every other request until it is over: the cycle would reach its deadline, which
+/// does not show the server's reason.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// A record of one request, for metrics.
 #[derive(Debug, Clone)]

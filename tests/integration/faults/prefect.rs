@@ -289,6 +289,8 @@ pub(super) const WAITS: &[Row] = &[
         &[(On::All, Play::Answer(503, &[("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")], Text("no")))], "status 503"),
     quiet("retry_after_beyond_64_bits", "Retry-After: 99999999999999999999999",
         &[(On::All, Play::Answer(503, &[("retry-after", "99999999999999999999999")], Text("no")))], "status 503"),
+    quiet("retry_after_forty_seconds", "Retry-After: 40, which is longer than the rest of a cycle",
+        &[(On::All, Play::Answer(503, &[("retry-after", "40")], Text("no")))], "status 503"),
     quiet("retry_after_31_years", "Retry-After: 1000000000",
         &[(On::All, Play::Answer(503, &[("retry-after", "1000000000")], Text("no")))], "status 503"),
     quiet("retry_after_in_9999", "Retry-After with a date in the year 9999",
