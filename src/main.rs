@@ -10,7 +10,8 @@ use std::time::Duration;
 use prefect_otel_agent::agent::{self, Agent};
 use prefect_otel_agent::cli::{Invocation, Task};
 use prefect_otel_agent::commands::check::{self, Verdict};
-use prefect_otel_agent::commands::{config, health, once};
+use prefect_otel_agent::commands::health::{self, Probe};
+use prefect_otel_agent::commands::{config, once};
 use prefect_otel_agent::settings::{self, Settings, Sources};
 use prefect_otel_agent::shutdown::Shutdown;
 use prefect_otel_agent::{cli, stdio, telemetry};
@@ -51,8 +52,13 @@ fn invoke() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILURE, &error),
     };
-    let settings = Settings::load(&sources);
-    let code = runtime.block_on(execute(task, &sources, settings));
+    let code = match task {
+        Task::Health(probe) => runtime.block_on(health(&sources, probe)),
+        task => {
+            let settings = Settings::load(&sources);
+            runtime.block_on(execute(task, &sources, settings))
+        }
+    };
     // Dropping it would wait for threads that block, for example while a name is resolved.
     runtime.shutdown_background();
     code
@@ -86,10 +92,27 @@ async fn execute(
             Err(error @ once::Error::Settings(_)) => fail(USAGE, &error),
             Err(error) => fail(FAILURE, &error),
         },
-        (Task::Health(probe), Ok(settings)) => match health::ask(&settings, probe).await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(FAILURE, &error),
-        },
+        (Task::Health(probe), Ok(_)) => health(sources, probe).await,
+    }
+}
+
+/// Queries a running agent, which uses the last valid values of files. So a file that cannot be read
+/// now, or not in time, is no reason to fail.
+async fn health(sources: &Sources, probe: Probe) -> ExitCode {
+    let (all, patience) = (sources.clone(), Duration::from_secs(1));
+    let loading = tokio::task::spawn_blocking(move || Settings::load(&all));
+    if let Ok(Ok(Err(error))) = tokio::time::timeout(patience, loading).await
+        && !matches!(error, settings::Error::File { .. })
+    {
+        return fail(USAGE, &error);
+    }
+    let (address, file) = match Settings::load_endpoint(sources) {
+        Ok(endpoint) => endpoint,
+        Err(error) => return fail(USAGE, &error),
+    };
+    match health::ask(address, file.as_deref(), probe).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(FAILURE, &error),
     }
 }
 

@@ -114,7 +114,9 @@ impl Rotating {
         }
         let problem = match read {
             Ok(Ok(Ok(headers))) => {
-                last.failed = false;
+                if std::mem::take(&mut last.failed) {
+                    tracing::info!("{}: the file can be read again", reload.names());
+                }
                 return self.replace(headers, reload);
             }
             Ok(Ok(Err(error))) => error.to_string(),

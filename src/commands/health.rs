@@ -1,11 +1,11 @@
 //! Queries the health of a running agent, for the health check of a container.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::cause::innermost;
 use crate::http::uses_tls;
-use crate::settings::Settings;
 
 /// The timeout of a health check.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -40,22 +40,22 @@ pub enum Error {
     Unhealthy(String, String),
 }
 
-/// Queries the agent with these settings on this machine.
+/// Queries the agent that listens on `address` of this machine, with this web configuration file.
 ///
 /// # Errors
 ///
 /// If it does not answer, or reports that it is not healthy.
-pub async fn ask(settings: &Settings, probe: Probe) -> Result<(), Error> {
+pub async fn ask(address: SocketAddr, file: Option<&Path>, probe: Probe) -> Result<(), Error> {
     // A file that cannot be read must not make a running agent unhealthy, which still uses the
     // previous one.
-    let schemes: &[&str] = match uses_tls(&settings.web) {
+    let schemes: &[&str] = match uses_tls(file) {
         Ok(true) => &["https"],
         Ok(false) => &["http"],
         Err(_) => &["https", "http"],
     };
     let mut result = Ok(());
     for scheme in schemes {
-        result = ask_over(scheme, settings.metrics_address, probe).await;
+        result = ask_over(scheme, address, probe).await;
         if !matches!(result, Err(Error::NoAnswer(..))) {
             break;
         }

@@ -1,7 +1,7 @@
 //! The resource: identifies the agent that the metrics come from.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -106,17 +106,26 @@ fn instance_id(settings: &Settings, resource: &Resource) -> Uuid {
 /// The id in the file at `path`. If there is no file, a new id is stored there; of agents that
 /// start at the same time, one creates it.
 fn kept(path: &Path) -> io::Result<Uuid> {
-    match fs::read_to_string(path) {
+    match read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder)?;
             }
             let id = format!("{}\n", Uuid::new_v4());
             checkpoint::create(path, id.as_bytes())?;
-            parse(&fs::read_to_string(path)?)
+            parse(&read(path)?)
         }
         text => parse(&text?),
     }
+}
+
+/// The beginning of a file, which is all that an id takes.
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?
+        .take(1_024)
+        .read_to_string(&mut text)?;
+    Ok(text)
 }
 
 fn parse(text: &str) -> io::Result<Uuid> {

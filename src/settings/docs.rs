@@ -23,9 +23,10 @@ Each setting has one name in three spellings: `MAX_RETRIES` in the environment, 
 Booleans are `True`/`False`, `true`/`false` or `1`/`0`. If a value is invalid, or a key in the file is unknown, the agent
 prints one line that names it and exits with code 2.
 
-A file with a secret is read again every few seconds, and when the server refuses the secret, so that a new key needs no
-restart. While the file is missing, empty or invalid, the last valid value is used. This applies to requests to Prefect
-and to pushed metrics, and for `grpc` also to the agent's own traces and logs. Certificates are read at the start only.
+A file with a secret is read again before a request, at most every 5 s, and when the server refuses the secret, so that a
+new key needs no restart. It must be a regular file. While it is missing, empty or invalid, the last valid value is used.
+This applies to requests to Prefect and to pushed metrics, and for `grpc` also to the agent's own traces and logs. The
+certificates of these connections are read at the start only.
 
 If the name of an environment variable looks like a misspelled setting (`SAMPLE_INTERVAL`), a warning suggests the
 setting. Warnings are logged at startup, and shown by `check` and `config`.

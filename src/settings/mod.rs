@@ -34,6 +34,7 @@ pub mod table;
 mod web;
 
 pub use endpoint::{Protocol, Signal};
+pub(crate) use file::{bounded_yaml, read as read_file, read_bounded};
 pub use metrics::Metrics;
 pub use otel::{Compression, MetricsExporters, Otel, Otlp, OtlpHeaders, Temporality};
 pub use pem::{OwnCertificate, identity};
@@ -42,7 +43,6 @@ pub use profile::Profile;
 pub use reload::Reload;
 use shown::shown;
 pub use sources::Sources;
-pub(crate) use sources::read as read_file;
 use sources::{Found, Merged};
 use table::{SETTINGS, Setting};
 pub use web::{Token, Web};
@@ -192,10 +192,7 @@ impl Settings {
                 (!text.is_empty()).then(|| PathBuf::from(text))
             })?,
             metrics: metrics::load(&reader)?,
-            metrics_address: SocketAddr::new(
-                reader.required("METRICS_ADDR", |text| text.parse::<IpAddr>().ok())?,
-                reader.required("METRICS_PORT", |text| text.parse().ok())?,
-            ),
+            metrics_address: address(&reader)?,
             web: web::load(&reader)?,
             log: Log {
                 level: reader.required("LOG_LEVEL", level)?,
@@ -213,6 +210,24 @@ impl Settings {
             ..settings
         })
     }
+
+    /// Only where the agent listens, and its web configuration file. No secret is read: one whose
+    /// file cannot be read must not make a running agent unhealthy.
+    ///
+    /// # Errors
+    ///
+    /// If one of these settings is not valid, or the file of `--config` cannot be used.
+    pub fn load_endpoint(sources: &Sources) -> Result<(SocketAddr, Option<PathBuf>), Error> {
+        let reader = Reader::new(sources)?;
+        Ok((address(&reader)?, web::config_file(&reader)?))
+    }
+}
+
+fn address(reader: &Reader) -> Result<SocketAddr, Error> {
+    Ok(SocketAddr::new(
+        reader.required("METRICS_ADDR", |text| text.parse::<IpAddr>().ok())?,
+        reader.required("METRICS_PORT", |text| text.parse().ok())?,
+    ))
 }
 
 fn sampling(reader: &Reader) -> Result<Sampling, Error> {

@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::sources::Found;
-use super::{Error, Reader, Signal, sources};
+use super::{Error, Reader, Signal, file};
 use crate::cause::innermost;
 
 /// A certificate and its key, both PEM.
@@ -34,7 +34,7 @@ impl File {
     }
 
     fn read(&self) -> Result<String, Error> {
-        sources::read(&self.name, &self.path)
+        file::read(&self.name, &self.path)
     }
 
     fn unusable(&self, reason: impl Into<String>) -> Error {

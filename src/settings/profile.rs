@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use config::Value;
 
-use super::file::{invalid, parse, text};
+use super::file::{invalid, parse, read_bounded, text};
 use crate::docgen::visible;
 
 /// The settings that are taken from a profile.
@@ -102,19 +102,16 @@ fn expanded(path: &str, user: Option<&str>) -> Option<PathBuf> {
 pub(super) type Found = Option<(Profile, BTreeMap<String, String>)>;
 
 fn read(path: &Path, chosen: Option<String>, is_expected: bool) -> Result<Found, String> {
-    let content = match std::fs::read_to_string(path) {
-        Ok(content) => content,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let name = chosen.as_deref().unwrap_or_default();
-            return match built_in(name) {
-                Some(url) => Ok(of_prefect(name, url, path)),
-                None if is_expected => Err(error.to_string()),
-                None => Ok(None),
-            };
-        }
-        Err(error) => return Err(error.to_string()),
-    };
-    choose(&content, path, chosen)
+    let content = read_bounded(path);
+    if path.exists() {
+        return choose(&content?, path, chosen);
+    }
+    let name = chosen.as_deref().unwrap_or_default();
+    match built_in(name) {
+        Some(url) => Ok(of_prefect(name, url, path)),
+        None if is_expected => content.map(|_| None),
+        None => Ok(None),
+    }
 }
 
 /// The profile `chosen`, or the active one, in the content of the file.

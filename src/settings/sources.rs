@@ -4,13 +4,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use config::{FileFormat, ValueKind};
 
-use super::file::{parse, text};
+use super::file::{parse, read, text};
 use super::near::{nearest_key, nearest_variable};
 use super::profile::{self, Profile};
 use super::setting::{Setting, for_signal};
@@ -293,33 +291,6 @@ fn is_service_link(name: &str, value: &str) -> bool {
 
 fn key(name: &str) -> String {
     name.to_ascii_lowercase()
-}
-
-/// The maximum size of a file: much more than all authorities of a system take.
-const LARGEST_FILE: u64 = 16 * 1024 * 1024;
-
-/// Reads the file in a setting, without the byte order mark that some editors write.
-pub(crate) fn read(setting: &str, path: &Path) -> Result<String, Error> {
-    let unusable = |reason: String| Error::File {
-        setting: setting.to_owned(),
-        path: path.to_owned(),
-        reason,
-    };
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| {
-        // A device may have no end.
-        file.take(LARGEST_FILE + 1).read_to_string(&mut text)
-    });
-    match read {
-        Err(error) => Err(unusable(error.to_string())),
-        Ok(bytes) if bytes as u64 > LARGEST_FILE => {
-            Err(unusable(format!("it is larger than {LARGEST_FILE} bytes")))
-        }
-        Ok(_) => Ok(match text.strip_prefix('\u{feff}') {
-            Some(rest) => rest.to_owned(),
-            None => text,
-        }),
-    }
 }
 
 /// Reads the secret in the file of a setting. A file without a secret is a mistake, or being

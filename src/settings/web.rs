@@ -40,9 +40,13 @@ pub(super) fn load(reader: &Reader) -> Result<Web, Error> {
     let file = reader.merged.written("METRICS_BEARER_TOKEN_FILE");
     let file = file.map(|file| Token::File(PathBuf::from(&file.value)));
     Ok(Web {
-        config_file: reader.optional("WEB_CONFIG_FILE", |text| {
-            (!text.is_empty()).then(|| PathBuf::from(text))
-        })?,
+        config_file: config_file(reader)?,
         bearer_token: file.or(token),
+    })
+}
+
+pub(super) fn config_file(reader: &Reader) -> Result<Option<PathBuf>, Error> {
+    reader.optional("WEB_CONFIG_FILE", |text| {
+        (!text.is_empty()).then(|| PathBuf::from(text))
     })
 }

@@ -307,7 +307,11 @@ async fn prefect_can_have_a_certificate_of_a_private_authority() {
 
 /// Runs the health check of a container, for the agent on `port`.
 fn health(port: &str, arguments: &[&str]) -> (Option<i32>, String) {
-    let mut command = agent_command(&[("METRICS_PORT", port)]);
+    health_with(&[("METRICS_PORT", port)], arguments)
+}
+
+fn health_with(settings: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = agent_command(settings);
     let output = command.arg("health").args(arguments).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), stderr)
@@ -329,6 +333,27 @@ fn a_health_check_queries_the_running_agent() {
         stderr.contains("no answer from http://127.0.0.1:"),
         "{stderr}"
     );
+}
+
+#[test]
+fn a_secret_that_cannot_be_read_any_more_does_not_make_a_running_agent_unhealthy() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stub = runtime.block_on(small_stub());
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    std::fs::write(&key, "pnu_0123").unwrap();
+    let secret = ("PREFECT_API_KEY_FILE", key.to_str().unwrap());
+    let agent = AgentProcess::start(&stub.url, &[secret]);
+    let port = agent.address.port().to_string();
+    let settings = [secret, ("METRICS_PORT", port.as_str())];
+    assert_eq!(health_with(&settings, &[]).0, Some(0));
+    std::fs::write(&key, "").unwrap();
+    assert_eq!(health_with(&settings, &[]).0, Some(0), "empty");
+    std::fs::remove_file(&key).unwrap();
+    assert_eq!(health_with(&settings, &[]).0, Some(0), "missing");
+    let pipe = std::process::Command::new("mkfifo").arg(&key).status();
+    assert!(pipe.unwrap().success());
+    assert_eq!(health_with(&settings, &[]).0, Some(0), "a pipe");
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub(super) async fn port(settings: &Settings) -> Line {
     };
     let detail = format!("cannot listen on {address}: {error}");
     match error.kind() {
-        ErrorKind::AddrInUse if health::ask(settings, Probe::Live).await.is_ok() => {
+        ErrorKind::AddrInUse if is_running(settings).await => {
             let detail = format!("{address} is in use by a running agent");
             Line::warn("port", detail).hint(format!("{SECOND_AGENT} METRICS_PORT"))
         }
@@ -38,6 +38,12 @@ pub(super) async fn port(settings: &Settings) -> Line {
             .hint("ports below 1024 need privileges: set METRICS_PORT to a higher one"),
         _ => Line::fail("port", detail).hint("check METRICS_ADDR and METRICS_PORT"),
     }
+}
+
+async fn is_running(settings: &Settings) -> bool {
+    let file = settings.web.config_file.as_deref();
+    let answer = health::ask(settings.metrics_address, file, Probe::Live);
+    answer.await.is_ok()
 }
 
 /// Whether the files that protect the endpoints can be used.

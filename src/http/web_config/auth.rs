@@ -12,6 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use bcrypt::HashParts;
 use tokio::sync::Semaphore;
 
+/// The lowest cost of a hash that bcrypt defines.
+const MIN_COST: u32 = 4;
 /// The highest cost of a hash. Each step doubles the time; this one takes about 20 s.
 const MAX_COST: u32 = 18;
 /// How many passwords wait to be verified, in all and for one client address.
@@ -30,7 +32,7 @@ pub(super) struct Auth {
     unknown: String,
     /// The digest of the bearer token.
     token: Option<Digest>,
-    verified: Mutex<Verified>,
+    verified: Arc<Mutex<Verified>>,
     /// Only one password is verified at a time, since it takes a lot of CPU time.
     turn: Arc<Semaphore>,
     waiting: Arc<Mutex<HashMap<IpAddr, usize>>>,
@@ -70,13 +72,18 @@ impl Auth {
         let mut accepted = BTreeMap::new();
         let mut highest = 0;
         for (name, hash) in users {
+            if name.contains(':') {
+                return Err(format!(
+                    "basic_auth_users: the name {name:?} contains a colon, which basic authentication does not allow"
+                ));
+            }
             // The parser divides it by bytes.
             let parts = hash.is_ascii().then(|| HashParts::from_str(hash).ok());
             match parts.flatten().map(|parts| parts.get_cost()) {
-                Some(cost) if cost <= MAX_COST => highest = highest.max(cost),
+                Some(cost) if (MIN_COST..=MAX_COST).contains(&cost) => highest = highest.max(cost),
                 Some(cost) => {
                     return Err(format!(
-                        "basic_auth_users.{name}: the cost of the hash is {cost}, and must be at most {MAX_COST}"
+                        "basic_auth_users.{name}: the cost of the hash is {cost}, and must be from {MIN_COST} to {MAX_COST}"
                     ));
                 }
                 None => {
@@ -91,7 +98,7 @@ impl Auth {
             users: accepted,
             unknown: format!("$2b${highest:02}${}", ".".repeat(53)),
             token: token.map(|token| sha256(&[token.as_bytes()])),
-            verified: Mutex::default(),
+            verified: Arc::default(),
             turn: Arc::new(Semaphore::new(1)),
             waiting: Arc::default(),
         })
@@ -150,22 +157,22 @@ impl Auth {
         if let Some(verdict) = self.remembered(&key) {
             return verdict;
         }
-        let verified = tokio::task::spawn_blocking(move || {
-            // Verification continues after the client has disconnected, and so does its turn.
+        let (is_known, verified) = (known.is_some(), Arc::clone(&self.verified));
+        let verify = move || {
+            // Verification continues after the client has disconnected, and so does its turn: the
+            // next request finds the result.
             let _turn = turn;
-            bcrypt::verify(password, &hash).unwrap_or(false)
-        });
-        let is_granted = verified.await.unwrap_or(false) && known.is_some();
-        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        match is_granted {
-            true => {
-                verified.accepted.insert(key);
-                Verdict::Granted
+            let is_granted = bcrypt::verify(password, &hash).unwrap_or(false) && is_known;
+            let mut verified = verified.lock().unwrap_or_else(PoisonError::into_inner);
+            match is_granted {
+                true => verified.accepted.insert(key),
+                false => verified.rejected.insert(key),
             }
-            false => {
-                verified.rejected.insert(key);
-                Verdict::Denied
-            }
+            is_granted
+        };
+        match tokio::task::spawn_blocking(verify).await {
+            Ok(true) => Verdict::Granted,
+            _ => Verdict::Denied,
         }
     }
 
@@ -293,6 +300,32 @@ mod tests {
         let auth = auth(&[], None);
         assert_eq!(auth.check(None, CLIENT).await, Verdict::Granted);
         assert_eq!(check(&auth, "Basic ???").await, Verdict::Granted);
+    }
+
+    #[tokio::test]
+    async fn a_password_that_was_verified_after_the_client_left_is_remembered() {
+        let auth = auth(&[("alice", hash("secret", 8))], None);
+        let header = with_password("alice", "secret");
+        // The client does not wait.
+        let left = futures_util::FutureExt::now_or_never(check(&auth, &header));
+        assert_eq!(left, None);
+        let turn = auth.turn.acquire().await;
+        drop(turn);
+        let now = futures_util::FutureExt::now_or_never(check(&auth, &header));
+        assert_eq!(now, Some(Verdict::Granted));
+    }
+
+    #[tokio::test]
+    async fn a_hash_that_nobody_can_use_is_refused() {
+        let refused = |name: &str, hash: &str| {
+            let users = BTreeMap::from([(name.to_owned(), hash.to_owned())]);
+            Auth::new(users.iter(), None).err().unwrap_or_default()
+        };
+        let hash = hash("secret", 4);
+        assert_eq!(refused("alice", &hash), "");
+        assert!(refused("alice", &hash.replace("$04$", "$03$")).contains("from 4 to 18"));
+        assert!(refused("alice", &hash.replace("$04$", "$19$")).contains("from 4 to 18"));
+        assert!(refused("al:ice", &hash).contains("colon"));
     }
 
     #[tokio::test]

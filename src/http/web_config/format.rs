@@ -8,6 +8,8 @@ use config::{ConfigError, File, FileFormat, Source as _, Value, ValueKind};
 use jiff::SignedDuration;
 use serde::Deserialize;
 
+use crate::settings::bounded_yaml;
+
 /// The content of the file. There is no `Debug`, since it can contain a private key.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,6 +75,7 @@ const HEADERS: [(&str, &[&str]); 5] = [
 impl WebConfig {
     /// Reads the file's text. An error never contains values, since they may be secret.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
+        bounded_yaml(text)?;
         let values = File::from_str(text, FileFormat::Yaml).collect();
         let values = values.map_err(|error| {
             // The rest of the message has the lines around the error.

@@ -10,6 +10,9 @@ use super::{Material, Protection};
 use crate::settings::{Error, Web};
 use crate::shutdown::Shutdown;
 
+/// Files that cannot be read within this time are read later.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// The protection that is in use.
 #[derive(Clone)]
 pub(in crate::http) struct Live(watch::Receiver<Arc<Protection>>);
@@ -62,6 +65,7 @@ impl Security {
         if !self.settings.has_files() {
             return;
         }
+        let mut pending = None;
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -70,14 +74,24 @@ impl Security {
                 _ = ticks.tick() => {}
             }
             let settings = self.settings.clone();
-            let read = tokio::task::spawn_blocking(move || Material::read(&settings));
-            // A file system that hangs must not delay the shutdown.
+            let start = || tokio::task::spawn_blocking(move || Material::read(&settings));
+            // A file system may hang. There is never a second read, because each blocks a thread.
+            let read = tokio::time::timeout(PATIENCE, pending.get_or_insert_with(start));
             let read = tokio::select! {
                 () = shutdown.wait() => return,
                 read = read => read,
             };
-            if let Ok(read) = read {
-                self.apply(read);
+            match read {
+                Ok(read) => {
+                    pending = None;
+                    if let Ok(read) = read {
+                        self.apply(read);
+                    }
+                }
+                Err(_) => self.keep(format!(
+                    "the files could not be read within {} s",
+                    PATIENCE.as_secs()
+                )),
             }
         }
     }

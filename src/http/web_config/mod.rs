@@ -18,7 +18,7 @@ pub(super) use access::{Client, check, set_headers};
 pub(super) use live::Live;
 pub use live::Security;
 
-use crate::settings::{Error, Token, Web, read_file};
+use crate::settings::{Error, Token, Web, read_bounded, read_file};
 use auth::Auth;
 use format::{Pem, WebConfig};
 use rate::Rate;
@@ -44,13 +44,13 @@ struct Material {
     token: Option<String>,
 }
 
-/// Whether `settings` turn on TLS.
+/// Whether the web configuration file turns on TLS.
 ///
 /// # Errors
 ///
 /// If the file cannot be read.
-pub fn uses_tls(settings: &Web) -> Result<bool, Error> {
-    let Some(path) = &settings.config_file else {
+pub fn uses_tls(file: Option<&Path>) -> Result<bool, Error> {
+    let Some(path) = file else {
         return Ok(false);
     };
     let config = config(path)?;
@@ -93,8 +93,8 @@ impl Material {
             match pem {
                 Pem::Inline(_, text) => Ok((name, text)),
                 Pem::File(_, path) => {
-                    let text = std::fs::read_to_string(folder.join(path));
-                    let text = text.map_err(|error| format!("{name}: {error}"))?;
+                    let text = read_bounded(&folder.join(path));
+                    let text = text.map_err(|reason| format!("{name}: {reason}"))?;
                     Ok((name, text))
                 }
             }
