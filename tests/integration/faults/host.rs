@@ -216,7 +216,10 @@ impl Host {
                     }
                     agent.has_warned(1, says);
                 }
-                Effect::Warning(says) => agent.has_warned(1, says),
+                Effect::Warning(says) => {
+                    agent.process.wait_for_line(says);
+                    agent.has_warned_once(says);
+                }
                 _ => agent.has_warned(0, ""),
             }
         }
@@ -428,8 +431,8 @@ pub(super) const STREAMS: &[Row] = &[
         Host { stdout: Stream::Full, ..HOST }, Effect::Nothing).with(&[CONSOLE]),
     host("stdout_broken", "stdout is a pipe whose reader is gone, and the console exporter writes to it",
         Host { stdout: Stream::Broken, ..HOST }, Effect::Nothing).with(&[CONSOLE]),
-    host("stdout_unread", "stdout is a pipe that nobody reads, and the console exporter writes to it",
-        Host { stdout: Stream::Unread, ..HOST }, Effect::Nothing).with(&[CONSOLE]),
+    host("stdout_unread_at_the_start", "stdout is a pipe that nobody reads, and the console exporter writes to it",
+        Host { stdout: Stream::Unread, ..HOST }, Effect::Warning("no response within 5 s")).with(&[CONSOLE]),
     host("both_streams_closed", "stdout and stderr are closed",
         Host { stdout: Stream::Closed, stderr: Stream::Closed, ..HOST }, Effect::Nothing).with(&[CONSOLE]),
     host("both_streams_unread", "stdout and stderr are pipes that nobody reads",

@@ -1,6 +1,7 @@
 //! Rows: signals in every phase of the process.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
@@ -210,7 +211,14 @@ impl Signal {
             ("METRICS_PORT", "0"),
         ];
         let process = agent_command(&[settings, &more].concat());
+        let program = process.get_program().to_owned();
         let mut process = Process::start(&mut with_default_signals(process));
+        // Until then, it is the program that sets the signals.
+        let running = format!("/proc/{}/exe", process.id());
+        soon("the agent", || {
+            let running = fs::read_link(&running).ok()?;
+            (running == Path::new(&program)).then_some(())
+        });
         let asked = Instant::now();
         process.signal(self.signal);
         process.wait(Duration::from_secs(60));
