@@ -250,39 +250,17 @@ macro_rules! signal {
 }
 
 /// A signal in every phase.
+#[rustfmt::skip]
 macro_rules! in_every_phase {
     ($name:literal, $text:literal, $signal:literal, $then:ident, $effect:expr, $unpushed:expr) => {
         [
-            in_phase!($name, $text, $signal, $then, $unpushed, FirstCycle),
-            in_phase!($name, $text, $signal, $then, $effect, Idle),
-            in_phase!($name, $text, $signal, $then, $effect, Cycle),
-            in_phase!($name, $text, $signal, $then, $unpushed, Push),
-            in_phase!($name, $text, $signal, $then, $effect, Checkpoint),
-            in_phase!($name, $text, $signal, $then, $effect, Scrape),
+            signal!($name, "in_the_first_cycle", $text, "while the first cycle waits for Prefect", $signal, FirstCycle, $then, $unpushed),
+            signal!($name, "between_cycles", $text, "between two cycles", $signal, Idle, $then, $effect),
+            signal!($name, "in_a_cycle", $text, "while a cycle waits for Prefect", $signal, Cycle, $then, $effect),
+            signal!($name, "in_a_push", $text, "while a push waits for the collector", $signal, Push, $then, $unpushed),
+            signal!($name, "in_a_checkpoint", $text, "while writing the checkpoint hangs", $signal, Checkpoint, $then, $effect),
+            signal!($name, "in_a_scrape", $text, "while a client does not read its answer", $signal, Scrape, $then, $effect),
         ]
-    };
-}
-
-/// A signal in one phase.
-#[rustfmt::skip]
-macro_rules! in_phase {
-    ($name:literal, $text:literal, $signal:literal, $then:ident, $effect:expr, FirstCycle) => {
-        signal!($name, "in_the_first_cycle", $text, "while the first cycle waits for Prefect", $signal, FirstCycle, $then, $effect)
-    };
-    ($name:literal, $text:literal, $signal:literal, $then:ident, $effect:expr, Idle) => {
-        signal!($name, "between_cycles", $text, "between two cycles", $signal, Idle, $then, $effect)
-    };
-    ($name:literal, $text:literal, $signal:literal, $then:ident, $effect:expr, Cycle) => {
-        signal!($name, "in_a_cycle", $text, "while a cycle waits for Prefect", $signal, Cycle, $then, $effect)
-    };
-    ($name:literal, $text:literal, $signal:literal, $then:ident, $effect:expr, Push) => {
-        signal!($name, "in_a_push", $text, "while a push waits for the collector", $signal, Push, $then, $effect)
-    };
-    ($name:literal, $text:literal, $signal:literal, $then:ident, $effect:expr, Checkpoint) => {
-        signal!($name, "in_a_checkpoint", $text, "while writing the checkpoint hangs", $signal, Checkpoint, $then, $effect)
-    };
-    ($name:literal, $text:literal, $signal:literal, $then:ident, $effect:expr, Scrape) => {
-        signal!($name, "in_a_scrape", $text, "while a client does not read its answer", $signal, Scrape, $then, $effect)
     };
 }
 
