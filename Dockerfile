@@ -5,8 +5,11 @@ FROM gcr.io/distroless/cc-debian13:nonroot@sha256:54df941ed0d06a1bd95ef5e0ce391f
 # No shell, no package manager: glibc, CA certificates and the binary, as user 65532.
 
 # The same Debian release as the runtime image, because the binaries need its glibc. The image has
-# everything that the build needs: Rust and a C compiler.
+# Rust and a C compiler; jemalloc is built with make.
 FROM rust:1.95.0-slim-trixie@sha256:e14e87345b4d5964ddcc3491d27ee046a0f23820f340c3c1e24da6880141f7c0 AS manifests
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends make && rm -rf /var/lib/apt/lists/*
+# Some distributions for ARM have pages of 64 KiB; jemalloc must not assume smaller ones.
+ENV AARCH64_UNKNOWN_LINUX_GNU_JEMALLOC_SYS_WITH_LG_PAGE=16
 WORKDIR /src
 # The workspace with empty sources: this builds only the dependencies, in layers that are rebuilt
 # only if Cargo.toml or Cargo.lock changes.

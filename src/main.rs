@@ -15,6 +15,12 @@ use prefect_otel_agent::commands::{config, once};
 use prefect_otel_agent::settings::{self, Settings, Sources};
 use prefect_otel_agent::shutdown::Shutdown;
 use prefect_otel_agent::{cli, stdio, telemetry};
+use tikv_jemallocator::Jemalloc;
+
+/// Series come and go on all threads for months. The arenas of glibc keep what one thread frees and
+/// another one would need, so memory grows for hours; those of jemalloc return it.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// The process could not start or continue, or a check failed.
 const FAILURE: u8 = 1;
