@@ -233,6 +233,11 @@ pub(crate) fn scrub(message: &[u8]) -> Cow<'_, [u8]> {
 /// What is before the authority of a URL, with or without a scheme.
 const AUTHORITY: &[u8] = b"//";
 
+/// A URL without what follows its path, which may contain a token.
+pub(crate) fn without_query(url: &str) -> &str {
+    url.split(['?', '#', ';']).next().unwrap_or(url)
+}
+
 /// Masks what is before the `@` in URLs.
 fn hide_user_info(text: &mut [u8]) {
     let mut from = 0;

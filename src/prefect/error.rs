@@ -13,7 +13,7 @@ use super::retry_after;
 use crate::cause::innermost;
 use crate::clip::{LONGEST_MESSAGE, message};
 use crate::proxy;
-use crate::secrets::Secrets;
+use crate::secrets::{Secrets, without_query};
 use crate::tls;
 
 /// Why a request to Prefect failed. The text contains the request and a hint.
@@ -377,10 +377,4 @@ impl Error {
     pub(super) fn asks_for_csrf(&self) -> bool {
         matches!(self, Error::Status { status: 403, detail, .. } if detail.contains("CSRF"))
     }
-}
-
-/// A URL without its query and fragment.
-fn without_query(url: &str) -> &str {
-    let end = url.find(['?', '#', ';']).unwrap_or(url.len());
-    url.get(..end).unwrap_or_default()
 }

@@ -59,11 +59,6 @@ impl Ui {
     }
 }
 
-/// A URL without its query, which may contain a secret.
-pub(super) fn without_query(url: &str) -> &str {
-    url.split(['?', '#']).next().unwrap_or(url)
-}
-
 /// The URL of a file in the repository, if the package metadata has the repository's URL.
 pub(super) fn documentation(path: &str) -> Option<String> {
     let (repository, version) = (env!("CARGO_PKG_REPOSITORY"), env!("CARGO_PKG_VERSION"));

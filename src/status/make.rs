@@ -22,6 +22,7 @@ use crate::metrics::agent::SERIES_DROPPED;
 use crate::metrics::{Reading, View};
 use crate::prefect::objects::Worker;
 use crate::prefect::runs::{FlowRun, StateType};
+use crate::secrets::without_query;
 
 /// Maximum number of states in a list.
 const STATES: usize = 20;
@@ -240,7 +241,7 @@ fn exporter(delivered: &Delivered) -> Exporter {
     let last_error = delivered.last_error.as_ref();
     Exporter {
         exporter: delivered.name,
-        target: links::without_query(&delivered.target).to_owned(),
+        target: without_query(&delivered.target).to_owned(),
         failing: delivered.failing_since.is_some(),
         pushes,
         last_success: delivered.last_success.map(millis),

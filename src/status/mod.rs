@@ -20,6 +20,7 @@ use bytes::Bytes;
 
 use crate::export::Delivered;
 use crate::metrics::{Reading, View};
+use crate::secrets::without_query;
 use crate::settings::Settings;
 use journal::Journal;
 use links::Ui;
@@ -69,7 +70,7 @@ impl Writer {
     pub fn new(settings: &Settings) -> Self {
         let api_url = &settings.prefect.api_url;
         Writer {
-            api_url: links::without_query(api_url.as_str()).to_owned(),
+            api_url: without_query(api_url.as_str()).to_owned(),
             ui: Ui::of(api_url),
             interval: settings.sampling.interval,
             inventory_interval: settings.sampling.inventory_interval,

@@ -7,6 +7,7 @@ use super::format::{error, millis};
 use super::journal::{Failing, culprit};
 use super::links;
 use super::model::{Problem, Section as SectionRow, SectionCondition, Series, Severity};
+use crate::secrets::without_query;
 
 /// The agent is catching up if it lags behind more than this, as in the alert
 /// PrefectAgentCatchingUp.
@@ -29,7 +30,7 @@ pub(super) fn of(input: &Input<'_>, sections: &[SectionRow], series: &[Series]) 
             since: exporter.failing_since.map(millis),
             ..problem(
                 Severity::Warning,
-                format!("The exporter {} cannot deliver metrics to {}", exporter.name, links::without_query(&exporter.target)),
+                format!("The exporter {} cannot deliver metrics to {}", exporter.name, without_query(&exporter.target)),
                 "Check OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL, and the receiver itself. The agent pushes again after every cycle, and counters lose nothing.",
                 "PrefectAgentExportFailing",
             )

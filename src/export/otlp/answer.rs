@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::cause::innermost;
-use crate::secrets::scrubbed;
+use crate::secrets::without_query;
 use crate::settings::Protocol;
 use crate::tls;
 
@@ -157,12 +157,10 @@ pub(super) fn refused(refusal: &Refusal<'_>) -> Failure {
         false => printable(body),
     };
     let detail = match refusal.location {
-        // The query may contain a token.
-        Some(location) => {
-            let end = location.find(['?', '#', ';']).unwrap_or(location.len());
-            let target = location.as_bytes().get(..end).unwrap_or_default();
-            format!("redirect to {}", scrubbed(&printable(target)))
-        }
+        Some(location) => format!(
+            "redirect to {}",
+            printable(without_query(location).as_bytes())
+        ),
         None => detail,
     };
     let hint = match status {
