@@ -58,25 +58,17 @@ fn invoke() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILURE, &error),
     };
-    let code = match task {
-        Task::Health(probe) => runtime.block_on(health(&sources, probe)),
-        task => {
-            let settings = Settings::load(&sources);
-            runtime.block_on(execute(task, &sources, settings))
-        }
-    };
+    let code = runtime.block_on(execute(task, &sources));
     // Dropping it would wait for threads that block, for example while a name is resolved.
     runtime.shutdown_background();
     code
 }
 
-async fn execute(
-    task: Task,
-    sources: &Sources,
-    settings: Result<Settings, settings::Error>,
-) -> ExitCode {
-    match (task, settings) {
-        (Task::Check(format), settings) => match check::run(settings, format).await {
+async fn execute(task: Task, sources: &Sources) -> ExitCode {
+    let settings = || Settings::load(sources);
+    match task {
+        Task::Health(probe) => health(sources, probe).await,
+        Task::Check(format) => match check::run(settings(), format).await {
             Ok(Verdict::Good) => ExitCode::SUCCESS,
             Ok(Verdict::Bad) => ExitCode::from(FAILURE),
             Ok(Verdict::Unusable) => ExitCode::from(USAGE),
@@ -84,21 +76,26 @@ async fn execute(
             Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::from(FAILURE),
             Err(error) => cannot_print(&error),
         },
-        (Task::Config(format), settings) => match config::run(sources, settings, format) {
+        Task::Config(format) => match config::run(sources, settings(), format) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error @ config::Error::Settings(_)) => fail(USAGE, &error),
             Err(error) => fail(FAILURE, &error),
         },
-        (_, Err(error)) => fail(USAGE, &error),
-        (Task::Run, Ok(settings)) => run(settings).await,
-        (Task::Once(format), Ok(settings)) => match once::run(settings, format).await {
-            Ok(true) => ExitCode::SUCCESS,
-            // The log shows the reason.
-            Ok(false) => ExitCode::from(FAILURE),
-            Err(error @ once::Error::Settings(_)) => fail(USAGE, &error),
-            Err(error) => fail(FAILURE, &error),
+        Task::Run => run(sources).await,
+        Task::Once(format) => match settings() {
+            Ok(settings) => once(settings, format).await,
+            Err(error) => fail(USAGE, &error),
         },
-        (Task::Health(probe), Ok(_)) => health(sources, probe).await,
+    }
+}
+
+async fn once(settings: Settings, format: once::Format) -> ExitCode {
+    match once::run(settings, format).await {
+        Ok(true) => ExitCode::SUCCESS,
+        // The log shows the reason.
+        Ok(false) => ExitCode::from(FAILURE),
+        Err(error @ once::Error::Settings(_)) => fail(USAGE, &error),
+        Err(error) => fail(FAILURE, &error),
     }
 }
 
@@ -122,14 +119,31 @@ async fn health(sources: &Sources, probe: Probe) -> ExitCode {
     }
 }
 
-async fn run(settings: Settings) -> ExitCode {
-    let telemetry = match telemetry::start(&settings) {
-        Ok(telemetry) => telemetry,
-        Err(error) => return fail(USAGE, &error),
-    };
+async fn run(sources: &Sources) -> ExitCode {
+    // Before anything that may block, because the first process of a container ignores signals that
+    // it does not handle.
     let mut shutdown = match Shutdown::on_signals() {
         Ok(shutdown) => shutdown,
         Err(error) => return fail(FAILURE, &error),
+    };
+    let sources = sources.clone();
+    let loading = tokio::task::spawn_blocking(move || Settings::load(&sources));
+    let settings = tokio::select! {
+        settings = loading => settings,
+        // A file may be on a disk that does not respond.
+        () = shutdown.wait() => return ExitCode::SUCCESS,
+    };
+    match settings {
+        Ok(Ok(settings)) => run_with(settings, shutdown).await,
+        Ok(Err(error)) => fail(USAGE, &error),
+        Err(error) => fail(FAILURE, &error),
+    }
+}
+
+async fn run_with(settings: Settings, mut shutdown: Shutdown) -> ExitCode {
+    let telemetry = match telemetry::start(&settings) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return fail(USAGE, &error),
     };
     let agent = tokio::select! {
         agent = Agent::new(&settings) => agent,

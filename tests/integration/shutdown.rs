@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::process::{
-    AgentProcess, PATIENCE, agent_command, fetch, wait_for, wait_within,
+    AgentProcess, PATIENCE, Process, agent_command, fetch, wait_for, wait_within,
 };
 use crate::support::programs::left_out;
 use crate::support::small_stub;
@@ -80,18 +80,37 @@ async fn it_ends_in_time_while_it_waits_for_the_checkpoint_of_another_agent() {
             ("STATE_DIR", folder),
         ];
         let mut command = agent_command(&settings);
-        let mut second = crate::support::process::Process::start(&mut command);
-        wait_for("a handler of SIGTERM", || {
-            let status = format!("/proc/{}/status", second.id());
-            let status = std::fs::read_to_string(status).unwrap();
-            let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-            let mask = u64::from_str_radix(mask.unwrap().trim(), 16).unwrap();
-            (mask >> 14 & 1 == 1).then_some(())
-        });
+        let mut second = Process::start(&mut command);
+        has_a_handler(&second);
         let status = second.ends_in_time("-TERM", "the checkpoint is in use");
         assert!(status.success(), "{status}: {:#?}", second.log());
         drop(first);
     });
+}
+
+/// Waits until the process handles SIGTERM.
+fn has_a_handler(process: &Process) {
+    wait_for("a handler of SIGTERM", || {
+        let status = format!("/proc/{}/status", process.id());
+        let status = std::fs::read_to_string(status).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let mask = u64::from_str_radix(mask.unwrap().trim(), 16).unwrap();
+        (mask >> 14 & 1 == 1).then_some(())
+    });
+}
+
+/// Without a handler, the first process of a container ignores the signal.
+#[test]
+fn it_ends_in_time_while_the_file_of_a_secret_is_not_readable_at_the_start() {
+    // Reading it blocks until another program writes to the terminal.
+    let settings = [
+        ("PREFECT_API_URL", "http://127.0.0.1:1/api"),
+        ("PREFECT_API_KEY_FILE", "/dev/ptmx"),
+    ];
+    let mut agent = Process::start(&mut agent_command(&settings));
+    has_a_handler(&agent);
+    let status = agent.ends_in_time("-TERM", "a secret that cannot be read");
+    assert!(status.success(), "{status}: {:#?}", agent.log());
 }
 
 /// A server of names that never answers, for a process in a mount namespace of its own.
