@@ -1,6 +1,7 @@
 //! `check`: from what is wrong to the setting that helps.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
@@ -12,7 +13,7 @@ use tokio::net::TcpListener;
 
 use crate::support::otlp::Receiver;
 use crate::support::prefect::{Server, free_port};
-use crate::support::process::{AgentProcess, agent_command};
+use crate::support::process::{AgentProcess, agent_command, by_shell, has_namespaces, left_out};
 use crate::support::programs::programs;
 use crate::support::stack::Collector;
 use crate::support::stub::{Stub, garbage};
@@ -95,6 +96,13 @@ async fn failing(api_url: &str, more: &[(&str, &str)], [what, reason, hint]: [&s
 }
 
 async fn check_with(api_url: &str, more: &[(&str, &str)], arguments: &[&str]) -> Checked {
+    let mut command = check_command(api_url, more);
+    command.args(arguments);
+    eprintln!("{more:?} {api_url}");
+    run(command).await
+}
+
+fn check_command(api_url: &str, more: &[(&str, &str)]) -> Command {
     let port = free_port().to_string();
     let mut settings = vec![
         ("PREFECT_API_URL", api_url),
@@ -104,7 +112,11 @@ async fn check_with(api_url: &str, more: &[(&str, &str)], arguments: &[&str]) ->
     ];
     settings.extend(more);
     let mut command = agent_command(&settings);
-    command.arg("check").args(arguments);
+    command.arg("check");
+    command
+}
+
+async fn run(mut command: Command) -> Checked {
     let began = Instant::now();
     let output = tokio::task::spawn_blocking(move || command.output().unwrap());
     let output = output.await.unwrap();
@@ -113,7 +125,7 @@ async fn check_with(api_url: &str, more: &[(&str, &str)], arguments: &[&str]) ->
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(!text.contains('\u{1b}'), "colours go to terminals only");
     // What a reader of the test's output wants to see.
-    eprintln!("{more:?} {api_url}\n{text}");
+    eprintln!("{text}");
     Checked {
         code: output.status.code(),
         text,
@@ -580,6 +592,22 @@ async fn a_port_in_use_is_told_apart_from_a_running_agent() {
     tokio::task::spawn_blocking(move || drop(agent))
         .await
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_fails_although_an_empty_file_can_be_created() {
+    if !has_namespaces() {
+        left_out("a full disk needs user namespaces");
+        return;
+    }
+    let stub = small_stub().await;
+    let folder = tempfile::tempdir().unwrap();
+    let command = check_command(&stub.url, &[("STATE_DIR", folder.path().to_str().unwrap())]);
+    let full =
+        "mount -t tmpfs -o size=8k none $STATE_DIR && head -c 8192 /dev/zero >$STATE_DIR/filler";
+    let script = format!("{full} && exec \"$0\" \"$@\"");
+    let checked = run(by_shell(command, true, &script)).await;
+    checked.fails("STATE_DIR", "No space left on device", "free space");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! What the agent needs on its own machine: the port, and `STATE_DIR`.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use tokio::net::TcpListener;
@@ -14,6 +14,9 @@ use crate::http::Security;
 use crate::settings::Settings;
 
 const STATE_DIR: &str = "STATE_DIR";
+
+/// The size of the file that is written as a test, in bytes.
+const PROBE: usize = 64 * 1_024;
 
 const SECOND_AGENT: &str = "this is expected next to a running agent; a second agent needs its own";
 
@@ -80,6 +83,9 @@ fn files_of(folder: &Path, api: &str) -> Line {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
                 "give the agent's user write permission, or set STATE_DIR to another folder"
             }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                "free space, or set STATE_DIR to a folder on another disk"
+            }
             ErrorKind::NotADirectory => "set STATE_DIR to a folder",
             _ => "set STATE_DIR to a folder that the agent can write to",
         };
@@ -125,5 +131,8 @@ fn writable(folder: &Path) -> std::io::Result<()> {
     while !place.try_exists()? {
         place = place.parent().unwrap_or(Path::new("/"));
     }
-    tempfile::tempfile_in(place).map(drop)
+    let mut file = tempfile::tempfile_in(place)?;
+    // An empty file can be created on a full disk.
+    file.write_all(&[0; PROBE])?;
+    file.sync_all()
 }
