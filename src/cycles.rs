@@ -11,7 +11,7 @@ use tracing::Instrument as _;
 use crate::checkpoint;
 use crate::core::events::Event;
 use crate::core::sections::{STALE_AFTER_INTERVALS, Section};
-use crate::core::{Config, Core, Cycle, Outcome, Snapshot};
+use crate::core::{Config, Core, Cycle, Outcome, Snapshot, State};
 use crate::export::{Exporters, Histograms, Recorder};
 use crate::http::Readiness;
 use crate::keeper::Keeper;
@@ -100,12 +100,8 @@ impl Cycles {
 
     /// The report before the first cycle, from the checkpoint.
     pub fn restored(&mut self) -> Report {
-        Report {
-            state: self.sampler.state(),
-            made: Instant::now(),
-            cycles: self.counts,
-            journal: Arc::new(self.journal.clone()),
-        }
+        let state = self.sampler.state();
+        self.report(state)
     }
 
     /// Runs one cycle and returns the report after it. By then, the checkpoint contains everything
@@ -143,7 +139,7 @@ impl Cycles {
             "cycle"
         );
         self.condition.note(&cycle);
-        self.report_of(cycle)
+        self.report(cycle.state)
     }
 
     /// Ends the last cycle, which may have been cancelled. Answers that arrived until then are
@@ -152,7 +148,7 @@ impl Cycles {
         self.keeper.patience = patience;
         let cycle = self.sampler.end(&mut self.keeper).await;
         self.record_events(&cycle.events);
-        let mut report = self.report_of(cycle);
+        let mut report = self.report(cycle.state);
         if self.up {
             // A cancelled cycle does not mean that Prefect cannot be read.
             Arc::make_mut(&mut report.state).snapshot.up = true;
@@ -160,11 +156,12 @@ impl Cycles {
         report
     }
 
-    fn report_of(&self, cycle: Cycle) -> Report {
+    fn report(&self, state: Arc<State>) -> Report {
         Report {
-            state: cycle.state,
+            state,
             made: Instant::now(),
             cycles: self.counts,
+            checkpoints: self.keeper.checkpoints(),
             journal: Arc::new(self.journal.clone()),
         }
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::blocking::Blocking;
 use crate::checkpoint::{Checkpoint, Error};
 use crate::core::saved::SavedState;
+use crate::metrics::agent::Checkpoints;
 use crate::settings::Settings;
 
 /// A process that is being replaced may take some seconds to stop.
@@ -28,8 +29,8 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Keeper {
     file: Option<(PathBuf, Blocking<Checkpoint>)>,
-    /// Whether the last checkpoint could not be written: only changes are logged.
-    failing: bool,
+    /// The checkpoints so far.
+    written: Checkpoints,
     /// Whether a write is in progress. It still is if the caller was cancelled.
     is_writing: bool,
     /// The time limit of a write.
@@ -41,7 +42,7 @@ impl Default for Keeper {
     fn default() -> Self {
         Keeper {
             file: None,
-            failing: false,
+            written: Checkpoints::default(),
             is_writing: false,
             patience: WRITE_PATIENCE,
         }
@@ -61,17 +62,19 @@ impl Keeper {
         let checkpoint = Checkpoint::new(folder, settings.prefect.api_url.as_str());
         let path = checkpoint.path().to_owned();
         let file = Blocking::new("checkpoint", checkpoint);
-        let (failing, saved) = match lock(&file, &path).await {
-            Ok(()) => (false, restore(&file, &path).await),
+        let mut written = Checkpoints::default();
+        let saved = match lock(&file, &path).await {
+            Ok(()) => restore(&file, &path).await,
             Err(error @ Error::InUse(_)) => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "cannot write the checkpoint; after a restart, counters would start at zero");
-                (true, None)
+                written.note_failure(&error);
+                None
             }
         };
         let keeper = Keeper {
             file: Some((path, file)),
-            failing,
+            written,
             ..Keeper::default()
         };
         Ok((keeper, saved))
@@ -80,6 +83,11 @@ impl Keeper {
     /// Whether checkpoints are enabled.
     pub fn is_on(&self) -> bool {
         self.file.is_some()
+    }
+
+    /// The checkpoints so far, if they are enabled.
+    pub fn checkpoints(&self) -> Option<Checkpoints> {
+        self.is_on().then(|| self.written.clone())
     }
 
     /// Whether the last call of [`keep`](Keeper::keep) was cancelled.
@@ -98,21 +106,22 @@ impl Keeper {
         let written = file.run(self.patience, write).await;
         self.is_writing = false;
         let result = written.unwrap_or_else(|error| Err(Error::Io(path.clone(), error)));
-        let failed = result.is_err();
-        match result {
-            Err(error) if !self.failing => {
-                tracing::warn!(
-                    %error,
-                    "cannot write the checkpoint; after a restart, counters would resume from the previous one"
-                );
+        match &result {
+            Err(error) => {
+                if self.written.note_failure(error) {
+                    tracing::warn!(
+                        %error,
+                        "cannot write the checkpoint; after a restart, counters would resume from the previous one"
+                    );
+                }
             }
-            Ok(()) if self.failing => {
-                tracing::info!("STATE_DIR: checkpoints can be written again");
+            Ok(()) => {
+                if self.written.note_success() {
+                    tracing::info!("STATE_DIR: checkpoints can be written again");
+                }
             }
-            _ => {}
         }
-        self.failing = failed;
-        !failed
+        result.is_ok()
     }
 }
 

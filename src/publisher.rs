@@ -15,7 +15,7 @@ use crate::core::State;
 use crate::core::sections::STALE_AFTER_INTERVALS;
 use crate::export::Exporters;
 use crate::http::{Published, RequestMetrics};
-use crate::metrics::agent::{CycleCounts, Stats};
+use crate::metrics::agent::{Checkpoints, CycleCounts, Stats};
 use crate::metrics::{self, Kind, Lingering, Options, Reading, View};
 use crate::resource_usage::ResourceUsage;
 use crate::status;
@@ -33,6 +33,8 @@ pub struct Report {
     pub made: Instant,
     /// The cycles so far.
     pub cycles: CycleCounts,
+    /// The checkpoints so far, if they are enabled.
+    pub checkpoints: Option<Checkpoints>,
     /// The last hour's cycles, and what fails: for the status page.
     pub journal: Arc<Journal>,
 }
@@ -123,6 +125,7 @@ impl Publisher {
         let tags = self.options.tag_attributes(&snapshot);
         let stats = Stats {
             cycles: report.cycles,
+            checkpoints: report.checkpoints.clone(),
             started: self.started,
             published: SystemTime::now(),
             process: self.usage.read(),

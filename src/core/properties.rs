@@ -172,6 +172,7 @@ fn read_families(state: &State, lingering: &mut Lingering, moment: Moment) {
         return;
     };
     let stats = Stats {
+        checkpoints: None,
         cycles: CycleCounts::default(),
         started: Instant::now(),
         published: SystemTime::UNIX_EPOCH,

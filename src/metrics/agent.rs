@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
+
 use super::points::Size;
 use super::{Buckets, Family, Kind, Points, View};
 use crate::core::Outcome;
@@ -179,6 +181,18 @@ pub(super) const FAMILIES: &[Family] = &[
             }
         },
     ),
+    Family::counter(
+        "prefect.agent.checkpoints",
+        "{checkpoint}",
+        "Number of checkpoints by outcome: success (written to STATE_DIR), failure (could not be written; the previous one is kept). Only with STATE_DIR.",
+        &["outcome"],
+        |view, points| {
+            if let Some(checkpoints) = &view.agent.checkpoints {
+                points.set([Arc::from("success")], checkpoints.written as f64);
+                points.set([Arc::from("failure")], checkpoints.failed as f64);
+            }
+        },
+    ),
     SERIES,
     SERIES_DROPPED,
     REQUEST_DURATION,
@@ -231,11 +245,42 @@ impl CycleCounts {
     }
 }
 
+/// The checkpoints of this process.
+#[derive(Debug, Clone, Default)]
+pub struct Checkpoints {
+    /// The number of those that were written.
+    pub written: u64,
+    /// The number of those that could not be written.
+    pub failed: u64,
+    /// Since when and why they cannot be written.
+    pub failing: Option<(Timestamp, String)>,
+}
+
+impl Checkpoints {
+    /// Counts one that was written. Returns whether the one before could not be written.
+    pub fn note_success(&mut self) -> bool {
+        self.written = self.written.saturating_add(1);
+        self.failing.take().is_some()
+    }
+
+    /// Counts one that could not be written. Returns whether it is the first since one was written.
+    pub fn note_failure(&mut self, error: &impl ToString) -> bool {
+        self.failed = self.failed.saturating_add(1);
+        let reason = error.to_string();
+        let since = self.failing.take().map(|(since, _)| since);
+        let first = since.is_none();
+        self.failing = Some((since.unwrap_or_else(Timestamp::now), reason));
+        first
+    }
+}
+
 /// The agent's statistics about itself.
 #[derive(Debug, Clone)]
 pub struct Stats {
     /// Its cycles.
     pub cycles: CycleCounts,
+    /// Its checkpoints, if they are enabled.
+    pub checkpoints: Option<Checkpoints>,
     /// When it started.
     pub started: Instant,
     /// The time of this publication, by the host's clock.

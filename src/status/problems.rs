@@ -36,6 +36,7 @@ pub(super) fn of(input: &Input<'_>, sections: &[SectionRow], series: &[Series]) 
             )
         }
     }));
+    problems.extend(unwritten(input));
     problems.extend(counted(sections, series));
     problems
 }
@@ -104,6 +105,22 @@ fn unread(sections: &[SectionRow]) -> Vec<Problem> {
         });
     }
     problems
+}
+
+/// Checkpoints cannot be written.
+fn unwritten(input: &Input<'_>) -> Option<Problem> {
+    let checkpoints = input.view.agent.checkpoints.as_ref()?;
+    let (since, reason) = checkpoints.failing.as_ref()?;
+    Some(Problem {
+        detail: Some(error(reason)),
+        since: Some(millis(*since)),
+        ..problem(
+            Severity::Warning,
+            "Checkpoints cannot be written".to_owned(),
+            "Nothing is lost while the agent runs. After a restart, counters would resume from the previous checkpoint, or start at zero if there is none. Check the disk and the permissions of STATE_DIR.",
+            "PrefectAgentCheckpointsFailing",
+        )
+    })
 }
 
 /// Counts and delays that exceed a limit.

@@ -195,7 +195,17 @@ impl Host {
         agent.is_well();
         agent.is_alive();
         if let Effect::Unsaved(_) = row.effect {
-            agent.process.wait_for_line("cannot write the checkpoint");
+            agent.process.wait_for_line(SAVES);
+            agent.wait("failed checkpoints", |page| {
+                let failures = [("outcome", "failure")];
+                let checkpoints = page.value("prefect_agent_checkpoints_total", &failures);
+                (checkpoints > Some(0.0)).then_some(())
+            });
+            soon("the problem on /status", || {
+                let (_, status) = get(listening, "/status", Duration::from_secs(5)).ok()?;
+                let problem = "docs/runbooks/PrefectAgentCheckpointsFailing.md";
+                status.contains(problem).then_some(())
+            });
             place.has_no_partial_checkpoint();
         }
         agent.is_well();

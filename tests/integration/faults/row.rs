@@ -149,7 +149,11 @@ impl Effect {
             Effect::Rejected(says) => {
                 format!("`prefect_agent_export_points_total`, {}", warning(says))
             }
-            Effect::Unsaved(says) | Effect::Warning(says) | Effect::Unread(says) => warning(says),
+            Effect::Unsaved(says) => format!(
+                "`prefect_agent_checkpoints_total{{outcome=\"failure\"}}`, {}",
+                warning(says)
+            ),
+            Effect::Warning(says) | Effect::Unread(says) => warning(says),
             Effect::Nothing => "nothing".to_owned(),
             Effect::Ends | Effect::EndsUnpushed => "exit code 0".to_owned(),
             Effect::EndsAtOnce | Effect::Dies => "the end of the process".to_owned(),
