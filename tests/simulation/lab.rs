@@ -5,6 +5,7 @@
 //! answers that are lost or wrong, clocks that are changed, processes that are killed. It knows the
 //! truth, and compares the core with it.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::prefect::{World, status};
 /// Requests on their way, and the answers of lanes that have only some of theirs.
 #[derive(Default)]
 struct Flights {
-    open: Vec<(String, Ask)>,
+    open: Vec<(OnceCell<String>, Ask)>,
     answers: Vec<Answered>,
 }
 
@@ -33,10 +34,13 @@ impl Flights {
         if plan.is_empty() {
             return;
         }
-        let plan = plan.into_iter().map(|ask| (text(&ask.request), ask));
+        let plan = plan.into_iter().map(|ask| (OnceCell::new(), ask));
         self.open.extend(plan);
-        // The order depends only on the seed.
-        self.open.sort_by(|(one, _), (other, _)| one.cmp(other));
+        // The order depends only on the seed. Few sections have several requests.
+        self.open.sort_by(|one, other| {
+            let sections = one.1.section.cmp(&other.1.section);
+            sections.then_with(|| text(one).cmp(text(other)))
+        });
     }
 
     /// The request that is answered next: answers arrive in any order.
@@ -697,9 +701,13 @@ impl Lab {
     }
 }
 
+/// A request as text, which is made at most once.
+fn text((text, ask): &(OnceCell<String>, Ask)) -> &str {
+    text.get_or_init(|| sorted(ask.request.clone()))
+}
+
 /// A request as text, independent of the order of its ids.
-fn text(request: &Request) -> String {
-    let mut request = request.clone();
+fn sorted(mut request: Request) -> String {
     match &mut request {
         Request::FlowRuns { filter, .. } | Request::CountFlowRuns(filter) => {
             filter.id.not_any.sort_unstable();

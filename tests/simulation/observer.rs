@@ -5,25 +5,19 @@ use std::sync::Arc;
 
 use prefect_otel_agent::core::State;
 use prefect_otel_agent::core::counters::{Counter, FLOW_RUNS_FINISHED, TASK_RUNS_FINISHED};
-use prefect_otel_agent::core::tally::Total;
+use prefect_otel_agent::core::tally::{Total, Totals};
 
-/// A series: the counter and its labels, which are empty for the series beyond the limit.
-type Series = (usize, Vec<Arc<str>>);
+/// A series: the counter and its labels; without labels, the series beyond the limit.
+type Series = (usize, Option<Arc<[Arc<str>]>>);
 
 const COUNTERS: [Counter; 2] = [FLOW_RUNS_FINISHED, TASK_RUNS_FINISHED];
 
-/// The values of every series in a state.
-fn shown(state: &State) -> impl Iterator<Item = (Series, Total)> {
-    COUNTERS
-        .into_iter()
-        .enumerate()
-        .flat_map(|(number, counter)| {
-            let totals = Arc::clone(state.counters.of(counter));
-            let overflow = totals.overflow.map(|total| ((number, Vec::new()), total));
-            let series = totals.series.clone().into_iter();
-            let series = series.map(move |(labels, total)| ((number, labels.to_vec()), total));
-            series.chain(overflow).collect::<Vec<_>>()
-        })
+/// The values of every series of a counter.
+fn shown(number: usize, totals: &Totals) -> impl Iterator<Item = (Series, Total)> {
+    let overflow = totals.overflow.map(|total| ((number, None), total));
+    let series = totals.series.iter();
+    let series = series.map(move |(labels, total)| ((number, Some(Arc::clone(labels))), *total));
+    series.chain(overflow)
 }
 
 /// The samples of each series, as far as `increase()` depends on them.
@@ -37,33 +31,27 @@ pub(crate) struct Observer {
     /// The last value of each series that arrived, from any instance. A checkpoint may contain a
     /// series that ended after it was written, whose value has been seen.
     arrived: HashMap<Series, Total>,
+    /// The last values of each counter, which states share until they change.
+    last: [Option<Arc<Totals>>; COUNTERS.len()],
 }
 
 impl Observer {
     /// Receives a state.
     pub(crate) fn see(&mut self, state: &State) -> Result<(), String> {
-        let now: HashMap<Series, Total> = shown(state).collect();
-        for (series, total) in &now {
-            let Some(before) = self.series.get(series) else {
+        for (number, counter) in COUNTERS.into_iter().enumerate() {
+            let totals = state.counters.of(counter);
+            let last = self.last[number].replace(Arc::clone(totals));
+            if last.is_some_and(|last| Arc::ptr_eq(&last, totals)) {
                 continue;
-            };
-            let is_reset = total.value < before.value;
-            if is_reset && total.since == before.since {
-                return Err(format!("{series:?} falls from {before:?} to {total:?}"));
             }
-            if total.since != before.since && total.value > 0 {
-                return Err(format!(
-                    "{series:?} starts over, but not at zero: from {before:?} to {total:?}"
-                ));
+            for (series, total) in shown(number, totals) {
+                // A series that returns after a while is the same series.
+                if let Some(before) = self.series.insert(series.clone(), total) {
+                    self.increase += increase(&series, before, total)?;
+                }
+                self.arrived.insert(series, total);
             }
-            self.increase += match is_reset {
-                true => total.value,
-                false => total.value - before.value,
-            };
         }
-        self.arrived.extend(now.clone());
-        // A series that returns after a while is the same series.
-        self.series.extend(now);
         Ok(())
     }
 
@@ -71,8 +59,11 @@ impl Observer {
     /// exported last; if these have not `arrived`, they are lost.
     pub(crate) fn meet(&mut self, first: &State, arrived: bool) -> Result<(), String> {
         self.series.clear();
+        self.last = Default::default();
         let mut lost = 0;
-        for (series, total) in shown(first) {
+        let counters = COUNTERS.into_iter().enumerate();
+        let all = counters.flat_map(|(number, counter)| shown(number, first.counters.of(counter)));
+        for (series, total) in all {
             // A series that starts over has not been seen.
             let before = self.arrived.insert(series, total);
             let before = before.filter(|before| before.since == total.since);
@@ -97,4 +88,21 @@ impl Observer {
     pub(crate) fn increase(&self) -> u64 {
         self.increase + self.lost
     }
+}
+
+/// The increase between two samples of a series.
+fn increase(series: &Series, before: Total, total: Total) -> Result<u64, String> {
+    let is_reset = total.value < before.value;
+    if is_reset && total.since == before.since {
+        return Err(format!("{series:?} falls from {before:?} to {total:?}"));
+    }
+    if total.since != before.since && total.value > 0 {
+        return Err(format!(
+            "{series:?} starts over, but not at zero: from {before:?} to {total:?}"
+        ));
+    }
+    Ok(match is_reset {
+        true => total.value,
+        false => total.value - before.value,
+    })
 }
