@@ -407,8 +407,10 @@ fn every_family_is_right_and_every_recipe_answers() {
         "worker", "start", "--pool", "pool", "--name", "worker-a", "--type", "process",
     ];
     let _worker = Process::start(server.program("prefect").args(worker));
+    let folder = tempfile::tempdir().unwrap();
     let settings = [
         ("METRICS_INCLUDE", "*"),
+        ("STATE_DIR", folder.path().to_str().unwrap()),
         ("TASK_RUNS_ENABLED", "True"),
         ("DEPLOYMENT_TAG_LABELS", "period"),
         ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
