@@ -9,14 +9,13 @@ use opentelemetry::KeyValue;
 use tracing::Instrument as _;
 
 use crate::checkpoint;
-use crate::core::events::Event;
 use crate::core::sections::{STALE_AFTER_INTERVALS, Section};
 use crate::core::{Config, Core, Cycle, Outcome, Snapshot, State};
 use crate::export::{Exporters, Histograms, Recorder};
 use crate::http::Readiness;
 use crate::keeper::Keeper;
+use crate::metrics::Options;
 use crate::metrics::agent::{CYCLE_DURATION, CycleCounts, REQUEST_DURATION, SECTION_DURATION};
-use crate::metrics::{Options, Source};
 use crate::prefect::objects::null;
 use crate::prefect::{self, Client, RequestObserver, RequestRecord};
 use crate::publisher::Report;
@@ -147,7 +146,7 @@ impl Cycles {
     pub async fn end(&mut self, patience: Duration) -> Report {
         self.keeper.patience = patience;
         let cycle = self.sampler.end(&mut self.keeper).await;
-        self.record_events(&cycle.events);
+        self.exporters.measure(&self.options, &cycle.events);
         let mut report = self.report(cycle.state);
         if self.up {
             // A cancelled cycle does not mean that Prefect cannot be read.
@@ -177,22 +176,7 @@ impl Cycles {
         for (section, duration) in &cycle.durations {
             record(&SECTION_DURATION, section.as_str(), *duration);
         }
-        self.record_events(&cycle.events);
-    }
-
-    fn record_events(&self, events: &[Event]) {
-        for family in self.options.families() {
-            let Source::Measured(measure) = family.source else {
-                continue;
-            };
-            let histograms = self.exporters.histograms();
-            for event in events {
-                if let Some((values, seconds)) = measure(event) {
-                    let attributes = self.options.counted(family, &values, event.tags());
-                    histograms.record(family, &values, seconds, &attributes);
-                }
-            }
-        }
+        self.exporters.measure(&self.options, &cycle.events);
     }
 }
 

@@ -23,6 +23,7 @@ use std::time::Duration;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_sdk::metrics::Temporality;
 
+use crate::core::events::Event;
 use crate::metrics::{Family, Options, Reading, Source};
 use crate::settings::Settings;
 pub use collected::NotAccepted;
@@ -169,6 +170,22 @@ impl Exporters {
     /// Returns a recorder for a family that the agent records directly.
     pub fn recorder(&self, family: &Family) -> Recorder {
         self.recorders.get(family.name).cloned().unwrap_or_default()
+    }
+
+    /// Records the events of a cycle into the families that are measured from them.
+    pub fn measure(&self, options: &Options, events: &[Event]) {
+        for family in options.families() {
+            let Source::Measured(measure) = family.source else {
+                continue;
+            };
+            for event in events {
+                if let Some((values, seconds)) = measure(event) {
+                    let attributes = options.counted(family, &values, event.tags());
+                    let histograms = &self.histograms;
+                    histograms.record(family, &values, seconds, &attributes);
+                }
+            }
+        }
     }
 
     /// The families that are measured from events.
