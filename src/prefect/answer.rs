@@ -52,7 +52,11 @@ impl Answer {
     }
 
     /// Decodes the body of the answer to `request`.
-    pub(super) fn decode(request: &Request, body: &[u8]) -> Result<Self, serde_json::Error> {
+    ///
+    /// # Errors
+    ///
+    /// If it is not such an answer.
+    pub fn decode(request: &Request, body: &[u8]) -> Result<Self, serde_json::Error> {
         let most = request.limit().unwrap_or(MOST_UNASKED);
         Ok(match request {
             Request::Version => {
