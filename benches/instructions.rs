@@ -27,19 +27,6 @@ fn about(millions: f64) -> LibraryBenchmarkConfig {
     LibraryBenchmarkConfig::default().tool(callgrind).clone()
 }
 
-fn published(series: usize) -> Publishing {
-    let mut publishing = Publishing::new(series);
-    let readings = publishing.read();
-    publishing.render(readings);
-    publishing
-}
-
-fn to_render(series: usize) -> (Publishing, Vec<Reading>) {
-    let mut publishing = Publishing::new(series);
-    let readings = publishing.read();
-    (publishing, readings)
-}
-
 #[library_benchmark]
 #[bench::thousand(args = (1_000), setup = Body::of_runs, config = about(41.6))]
 #[bench::ten_thousand(args = (10_000), setup = Body::of_runs, config = about(407.0))]
@@ -69,16 +56,16 @@ fn read(mut publishing: Publishing) -> (Vec<Reading>, Publishing) {
 }
 
 #[library_benchmark]
-#[bench::thousand(args = (1_000), setup = to_render, config = about(15.7))]
-#[bench::ten_thousand(args = (10_000), setup = to_render, config = about(128.0))]
+#[bench::thousand(args = (1_000), setup = Publishing::unrendered, config = about(15.7))]
+#[bench::ten_thousand(args = (10_000), setup = Publishing::unrendered, config = about(128.0))]
 fn render((publishing, readings): (Publishing, Vec<Reading>)) -> Publishing {
     publishing.render(readings);
     publishing
 }
 
 #[library_benchmark]
-#[bench::thousand(args = (1_000), setup = published, config = about(12.1))]
-#[bench::ten_thousand(args = (10_000), setup = published, config = about(105.0))]
+#[bench::thousand(args = (1_000), setup = Publishing::rendered, config = about(12.1))]
+#[bench::ten_thousand(args = (10_000), setup = Publishing::rendered, config = about(105.0))]
 fn push(publishing: Publishing) -> (Vec<u8>, Publishing) {
     (black_box(publishing.push()), publishing)
 }

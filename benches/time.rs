@@ -52,8 +52,7 @@ fn read(bencher: Bencher<'_, '_>, series: usize) {
 
 #[divan::bench(args = SIZES)]
 fn render(bencher: Bencher<'_, '_>, series: usize) {
-    let mut publishing = Publishing::new(series);
-    let readings = publishing.read();
+    let (publishing, readings) = Publishing::unrendered(series);
     let readings = bencher
         .counter(ItemsCount::new(series))
         .with_inputs(|| stages::again(&readings));
@@ -62,9 +61,7 @@ fn render(bencher: Bencher<'_, '_>, series: usize) {
 
 #[divan::bench(args = SIZES)]
 fn push(bencher: Bencher<'_, '_>, series: usize) {
-    let mut publishing = Publishing::new(series);
-    let readings = publishing.read();
-    publishing.render(readings);
+    let publishing = Publishing::rendered(series);
     let rendered = publishing.series();
     assert!(rendered.abs_diff(series) < series / 4, "{rendered}");
     bencher

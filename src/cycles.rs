@@ -146,7 +146,7 @@ impl Cycles {
     pub async fn end(&mut self, patience: Duration) -> Report {
         self.keeper.patience = patience;
         let cycle = self.sampler.end(&mut self.keeper).await;
-        self.exporters.measure(&self.options, &cycle.events);
+        self.exporters.measure(&cycle.events);
         let mut report = self.report(cycle.state);
         if self.up {
             // A cancelled cycle does not mean that Prefect cannot be read.
@@ -176,7 +176,7 @@ impl Cycles {
         for (section, duration) in &cycle.durations {
             record(&SECTION_DURATION, section.as_str(), *duration);
         }
-        self.exporters.measure(&self.options, &cycle.events);
+        self.exporters.measure(&cycle.events);
     }
 }
 

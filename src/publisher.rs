@@ -135,11 +135,7 @@ impl Publisher {
         };
         let view = View {
             snapshot: &snapshot,
-            counters: &report.state.counters,
-            last_runs: &report.state.last_runs,
-            agent: &stats,
-            options: &self.options,
-            tags: &tags,
+            ..View::of(&report.state, &stats, &self.options, &tags)
         };
         let readings = metrics::read(&view, &mut self.lingering, self.started.elapsed());
         self.status.write(&status::Input {

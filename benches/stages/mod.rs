@@ -12,7 +12,7 @@ use prefect_otel_agent::core::events::Event;
 use prefect_otel_agent::core::{Answered, Ask, Core, Cycle, State};
 use prefect_otel_agent::cycles::core_config;
 use prefect_otel_agent::export::{Collector, Exporters};
-use prefect_otel_agent::metrics::agent::{CycleCounts, Stats};
+use prefect_otel_agent::metrics::agent::Stats;
 use prefect_otel_agent::metrics::{self, Lingering, Options, Reading, View};
 use prefect_otel_agent::prefect::request::{FlowRunFilter, Order};
 use prefect_otel_agent::prefect::runs::StateType;
@@ -160,21 +160,19 @@ impl Process {
     }
 }
 
-/// A process after these cycles: one with runs that end and two without any change; and the answers
-/// of the cycle after them.
-fn steady(series: usize) -> (Process, Vec<Vec<Answered>>) {
-    let mut world = workspace(series);
-    let (mut process, mut other) = (Process::new(), Process::new());
+/// A process after a first cycle, one with runs that end, and two without any change. The workspace
+/// is at the time of the next one. The same size gives the same workspace.
+fn steady(series: usize) -> (Process, World) {
+    let (mut world, mut process) = (workspace(series), Process::new());
     for number in 0..4 {
         world.now = moment(number).wall;
         if number == 1 {
             end_runs(&mut world);
         }
         process.next(&world);
-        other.next(&world);
     }
     world.now = moment(process.number).wall;
-    (process, other.next(&world))
+    (process, world)
 }
 
 /// A core, and the answers of its next cycle.
@@ -190,7 +188,8 @@ impl Cycling {
 
     /// A cycle in which nothing has changed.
     pub(crate) fn steady(series: usize) -> Self {
-        let (process, rounds) = steady(series);
+        let ((process, world), (mut other, _)) = (steady(series), steady(series));
+        let rounds = other.next(&world);
         Cycling(process.core, rounds, moment(process.number))
     }
 
@@ -251,7 +250,7 @@ impl Publishing {
         let (process, _) = steady(series);
         let (exporters, collector) =
             Exporters::collecting(&process.settings, &process.options).unwrap();
-        exporters.measure(&process.options, &process.events);
+        exporters.measure(&process.events);
         Publishing {
             process,
             exporters,
@@ -260,28 +259,27 @@ impl Publishing {
         }
     }
 
+    /// The same, and what to render.
+    pub(crate) fn unrendered(series: usize) -> (Self, Vec<Reading>) {
+        let mut publishing = Publishing::new(series);
+        let readings = publishing.read();
+        (publishing, readings)
+    }
+
+    /// The same after a publication.
+    pub(crate) fn rendered(series: usize) -> Self {
+        let (publishing, readings) = Publishing::unrendered(series);
+        publishing.render(readings);
+        publishing
+    }
+
     /// Computes the points of every family.
     pub(crate) fn read(&mut self) -> Vec<Reading> {
         let state = self.process.state.as_ref().unwrap();
         let options = &self.process.options;
-        let stats = Stats {
-            cycles: CycleCounts::default(),
-            checkpoints: None,
-            started: Instant::now(),
-            published: SystemTime::UNIX_EPOCH,
-            process: None,
-            exports: Vec::new(),
-            points: Vec::new(),
-            active_requests: 0,
-        };
-        let view = View {
-            snapshot: &state.snapshot,
-            counters: &state.counters,
-            last_runs: &state.last_runs,
-            agent: &stats,
-            options,
-            tags: &options.tag_attributes(&state.snapshot),
-        };
+        let stats = Stats::new(Instant::now(), SystemTime::UNIX_EPOCH);
+        let tags = options.tag_attributes(&state.snapshot);
+        let view = View::of(state, &stats, options, &tags);
         metrics::read(
             &view,
             &mut self.lingering,

@@ -12,7 +12,7 @@ use super::saved::SavedState;
 use super::tags::TagKeys;
 use super::tally::{Series, Total};
 use super::{Answered, Ask, Config, Core, State};
-use crate::metrics::agent::{CycleCounts, Stats};
+use crate::metrics::agent::Stats;
 use crate::metrics::{Lingering, Options, View, read};
 use crate::prefect::properties::decode;
 use crate::prefect::{Id, Reply};
@@ -171,24 +171,9 @@ fn read_families(state: &State, lingering: &mut Lingering, moment: Moment) {
     let Ok(options) = settings.and_then(|settings| Options::new(&settings)) else {
         return;
     };
-    let stats = Stats {
-        checkpoints: None,
-        cycles: CycleCounts::default(),
-        started: Instant::now(),
-        published: SystemTime::UNIX_EPOCH,
-        process: None,
-        exports: Vec::new(),
-        points: Vec::new(),
-        active_requests: 0,
-    };
-    let view = View {
-        snapshot: &state.snapshot,
-        counters: &state.counters,
-        last_runs: &state.last_runs,
-        agent: &stats,
-        options: &options,
-        tags: &options.tag_attributes(&state.snapshot),
-    };
+    let stats = Stats::new(Instant::now(), SystemTime::UNIX_EPOCH);
+    let tags = options.tag_attributes(&state.snapshot);
+    let view = View::of(state, &stats, &options, &tags);
     for reading in read(&view, lingering, moment.uptime) {
         let mut known = HashSet::new();
         for point in reading.points.iter() {

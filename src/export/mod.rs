@@ -173,7 +173,8 @@ impl Exporters {
     }
 
     /// Records the events of a cycle into the families that are measured from them.
-    pub fn measure(&self, options: &Options, events: &[Event]) {
+    pub fn measure(&self, events: &[Event]) {
+        let options = &self.common.options;
         for family in options.families() {
             let Source::Measured(measure) = family.source else {
                 continue;

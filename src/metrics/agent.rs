@@ -295,6 +295,22 @@ pub struct Stats {
     pub active_requests: i64,
 }
 
+impl Stats {
+    /// Those of an agent that has done nothing yet.
+    pub fn new(started: Instant, published: SystemTime) -> Self {
+        Stats {
+            cycles: CycleCounts::default(),
+            checkpoints: None,
+            started,
+            published,
+            process: None,
+            exports: Vec::new(),
+            points: Vec::new(),
+            active_requests: 0,
+        }
+    }
+}
+
 /// The agent's resource usage.
 #[derive(Debug, Clone, Copy)]
 pub struct Process {

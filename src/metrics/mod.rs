@@ -28,6 +28,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::core::State;
 use crate::core::counters::{AllTotals, Counter};
 use crate::core::events::Event;
 use crate::core::sections::Section;
@@ -268,6 +269,25 @@ pub struct View<'a> {
     pub options: &'a Options,
     /// The tag values of the snapshot's deployments.
     pub tags: &'a TagAttributes,
+}
+
+impl<'a> View<'a> {
+    /// A view of `state`.
+    pub fn of(
+        state: &'a State,
+        agent: &'a agent::Stats,
+        options: &'a Options,
+        tags: &'a TagAttributes,
+    ) -> Self {
+        View {
+            snapshot: &state.snapshot,
+            counters: &state.counters,
+            last_runs: &state.last_runs,
+            agent,
+            options,
+            tags,
+        }
+    }
 }
 
 /// The points of one family in one publication.
