@@ -209,8 +209,9 @@ impl Runs {
                 self.settle(&before.run, uptime, now);
             }
             // The new answer may be older, from a lagging replica: then the history of the previous
-            // one is still to be read.
-            if before.needs_history && !needs_history {
+            // one, which includes that of the new one, is still to be read.
+            let is_older = !needs_history || run.run_count < before.run.run_count;
+            if before.needs_history && is_older {
                 if counts {
                     self.settle(run, uptime, now);
                 }
@@ -286,11 +287,13 @@ impl Runs {
             return;
         }
         waiting.needs_history = false;
-        // States from a lagging replica may lack some that were counted, and others before those.
-        if self
+        // States from a lagging replica may lack some that were taken, and others before those.
+        let ids: HashSet<&Id> = states.iter().map(|state| &state.id).collect();
+        let mut unnamed = self.unnamed.keys().filter(|(run, _)| run == id);
+        let are_counted_among = self
             .counted
-            .are_among(id, states.iter().map(|state| &*state.id))
-        {
+            .are_among(id, ids.iter().map(|state| &***state));
+        if are_counted_among && unnamed.all(|(_, state)| ids.contains(state)) {
             self.unread.remove(id);
         } else {
             self.unread.insert(Arc::clone(id));

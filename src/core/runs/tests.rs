@@ -46,14 +46,14 @@ fn a_run_that_is_not_remembered_as_counted_is_not_unread() {
 }
 
 #[test]
-fn an_earlier_state_that_waits_while_a_later_one_is_counted_survives_a_restart() {
+fn an_earlier_state_that_is_shown_after_a_later_one_leaves_its_states_to_be_read() {
     let mut runs = unread(&[]);
     runs.prune(Duration::ZERO, NOW);
     runs.ended(&failed("last", 3), None, Duration::ZERO, NOW);
     runs.ended(&failed("first", 2), None, Duration::ZERO, NOW);
     let names = Reader::new(TagKeys::none());
     let events = runs.count(&names, true, Duration::ZERO, NOW);
-    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events.len(), 2, "{events:?}");
     assert!(runs.unread().contains("r"));
 }
 
@@ -90,7 +90,7 @@ fn states_from_a_lagging_replica_that_lack_what_is_counted_are_read_again() {
 }
 
 #[test]
-fn an_older_answer_that_replaces_a_waiting_one_does_not_hide_its_earlier_states() {
+fn an_older_answer_does_not_replace_one_whose_earlier_states_are_still_to_be_read() {
     let mut runs = unread(&[]);
     runs.ended(&failed("last", 4), None, Duration::ZERO, NOW);
     let (id, interval) = (Id::from("r"), Duration::from_secs(30));
@@ -101,8 +101,26 @@ fn an_older_answer_that_replaces_a_waiting_one_does_not_hide_its_earlier_states(
     runs.ended(&failed("second", 2), None, Duration::ZERO, NOW);
     let of_replica = Some(states(&["first", "second"]));
     runs.states(&id, of_replica, Duration::ZERO, interval, NOW);
-    assert_eq!(runs.count(&names, true, Duration::ZERO, NOW).len(), 2);
+    assert_eq!(runs.count(&names, true, Duration::ZERO, NOW).len(), 1);
     runs.prune(Duration::ZERO, NOW);
-    runs.ended(&failed("last", 4), None, Duration::ZERO, NOW);
-    assert_eq!(runs.plan(Duration::ZERO).len(), 1);
+    let later = interval * 2;
+    assert_eq!(runs.plan(later).len(), 1);
+    let all = Some(states(&["first", "second", "third", "last"]));
+    runs.states(&id, all, later, interval, NOW);
+    assert_eq!(runs.count(&names, true, later, NOW).len(), 2);
+}
+
+#[test]
+fn an_older_answer_does_not_hide_states_before_one_that_waits_for_its_names() {
+    let mut runs = unread(&[]);
+    runs.ended(&failed("last", 2), None, Duration::ZERO, NOW);
+    // A lagging replica answers. The run did not start between the two states.
+    runs.ended(&failed("second", 2), None, Duration::ZERO, NOW);
+    let (id, interval) = (Id::from("r"), Duration::from_secs(30));
+    let of_replica = Some(states(&["first", "second"]));
+    runs.states(&id, of_replica, Duration::ZERO, interval, NOW);
+    let names = Reader::new(TagKeys::none());
+    assert_eq!(runs.count(&names, true, Duration::ZERO, NOW).len(), 3);
+    runs.prune(Duration::ZERO, NOW);
+    assert!(runs.unread().contains("r"));
 }
