@@ -219,11 +219,13 @@ impl Exporters {
     }
 
     fn set(&self, readings: Vec<Reading>) {
+        // A push may be collected at any time: before it can contain new points, there is room for
+        // them.
+        for outlets in &self.outlets {
+            outlets.observed.fit(&readings);
+        }
         for reading in readings {
             self.common.slots.set(reading.family.name, reading.points);
-        }
-        for outlets in &self.outlets {
-            outlets.observed.fit();
         }
     }
 
@@ -276,3 +278,6 @@ fn delivery(settings: &Settings, options: &Options, slots: Slots) -> otlp::Deliv
             .map(|folder| otlp::DeliveredFile::new(folder, api)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,9 +19,9 @@ use prometheus::Registry;
 use prometheus::proto::MetricFamily;
 
 use super::Error;
-use super::instruments::{self, Common, Slots};
+use super::instruments::{self, Common};
 use super::reader::{self, Reader};
-use crate::metrics::{Family, Source};
+use crate::metrics::{Family, Reading, Source};
 
 /// The SDK's default limit of series per instrument.
 const FEW: usize = 2_000;
@@ -77,7 +77,8 @@ struct Generation {
 }
 
 impl Generation {
-    fn new(how: How, part: Part, common: &Common) -> Result<Self, Error> {
+    /// A provider with room for the points of the slots, and for those of `coming`.
+    fn new(how: How, part: Part, common: &Common, coming: &[Reading]) -> Result<Self, Error> {
         let builder = SdkMeterProvider::builder().with_resource(common.resource.clone());
         let registry = Registry::new();
         let (builder, reader, exponential) = match how {
@@ -96,7 +97,7 @@ impl Generation {
         let families: Vec<_> = families.filter(|family| Part::of(family) == part).collect();
         let limits = families
             .iter()
-            .map(|family| (family.name, limit(family, common)));
+            .map(|family| (family.name, limit(family, common, coming)));
         let limits = Arc::new(limits.collect());
         let (provider, histograms) =
             instruments::provider(builder, common, &families, Arc::clone(&limits), exponential);
@@ -109,20 +110,25 @@ impl Generation {
         })
     }
 
-    /// Whether every observed family has room for its points.
-    fn fits(&self, slots: &Slots) -> bool {
-        let mut limits = self.limits.iter();
-        limits.all(|(name, limit)| slots.points(name).len() <= *limit)
+    /// Whether there is room for `coming`.
+    fn fits(&self, coming: &[Reading]) -> bool {
+        coming.iter().all(|reading| {
+            let limit = self.limits.get(reading.family.name);
+            limit.is_none_or(|limit| reading.points.len() <= *limit)
+        })
     }
 }
 
 /// The SDK's limit of series for a family. `Points` applies `METRICS_CARDINALITY_LIMIT` to observed
 /// families itself. The series that combines the rest does not count.
-fn limit(family: &Family, common: &Common) -> usize {
+fn limit(family: &Family, common: &Common, coming: &[Reading]) -> usize {
     match Part::of(family) {
         Part::Observed => {
-            let points = common.slots.points(family.name).len();
-            points.saturating_mul(2).max(FEWEST)
+            let now = common.slots.points(family.name).len();
+            let mut coming = coming.iter();
+            let next = coming.find(|reading| reading.family.name == family.name);
+            let next = next.map_or(0, |reading| reading.points.len());
+            now.max(next).saturating_mul(2).max(FEWEST)
         }
         Part::Measured => common.options.cardinality_limit,
         Part::Recorded => FEW,
@@ -135,7 +141,7 @@ impl Outlet {
             how,
             part,
             common: Arc::clone(common),
-            current: RwLock::new(Generation::new(how, part, common)?),
+            current: RwLock::new(Generation::new(how, part, common, &[])?),
         })
     }
 
@@ -155,20 +161,24 @@ impl Outlet {
         }
     }
 
-    /// Makes room for the latest points of observed families. Their instruments have no values of
-    /// their own, so nothing is lost.
-    pub(super) fn fit(&self) {
-        if self.current().fits(&self.common.slots) {
+    /// Makes room for `coming`, the next points of observed families. Their instruments have no
+    /// values of their own, so nothing is lost.
+    pub(super) fn fit(&self, coming: &[Reading]) {
+        if self.current().fits(coming) {
             return;
         }
-        if let Err(error) = self.replace() {
+        if let Err(error) = self.replace_for(coming) {
             tracing::error!(%error, "there is no room for new series; they are combined into one");
         }
     }
 
     /// Replaces the provider and its instruments. Histograms start at zero again.
     pub(super) fn replace(&self) -> Result<(), Error> {
-        let next = Generation::new(self.how, self.part, &self.common)?;
+        self.replace_for(&[])
+    }
+
+    fn replace_for(&self, coming: &[Reading]) -> Result<(), Error> {
+        let next = Generation::new(self.how, self.part, &self.common, coming)?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let last = mem::replace(&mut *current, next);
         drop(current);
