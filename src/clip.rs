@@ -70,6 +70,15 @@ pub(crate) fn message(text: &str, longest: usize) -> Cow<'_, str> {
     }
 }
 
+/// `text` on one line, without control characters.
+pub(crate) fn one_line(text: &[u8]) -> String {
+    String::from_utf8_lossy(text)
+        .split(|c: char| c.is_control() || c.is_whitespace())
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,8 +7,9 @@ pub(crate) mod lines;
 pub use crate::core::properties::{checkpoint, cycles};
 pub use crate::docgen::properties::texts;
 pub use crate::export::otlp::properties::{delivered, receivers};
+pub use crate::http::web_config::properties::web_config;
 pub use crate::prefect::properties::{answers, headers};
-pub use crate::settings::properties::{profiles, variables};
+pub use crate::settings::properties::{files, profiles, variables};
 
 #[cfg(test)]
 mod tests {
@@ -18,16 +19,18 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 9] = [
+    const TARGETS: [(&str, Target); 11] = [
         ("answers", answers),
         ("checkpoint", checkpoint),
         ("cycles", cycles),
         ("delivered", delivered),
+        ("files", files),
         ("headers", headers),
         ("profiles", profiles),
         ("receivers", receivers),
         ("texts", texts),
         ("variables", variables),
+        ("web_config", web_config),
     ];
 
     fn names(folder: &Path) -> Vec<String> {

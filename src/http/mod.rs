@@ -8,7 +8,7 @@ mod freshness;
 mod limits;
 mod request_metrics;
 mod server;
-mod web_config;
+pub(crate) mod web_config;
 
 use axum::Router;
 use axum::extract::State;

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use reqwest::Response;
 
 use super::Error;
-use crate::clip::{LONGEST_MESSAGE, message};
+use crate::clip::{LONGEST_MESSAGE, message, one_line};
 use crate::secrets::Secrets;
 
 /// A page of 200 flow runs takes about 350 kB; deployments include their parameter schemas and can
@@ -51,14 +51,5 @@ pub(super) fn start(text: &[u8], longest: usize, secrets: &Secrets) -> String {
     let text = text.get(..SEARCHED).unwrap_or(text);
     let mut text = text.to_vec();
     secrets.hide(&mut text);
-    message(&printable(&text), longest).into_owned()
-}
-
-/// `text` on one line, without control characters.
-fn printable(text: &[u8]) -> String {
-    String::from_utf8_lossy(text)
-        .split(|c: char| c.is_control() || c.is_whitespace())
-        .filter(|word| !word.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
+    message(&one_line(&text), longest).into_owned()
 }

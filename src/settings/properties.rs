@@ -115,9 +115,19 @@ pub fn profiles(data: &[u8]) {
             Err(reason) => assert!(!reason.contains(char::is_control), "{reason:?}"),
         }
     }
-    match parse(content, FileFormat::Toml) {
-        Ok(values) => _ = values.values().map(text).collect::<Vec<_>>(),
-        Err(reason) => assert_is_a_short_line(&reason),
+}
+
+/// A file of settings, in TOML or YAML: it has values, or the reason why it cannot be used is a
+/// line.
+pub fn files(data: &[u8]) {
+    let Ok(content) = std::str::from_utf8(data) else {
+        return;
+    };
+    for format in [FileFormat::Toml, FileFormat::Yaml] {
+        match parse(content, format) {
+            Ok(values) => _ = values.values().map(text).collect::<Vec<_>>(),
+            Err(reason) => assert_is_a_short_line(&reason),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::cause::innermost;
+use crate::clip::{LONGEST_MESSAGE, one_line};
 use crate::secrets::without_query;
 use crate::settings::Protocol;
 use crate::tls;
@@ -74,7 +75,7 @@ impl From<ExportMetricsServiceResponse> for Accepted {
         let partial = response.partial_success.unwrap_or_default();
         Accepted {
             rejected: u64::try_from(partial.rejected_data_points).unwrap_or_default(),
-            message: printable(partial.error_message.as_bytes()),
+            message: start(partial.error_message.as_bytes()),
             server: None,
         }
     }
@@ -100,7 +101,7 @@ pub(super) fn accepted(content_type: &str, body: &[u8]) -> Result<Accepted, Fail
     // What is left of an answer that was cut off may be valid by chance.
     let is_whole = body.len() < LARGEST_ANSWER;
     decoded.filter(|_| is_whole).ok_or_else(|| {
-        let start = printable(body);
+        let start = start(body);
         let wrong = match is_whole {
             true => format!("is not OTLP but {media_type:?}"),
             false => "takes 4 MiB or more".to_owned(),
@@ -130,7 +131,7 @@ fn from_json(body: &[u8]) -> Option<Accepted> {
     let message = partial.get("errorMessage").and_then(Json::as_str);
     Some(Accepted {
         rejected: rejected.unwrap_or_default(),
-        message: printable(message.unwrap_or_default().as_bytes()),
+        message: start(message.unwrap_or_default().as_bytes()),
         server: None,
     })
 }
@@ -150,17 +151,12 @@ pub(super) struct Refusal<'a> {
 pub(super) fn refused(refusal: &Refusal<'_>) -> Failure {
     let (status, body) = (refusal.status, refusal.body);
     let detail = match refusal.content_type.starts_with("application/x-protobuf") {
-        true => tonic_types::Status::decode(body).map_or_else(
-            |_| String::new(),
-            |status| printable(status.message.as_bytes()),
-        ),
-        false => printable(body),
+        true => tonic_types::Status::decode(body)
+            .map_or_else(|_| String::new(), |status| start(status.message.as_bytes())),
+        false => start(body),
     };
     let detail = match refusal.location {
-        Some(location) => format!(
-            "redirect to {}",
-            printable(without_query(location).as_bytes())
-        ),
+        Some(location) => format!("redirect to {}", start(without_query(location).as_bytes())),
         None => detail,
     };
     let hint = match status {
@@ -185,7 +181,7 @@ pub(super) fn refused(refusal: &Refusal<'_>) -> Failure {
     };
     let by = refusal
         .server
-        .map(|server| format!(" of {}", printable(server.as_bytes())));
+        .map(|server| format!(" of {}", start(server.as_bytes())));
     let then = match status {
         429 | 502 | 503 | 504 => match refusal.retry_after.and_then(wait) {
             Some(wait) => Then::RetryAfter(wait),
@@ -238,7 +234,7 @@ pub(super) fn status(status: &Status, port: Option<u16>) -> Failure {
         let cause = match status.code() {
             // The server closed the stream and gave a reason.
             code if code != Code::Unavailable && code != Code::Unknown => {
-                printable(status.message().as_bytes())
+                start(status.message().as_bytes())
             }
             _ => innermost(source),
         };
@@ -265,7 +261,7 @@ pub(super) fn status(status: &Status, port: Option<u16>) -> Failure {
         _ => None,
     };
     // The `Debug` format of a code is its name in the specification.
-    let (code, message) = (status.code(), printable(status.message().as_bytes()));
+    let (code, message) = (status.code(), start(status.message().as_bytes()));
     Failure {
         cause: format!("gRPC {code:?}: {message}"),
         hint: hint.map(Cow::Borrowed),
@@ -339,13 +335,9 @@ fn no_answer(cause: &str, protocol: Protocol, port: Option<u16>) -> Failure {
     }
 }
 
-/// The start of `text` on one line, without control characters.
-fn printable(text: &[u8]) -> String {
-    const LONGEST: usize = 300;
-    let text = String::from_utf8_lossy(text.get(..LONGEST).unwrap_or(text));
-    let words = text.split(|c: char| c.is_control() || c.is_whitespace());
-    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
-    words.join(" ")
+/// The start of `text`, on one line.
+fn start(text: &[u8]) -> String {
+    one_line(text.get(..LONGEST_MESSAGE).unwrap_or(text))
 }
 
 #[cfg(test)]

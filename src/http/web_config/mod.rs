@@ -5,6 +5,8 @@ mod access;
 mod auth;
 mod format;
 mod live;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod rate;
 mod tls;
 
@@ -18,6 +20,7 @@ pub(super) use access::{Client, check, set_headers};
 pub(super) use live::Live;
 pub use live::Security;
 
+use crate::clip;
 use crate::settings::{Error, Token, Web, read_bounded, read_file};
 use auth::Auth;
 use format::{Pem, WebConfig};
@@ -62,11 +65,16 @@ fn config(path: &Path) -> Result<WebConfig, Error> {
     WebConfig::parse(&text).map_err(|reason| unusable(FILE, path, reason))
 }
 
+/// The longest reason in bytes: names in the file can have any length.
+const LONGEST_REASON: usize = 1_000;
+
+/// Why a file cannot be used. `reason` may contain names from the file.
 fn unusable(setting: &str, path: &Path, reason: impl fmt::Display) -> Error {
+    let reason = clip::one_line(reason.to_string().as_bytes());
     Error::File {
         setting: setting.to_owned(),
         path: path.to_owned(),
-        reason: reason.to_string(),
+        reason: clip::message(&reason, LONGEST_REASON).into_owned(),
     }
 }
 
