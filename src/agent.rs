@@ -108,6 +108,7 @@ impl Agent {
             Arc::clone(&options),
             requests.clone(),
             status,
+            settings.reloads(),
             interval,
         );
         let mut cycles = Cycles::new(settings, options, Arc::clone(&exporters)).await?;

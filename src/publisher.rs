@@ -18,6 +18,7 @@ use crate::http::{Published, RequestMetrics};
 use crate::metrics::agent::{Checkpoints, CycleCounts, Stats};
 use crate::metrics::{self, Kind, Lingering, Options, Reading, View};
 use crate::resource_usage::ResourceUsage;
+use crate::settings::Reloads;
 use crate::status;
 use crate::status::journal::Journal;
 
@@ -46,6 +47,7 @@ pub struct Publisher {
     usage: ResourceUsage,
     requests: RequestMetrics,
     status: status::Writer,
+    reloads: Reloads,
     started: Instant,
     lingering: Lingering,
     /// When it last published.
@@ -61,6 +63,7 @@ impl Publisher {
         options: Arc<Options>,
         requests: RequestMetrics,
         status: status::Writer,
+        reloads: Reloads,
         interval: Duration,
     ) -> Self {
         let stale_after = interval.saturating_mul(STALE_AFTER_INTERVALS);
@@ -70,6 +73,7 @@ impl Publisher {
             usage: ResourceUsage::default(),
             requests,
             status,
+            reloads,
             started: Instant::now(),
             lingering: Lingering::default(),
             published: Published::new(stale_after.saturating_add(SLOWEST)),
@@ -126,6 +130,7 @@ impl Publisher {
         let stats = Stats {
             cycles: report.cycles,
             checkpoints: report.checkpoints.clone(),
+            reloads: self.reloads.read(),
             started: self.started,
             published: SystemTime::now(),
             process: self.usage.read(),

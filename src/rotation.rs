@@ -48,7 +48,6 @@ type Read = Result<Headers, settings::Error>;
 /// The last time that the files were read.
 struct Last {
     at: Instant,
-    failed: bool,
     /// A read that has not ended in time. There is never a second one, because each blocks a
     /// thread.
     pending: Option<JoinHandle<Read>>,
@@ -63,7 +62,6 @@ impl Rotating {
             patience: PATIENCE,
             last: tokio::sync::Mutex::new(Last {
                 at: Instant::now(),
-                failed: false,
                 pending: None,
             }),
         }
@@ -103,6 +101,7 @@ impl Rotating {
 
     /// Reads the files. If that fails, the last good values are kept, which is logged once.
     async fn read(&self, reload: &Reload<Headers>, last: &mut Last) {
+        let watched = reload.watched();
         let reload_again = reload.clone();
         let start = || tokio::task::spawn_blocking(move || reload_again.read());
         let pending = last.pending.get_or_insert_with(start);
@@ -114,8 +113,8 @@ impl Rotating {
         }
         let problem = match read {
             Ok(Ok(Ok(headers))) => {
-                if std::mem::take(&mut last.failed) {
-                    tracing::info!("{}: the file can be read again", reload.names());
+                if watched.note_success() {
+                    tracing::info!("{}: the file can be read again", watched.names());
                 }
                 return self.replace(headers, reload);
             }
@@ -123,11 +122,11 @@ impl Rotating {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!(
                 "{}: the file could not be read within {} s",
-                reload.names(),
+                watched.names(),
                 self.patience.as_secs_f64()
             ),
         };
-        if !std::mem::replace(&mut last.failed, true) {
+        if watched.note_failure(&problem).is_none() {
             tracing::warn!(
                 error = problem,
                 "a secret cannot be read again from its file; the last value is used"
@@ -139,7 +138,7 @@ impl Rotating {
         if headers.map == self.current().map {
             return;
         }
-        tracing::info!("{}: a new value is used", reload.names());
+        tracing::info!("{}: a new value is used", reload.watched().names());
         let current = self.current.write();
         *current.unwrap_or_else(PoisonError::into_inner) = Arc::new(headers);
     }

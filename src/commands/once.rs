@@ -81,6 +81,7 @@ pub async fn run(settings: Settings, format: Format) -> Result<bool, Error> {
         Arc::clone(&options),
         requests,
         status::Writer::new(&settings),
+        settings.reloads(),
         interval,
     );
     let mut cycles = Cycles::new(&settings, options, Arc::clone(&exporters)).await?;

@@ -1,5 +1,6 @@
 //! Families about the agent itself: whether its numbers can be trusted right now.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +10,7 @@ use super::points::Size;
 use super::{Buckets, Family, Kind, Points, View};
 use crate::core::Outcome;
 use crate::core::snapshot::SectionState;
+use crate::settings::Failing;
 
 /// The boundaries that the semantic conventions advise for `http.client.request.duration`.
 const REQUEST_SECONDS: &[f64] = &[
@@ -193,6 +195,19 @@ pub(super) const FAMILIES: &[Family] = &[
             }
         },
     ),
+    Family::gauge(
+        "prefect.agent.last_reload.successful",
+        "",
+        "1 if the file in this setting could be read and used when it was last read; 0 if not: the agent uses its previous content. Only for settings whose files are read again while the agent runs.",
+        &["setting"],
+        &[],
+        |view, points| {
+            for (setting, failing) in &view.agent.reloads {
+                let value = if failing.is_none() { 1.0 } else { 0.0 };
+                points.set([Arc::from(setting.as_str())], value);
+            }
+        },
+    ),
     SERIES,
     SERIES_DROPPED,
     REQUEST_DURATION,
@@ -281,6 +296,8 @@ pub struct Stats {
     pub cycles: CycleCounts,
     /// Its checkpoints, if they are enabled.
     pub checkpoints: Option<Checkpoints>,
+    /// The settings whose files are read again; since when, and why, this fails.
+    pub reloads: BTreeMap<String, Option<Failing>>,
     /// When it started.
     pub started: Instant,
     /// The time of this publication, by the host's clock.
@@ -301,6 +318,7 @@ impl Stats {
         Stats {
             cycles: CycleCounts::default(),
             checkpoints: None,
+            reloads: BTreeMap::new(),
             started,
             published,
             process: None,

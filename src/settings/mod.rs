@@ -40,11 +40,12 @@ pub use otel::{Compression, MetricsExporters, Otel, Otlp, OtlpHeaders, Temporali
 pub use pem::{OwnCertificate, identity};
 pub use prefect::{Authentication, Credentials, Prefect};
 pub use profile::Profile;
-pub use reload::Reload;
+pub use reload::{Failing, Reload, Reloads, Watched};
 use shown::shown;
 pub use sources::Sources;
 use sources::{Found, Merged};
 use table::{SETTINGS, Setting};
+pub(crate) use web::{BEARER_TOKEN_FILE, WEB_CONFIG_FILE};
 pub use web::{Token, Web};
 
 /// Why the settings cannot be used: one line, without secrets.
@@ -176,6 +177,17 @@ pub enum LogFormat {
 }
 
 impl Settings {
+    /// The settings whose files are read again while the agent runs.
+    pub fn reloads(&self) -> Reloads {
+        let otel = &self.otel;
+        let signals = [&otel.otlp_metrics, &otel.otlp_traces, &otel.otlp_logs];
+        let headers = signals.into_iter().flatten();
+        let headers = headers.filter_map(|otlp| Some(otlp.reload.as_ref()?.watched()));
+        let prefect = self.prefect.reload.as_ref().map(Reload::watched);
+        let all = prefect.into_iter().chain(headers).chain(&self.web.watched);
+        Reloads(all.cloned().collect())
+    }
+
     /// Merges and validates the settings from `sources`.
     ///
     /// # Errors

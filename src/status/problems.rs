@@ -37,6 +37,7 @@ pub(super) fn of(input: &Input<'_>, sections: &[SectionRow], series: &[Series]) 
         }
     }));
     problems.extend(unwritten(input));
+    problems.extend(not_reloaded(input));
     problems.extend(counted(sections, series));
     problems
 }
@@ -120,6 +121,24 @@ fn unwritten(input: &Input<'_>) -> Option<Problem> {
             "Nothing is lost while the agent runs. After a restart, counters would resume from the previous checkpoint, or start at zero if there is none. Check the disk and the permissions of STATE_DIR.",
             "PrefectAgentCheckpointsFailing",
         )
+    })
+}
+
+/// Files that have been read at the start and cannot be read or used now.
+fn not_reloaded(input: &Input<'_>) -> impl Iterator<Item = Problem> {
+    let reloads = input.view.agent.reloads.iter();
+    reloads.filter_map(|(setting, failing)| {
+        let (since, reason) = failing.as_ref()?;
+        Some(Problem {
+            detail: Some(error(reason)),
+            since: Some(millis(*since)),
+            ..problem(
+                Severity::Warning,
+                format!("{setting}: the file cannot be used"),
+                "The agent uses the previous content. Correct the file; no restart is needed.",
+                "PrefectAgentReloadFailing",
+            )
+        })
     })
 }
 

@@ -36,6 +36,14 @@ fn wait_until_up(agent: &AgentProcess) {
     });
 }
 
+fn wait_until_reloaded(agent: &AgentProcess, expected: f64) {
+    let setting = [("setting", "PREFECT_API_KEY_FILE")];
+    agent.wait_for_page("the result of the last reload", |page| {
+        let successful = page.value("prefect_agent_last_reload_successful", &setting)?;
+        (successful == expected).then_some(())
+    });
+}
+
 #[test]
 fn a_replaced_key_needs_no_restart_and_a_missing_file_changes_nothing() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -64,10 +72,16 @@ fn a_replaced_key_needs_no_restart_and_a_missing_file_changes_nothing() {
     pass(&stub, 2);
     wait_until_up(&agent);
     assert_eq!(agent.process.lines_with("Prefect cannot be read"), 0);
+    wait_until_reloaded(&agent, 1.0);
 
     std::fs::write(secret.path(), "").unwrap();
     let line = agent.process.wait_for_line("the last value is used");
     assert!(line.contains("it is empty"), "{line}");
+    wait_until_reloaded(&agent, 0.0);
+    let (code, status) = agent.get("/status");
+    assert_eq!(code, 200);
+    let problem = "PREFECT_API_KEY_FILE: the file cannot be used";
+    assert!(status.contains(problem), "{status}");
     std::fs::remove_file(secret.path()).unwrap();
     pass(&stub, 7);
     wait_until_up(&agent);
@@ -82,6 +96,7 @@ fn a_replaced_key_needs_no_restart_and_a_missing_file_changes_nothing() {
         requests.iter().any(third).then_some(())
     });
     wait_until_up(&agent);
+    wait_until_reloaded(&agent, 1.0);
     assert_eq!(agent.process.lines_with("Prefect cannot be read"), 0);
     assert_eq!(
         agent.process.lines_with("pnu_"),

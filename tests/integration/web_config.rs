@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use reqwest::blocking::{Client, ClientBuilder, Response};
 use reqwest::{Certificate, Identity};
 
+use crate::support::page::Page;
 use crate::support::process::{AgentProcess, PATIENCE, run_agent, wait_for};
 use crate::support::programs::{Prometheus, programs};
 use crate::support::small_stub;
@@ -185,27 +186,38 @@ async fn a_bearer_token_is_read_from_a_file_and_follows_it() {
         std::fs::write(&path, "first\n").unwrap();
         let settings = [("METRICS_BEARER_TOKEN_FILE", path.to_str().unwrap())];
         let agent = AgentProcess::start(&stub.url, &settings);
-        let get = |token: &str| {
+        let scrape = |token: &str| {
             let client = Client::builder()
                 .no_proxy()
                 .timeout(PATIENCE)
                 .build()
                 .unwrap();
             let request = client.get(format!("http://{}/metrics", agent.address));
-            let answer = request.bearer_auth(token).send().unwrap();
-            answer.status().as_u16()
+            request.bearer_auth(token).send().unwrap()
+        };
+        let get = |token: &str| scrape(token).status().as_u16();
+        let setting = [("setting", "METRICS_BEARER_TOKEN_FILE")];
+        let reloaded = |token: &str, expected: f64| {
+            wait_for("the result of the last reload", || {
+                let page = Page::parse(&scrape(token).text().unwrap());
+                let successful = page.value("prefect_agent_last_reload_successful", &setting)?;
+                (successful == expected).then_some(())
+            });
         };
         assert_eq!(agent.get("/healthz").0, 200);
         assert_eq!(agent.get("/metrics").0, 401);
         assert_eq!(get("first"), 200);
         assert_eq!(get("second"), 401);
+        reloaded("first", 1.0);
         // An empty file does not make the page public.
         std::fs::write(&path, "").unwrap();
         agent.process.wait_for_line("the previous one stays in use");
         assert_eq!(agent.get("/metrics").0, 401);
         assert_eq!(get("first"), 200);
+        reloaded("first", 0.0);
         std::fs::write(&path, "second").unwrap();
         wait_for("the new token", || (get("second") == 200).then_some(()));
+        reloaded("second", 1.0);
         assert_eq!(get("first"), 401);
         assert_eq!(agent.process.lines_with("the previous one stays in use"), 1);
     });

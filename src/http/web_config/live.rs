@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::{Material, Protection};
-use crate::settings::{Error, Web};
+use crate::settings::{Error, Watched, Web};
 use crate::shutdown::Shutdown;
 
 /// Files that cannot be read within this time are read later.
@@ -28,8 +28,6 @@ pub struct Security {
     settings: Web,
     material: Material,
     protection: watch::Sender<Arc<Protection>>,
-    /// The last failure to read a change.
-    failure: Option<String>,
 }
 
 impl Security {
@@ -45,7 +43,6 @@ impl Security {
             settings: settings.clone(),
             material,
             protection: watch::Sender::new(Arc::new(protection)),
-            failure: None,
         })
     }
 
@@ -62,9 +59,9 @@ impl Security {
     /// Reads the files again every `interval`, until `shutdown`. Their content is compared instead
     /// of their times: Kubernetes replaces the folder above them.
     pub(in crate::http) async fn reload(mut self, interval: Duration, mut shutdown: Shutdown) {
-        if !self.settings.has_files() {
+        let Some(watched) = self.settings.watched.clone() else {
             return;
-        }
+        };
         let mut pending = None;
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -85,50 +82,51 @@ impl Security {
                 Ok(read) => {
                     pending = None;
                     if let Ok(read) = read {
-                        self.apply(read);
+                        note(&watched, self.apply(read));
                     }
                 }
-                Err(_) => self.keep(format!(
-                    "the files could not be read within {} s",
-                    PATIENCE.as_secs()
-                )),
+                Err(_) => {
+                    let seconds = PATIENCE.as_secs();
+                    let reason = format!("the files could not be read within {seconds} s");
+                    note(&watched, Err(reason));
+                }
             }
         }
     }
 
-    fn apply(&mut self, read: Result<Material, Error>) {
-        let material = match read {
-            Ok(material) if material == self.material => {
-                if self.failure.take().is_some() {
-                    tracing::info!("the web configuration is the one in use again");
-                }
-                return;
-            }
-            Ok(material) => material,
-            Err(error) => return self.keep(error.to_string()),
-        };
-        let protection = match material.protection(&self.settings) {
-            Ok(protection) => protection,
-            Err(error) => return self.keep(error.to_string()),
-        };
-        let lost = self.protection.borrow().lost_in(&protection);
-        if let Some(lost) = lost {
-            return self.keep(lost.to_owned());
+    /// Uses what was read. The error is the reason why it cannot be used.
+    fn apply(&mut self, read: Result<Material, Error>) -> Result<(), String> {
+        let material = read.map_err(|error| error.to_string())?;
+        if material == self.material {
+            return Ok(());
+        }
+        let protection = material.protection(&self.settings);
+        let protection = protection.map_err(|error| error.to_string())?;
+        if let Some(lost) = self.protection.borrow().lost_in(&protection) {
+            return Err(lost.to_owned());
         }
         tracing::info!(%protection, "the web configuration has changed");
-        self.failure = None;
         self.material = material;
         self.protection.send_replace(Arc::new(protection));
+        Ok(())
     }
+}
 
-    /// Keeps what is in use, and logs the reason once.
-    fn keep(&mut self, reason: String) {
-        if self.failure.as_ref() != Some(&reason) {
-            tracing::warn!(
-                error = reason,
-                "the web configuration has changed, but cannot be used; the previous one stays in use"
-            );
-            self.failure = Some(reason);
+/// Notes whether the files can be used. Each reason is logged once.
+fn note(watched: &Watched, result: Result<(), String>) {
+    match result {
+        Ok(()) => {
+            if watched.note_success() {
+                tracing::info!("the web configuration can be used again");
+            }
+        }
+        Err(reason) => {
+            if watched.note_failure(&reason).as_ref() != Some(&reason) {
+                tracing::warn!(
+                    error = reason,
+                    "the web configuration has changed, but cannot be used; the previous one stays in use"
+                );
+            }
         }
     }
 }

@@ -21,14 +21,13 @@ pub(super) use live::Live;
 pub use live::Security;
 
 use crate::clip;
-use crate::settings::{Error, Token, Web, read_bounded, read_file};
+use crate::settings::{
+    BEARER_TOKEN_FILE, Error, Token, WEB_CONFIG_FILE, Web, read_bounded, read_file,
+};
 use auth::Auth;
 use format::{Pem, WebConfig};
 use rate::Rate;
 use tls::{Texts, Tls};
-
-const FILE: &str = "WEB_CONFIG_FILE";
-const TOKEN_FILE: &str = "METRICS_BEARER_TOKEN_FILE";
 
 /// What protects the endpoints.
 pub(super) struct Protection {
@@ -61,8 +60,8 @@ pub fn uses_tls(file: Option<&Path>) -> Result<bool, Error> {
 }
 
 fn config(path: &Path) -> Result<WebConfig, Error> {
-    let text = read_file(FILE, path)?;
-    WebConfig::parse(&text).map_err(|reason| unusable(FILE, path, reason))
+    let text = read_file(WEB_CONFIG_FILE, path)?;
+    WebConfig::parse(&text).map_err(|reason| unusable(WEB_CONFIG_FILE, path, reason))
 }
 
 /// The longest reason in bytes: names in the file can have any length.
@@ -89,7 +88,7 @@ impl Material {
             material.config = config(path)?;
             let folder = path.parent().unwrap_or(Path::new(""));
             let texts = material.texts(folder);
-            material.texts = texts.map_err(|reason| unusable(FILE, path, reason))?;
+            material.texts = texts.map_err(|reason| unusable(WEB_CONFIG_FILE, path, reason))?;
         }
         Ok(material)
     }
@@ -121,7 +120,7 @@ impl Material {
     fn protection(&self, settings: &Web) -> Result<Protection, Error> {
         let path = settings.config_file.as_deref().unwrap_or(Path::new(""));
         self.try_protection()
-            .map_err(|reason| unusable(FILE, path, reason))
+            .map_err(|reason| unusable(WEB_CONFIG_FILE, path, reason))
     }
 
     fn try_protection(&self) -> Result<Protection, String> {
@@ -148,12 +147,12 @@ fn token(settings: &Web) -> Result<Option<String>, Error> {
         Some(Token::Value(token)) => return Ok(Some(token.expose_secret().to_owned())),
         Some(Token::File(path)) => path,
     };
-    let text = read_file(TOKEN_FILE, path)?;
+    let text = read_file(BEARER_TOKEN_FILE, path)?;
     let token = text.trim();
     match !token.is_empty() && token.chars().all(|c| c.is_ascii_graphic()) {
         true => Ok(Some(token.to_owned())),
         false => Err(unusable(
-            TOKEN_FILE,
+            BEARER_TOKEN_FILE,
             path,
             "it does not contain a token of visible ASCII characters",
         )),

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::format::{Pem, TlsServer, WebConfig};
-use super::{FILE, Material, Protection, unusable};
+use super::{Material, Protection, unusable};
 use crate::properties::lines::assert_is_a_short_line;
+use crate::settings::WEB_CONFIG_FILE;
 
 /// A web configuration: it can be used, or the reason why it cannot is a line. Files that it names
 /// are not read.
@@ -15,7 +16,7 @@ pub fn web_config(data: &[u8]) {
     match protection(text) {
         Ok(protection) => assert_is_a_short_line(&protection.to_string()),
         Err(reason) => {
-            let error = unusable(FILE, Path::new("web.yml"), reason);
+            let error = unusable(WEB_CONFIG_FILE, Path::new("web.yml"), reason);
             assert_is_a_short_line(&error.to_string());
         }
     }
