@@ -1,6 +1,7 @@
 //! Compares a window of finished runs with the server once an hour: removes deleted runs, and finds
 //! runs whose end was missed.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ use crate::prefect::{Id, Request};
 
 /// How often a window is compared.
 pub(super) const EVERY: Duration = Duration::from_secs(3600);
+
+/// A comparison that takes longer begins anew.
+const LONGEST: Duration = Duration::from_secs(2 * 3600);
 
 /// A long window is read in this many parts concurrently.
 const CONCURRENT_PARTS: i64 = 4;
@@ -46,7 +50,9 @@ struct Open {
     lists: Vec<(List, Vec<Keyed>)>,
     found: Found,
     /// Runs that have started again in the meantime.
-    again: Vec<Id>,
+    again: HashSet<Id>,
+    /// When it was opened, as uptime.
+    opened_at: Duration,
 }
 
 impl Comparison {
@@ -57,6 +63,9 @@ impl Comparison {
         now: Timestamp,
         lists: impl IntoIterator<Item = (List, Timestamp)>,
     ) {
+        // What has changed since its beginning would be kept without a bound.
+        let expired = |open: &mut Open| uptime.saturating_sub(open.opened_at) >= LONGEST;
+        self.open.take_if(expired);
         let due = self
             .done_at
             .is_none_or(|at| uptime.saturating_sub(at) >= EVERY);
@@ -69,7 +78,8 @@ impl Comparison {
             began: now,
             lists: lists.map(|(list, since)| (list, keyed(since))).collect(),
             found: Found::new(),
-            again: Vec::new(),
+            again: HashSet::new(),
+            opened_at: uptime,
         });
     }
 
@@ -131,7 +141,7 @@ impl Comparison {
     /// Notes that a run has started again: it is removed even if it was read as finished.
     pub(super) fn started_again(&mut self, id: &Id) {
         if let Some(open) = &mut self.open {
-            open.again.push(Arc::clone(id));
+            open.again.insert(Arc::clone(id));
         }
     }
 

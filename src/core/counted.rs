@@ -1,7 +1,8 @@
 //! The (run, terminal state) pairs that have been counted.
 //!
 //! Pairs are remembered for hours by the local monotonic clock, so that neither a change of the
-//! server's clock nor a lagging replica can make a pair appear new. Their number is bounded;
+//! server's clock nor a lagging replica can make a pair appear new. Pairs that ended in a period that
+//! is still to be read are always remembered. The number of the others is bounded;
 //! [`Counted::forgotten_until`] returns how far back the memory is complete.
 
 use std::collections::{BTreeMap, HashSet};
@@ -11,11 +12,23 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A pair is forgotten after it has not been seen for this long.
-const REMEMBER: Duration = Duration::from_secs(6 * 3600);
+use super::clock::after;
 
-/// At most this many pairs are remembered.
+/// A pair is forgotten after it has not been seen for this long.
+pub(super) const REMEMBER: Duration = Duration::from_secs(6 * 3600);
+
+/// At most this many pairs are remembered, apart from those of a period that is still to be read.
 const MOST: usize = 100_000;
+
+/// From where on the lists of ended runs are still to be read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unread {
+    /// What is being read now.
+    pub(super) now: Timestamp,
+    /// What will be read again, at the latest by the next comparison. What ended before may also be
+    /// read now.
+    pub(super) later: Timestamp,
+}
 
 /// Pairs of run and terminal state, in the order of the runs, as a run may have several.
 #[derive(Debug)]
@@ -107,27 +120,47 @@ impl Counted {
         self.forgotten_until
     }
 
-    /// Forgets pairs that have not been seen for long, and the oldest ones if there are too many.
-    /// An end in the future is treated as `now`.
-    pub(super) fn prune(&mut self, uptime: Duration, now: Timestamp) {
-        let mut oldest = uptime.as_secs_f64() - REMEMBER.as_secs_f64();
+    /// Forgets pairs that have not been seen for long, except those that will be read again; and
+    /// the oldest ones if there are too many, except those that are being read. An end in the
+    /// future is treated as `now`.
+    pub(super) fn prune(&mut self, uptime: Duration, now: Timestamp, unread: Unread) {
+        let aged = uptime.as_secs_f64() - REMEMBER.as_secs_f64();
+        let mut oldest = f64::NEG_INFINITY;
         if self.pairs.len() > self.most {
-            let mut seen: Vec<f64> = self.pairs.values().map(|entry| entry.seen).collect();
+            let read = self.pairs.values().filter(|entry| entry.end < unread.now);
+            let mut seen: Vec<f64> = read.map(|entry| entry.seen).collect();
             // Drop a quarter at once, rather than one pair for each new one.
-            let index = seen.len().saturating_sub(self.most.saturating_mul(3) / 4);
-            if index < seen.len() {
-                let (_, nth, _) = seen.select_nth_unstable_by(index, f64::total_cmp);
-                oldest = oldest.max(*nth);
-            }
+            let kept = self.most.saturating_mul(3) / 4;
+            let too_many = self.pairs.len().saturating_sub(kept);
+            oldest = match too_many < seen.len() {
+                true => {
+                    let (_, nth, _) = seen.select_nth_unstable_by(too_many, f64::total_cmp);
+                    *nth
+                }
+                false => f64::INFINITY,
+            };
         }
         let forgotten_until = &mut self.forgotten_until;
         self.pairs.retain(|_, entry| {
-            let keep = entry.seen >= oldest;
+            let too_old = entry.seen < aged && entry.end < unread.now.min(unread.later);
+            let too_many = entry.seen < oldest && entry.end < unread.now;
+            let keep = !too_old && !too_many;
             if !keep {
-                *forgotten_until = entry.end.min(now).max(*forgotten_until);
+                // The server's times have microseconds, and the forgotten pair is not new itself.
+                let end = after(entry.end.min(now), Duration::from_micros(1));
+                *forgotten_until = end.max(*forgotten_until);
             }
             keep
         });
+    }
+
+    /// Notes that the pairs of a run are still needed.
+    pub(super) fn touch(&mut self, run: &str, uptime: Duration) {
+        let run = key(run);
+        let pairs = self.pairs.range_mut((run, u128::MIN)..=(run, u128::MAX));
+        for (_, entry) in pairs {
+            entry.seen = uptime.as_secs_f64();
+        }
     }
 
     /// The pairs, for a checkpoint.
@@ -182,18 +215,32 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn just_after(time: Timestamp) -> Timestamp {
+        after(time, Duration::from_micros(1))
+    }
+
+    /// Everything has been read.
+    const END: Unread = from(Timestamp::MAX);
+
+    const fn from(time: Timestamp) -> Unread {
+        Unread {
+            now: time,
+            later: time,
+        }
+    }
+
     #[test]
     fn a_pair_is_remembered_for_hours_after_it_was_last_seen() {
         let mut counted = Counted::default();
         assert!(counted.insert("r", "s", at(0), up(0)));
         assert!(!counted.insert("r", "s", at(0), up(0)));
-        counted.prune(up(5 * 3600), at(5 * 3600));
+        counted.prune(up(5 * 3600), at(5 * 3600), END);
         assert!(counted.contains("r", "s", up(5 * 3600)));
-        counted.prune(up(10 * 3600), at(10 * 3600));
+        counted.prune(up(10 * 3600), at(10 * 3600), END);
         assert!(counted.contains("r", "s", up(10 * 3600)));
-        counted.prune(up(17 * 3600), at(17 * 3600));
+        counted.prune(up(17 * 3600), at(17 * 3600), END);
         assert!(!counted.contains("r", "s", up(17 * 3600)));
-        assert_eq!(counted.forgotten_until(), at(0));
+        assert_eq!(counted.forgotten_until(), just_after(at(0)));
     }
 
     #[test]
@@ -204,18 +251,47 @@ mod tests {
         };
         for number in 0..10_000 {
             counted.insert(&format!("r{number}"), "s", at(number), up(number as u64));
-            counted.prune(up(number as u64), at(number));
+            counted.prune(up(number as u64), at(number), END);
             assert!(counted.len() <= 100);
         }
         assert!(counted.forgotten_until() >= at(9_800), "{counted:?}");
     }
 
     #[test]
+    fn pairs_of_a_period_that_is_still_to_be_read_are_remembered() {
+        let mut counted = Counted {
+            most: 100,
+            ..Counted::default()
+        };
+        for number in 0..1_000 {
+            counted.insert(&format!("r{number}"), "s", at(number), up(0));
+        }
+        counted.prune(up(0), at(1_000), from(at(200)));
+        assert_eq!(counted.len(), 800);
+        assert_eq!(counted.forgotten_until(), just_after(at(199)));
+        // Only the next comparison will read the rest again, and there are too many.
+        let unread = Unread {
+            now: at(600),
+            later: at(200),
+        };
+        counted.prune(up(0), at(1_000), unread);
+        assert_eq!(counted.len(), 400);
+        counted.most = 1_000;
+        let unread = Unread {
+            now: at(999),
+            later: at(900),
+        };
+        counted.prune(up(7 * 3600), at(7 * 3600), unread);
+        assert_eq!(counted.len(), 100);
+        assert_eq!(counted.forgotten_until(), just_after(at(899)));
+    }
+
+    #[test]
     fn an_end_in_the_future_does_not_hide_runs_that_end_before_it() {
         let mut counted = Counted::default();
         counted.insert("r", "s", at(1_000_000), up(0));
-        counted.prune(up(7 * 3600), at(7 * 3600));
-        assert_eq!(counted.forgotten_until(), at(7 * 3600));
+        counted.prune(up(7 * 3600), at(7 * 3600), END);
+        assert_eq!(counted.forgotten_until(), just_after(at(7 * 3600)));
     }
 
     #[test]
@@ -224,7 +300,7 @@ mod tests {
         counted.insert("r", "s", at(0), up(100));
         let rows = counted.rows(up(100 + 5 * 3600));
         let mut counted = Counted::restore(rows, Timestamp::MIN);
-        counted.prune(up(2 * 3600), at(7 * 3600));
+        counted.prune(up(2 * 3600), at(7 * 3600), END);
         assert!(!counted.contains("r", "s", up(2 * 3600)));
     }
 }

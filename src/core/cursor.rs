@@ -66,6 +66,17 @@ impl Cursor {
         self.position
     }
 
+    /// From where on the list is still to be read, if it begins at `start`.
+    pub(super) fn unread(&self, start: Timestamp) -> Timestamp {
+        self.position
+            .map_or(start, |position| before(position, OVERLAP))
+    }
+
+    /// Whether more than a slice is still to be read.
+    pub(super) fn is_behind(&self, now: Timestamp) -> bool {
+        self.lag(now).is_some_and(|lag| lag > SLICE)
+    }
+
     /// Begins a cycle.
     pub(super) fn begin(&mut self) {
         self.up_to_date = false;

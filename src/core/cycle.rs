@@ -104,9 +104,11 @@ impl Core {
             return;
         };
         let uptime = moment.uptime;
-        self.runs.prune(uptime, now);
+        let start = self.runs.start.unwrap_or(now);
+        self.runs.prune(uptime, now, self.finished.unread(start));
         if let Some(tasks) = &mut self.tasks {
-            tasks.counted.prune(uptime, now);
+            let unread = tasks.unread(start);
+            tasks.counted.prune(uptime, now, unread);
         }
         let read = |section| self.sections.has_read(section);
         if !read(Section::Deployments)

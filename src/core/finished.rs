@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::Run;
 use super::clock::before;
 use super::comparison::{Comparison, EVERY, List};
+use super::counted::Unread;
 use super::cursor::Cursor;
 use super::sections::Section;
 use super::windows::Found;
@@ -40,6 +41,8 @@ pub(super) struct Finished {
     compared: [Option<Timestamp>; 2],
     /// Where the window of the current comparison begins.
     since: Timestamp,
+    /// Whether the current comparison reaches back to the second-to-last one.
+    is_whole: bool,
     /// Requests that failed in this cycle.
     failures: Vec<Purpose>,
     /// The uptime until which past slices are read in this cycle.
@@ -80,6 +83,7 @@ impl Finished {
             failed: Comparison::default(),
             compared,
             since: Timestamp::MIN,
+            is_whole: false,
             failures: Vec::new(),
             catch_up_until: Duration::ZERO,
         }
@@ -102,18 +106,43 @@ impl Finished {
         if self.catches_up(uptime) || self.cursor.position().is_none() {
             self.cursor.open(times.start, times.earliest);
         }
-        let [_, before_last] = self.compared;
-        let since = before_last.unwrap_or(times.start).min(times.now);
-        let since = before(since, CLOCK_SKEW);
+        let since = self.compares_from(times.start);
+        let since = since.min(before(times.now, CLOCK_SKEW));
+        // The cursor reads the past from its oldest slice on, and only what is newer than its
+        // position has to be remembered. A comparison would read all of it at once.
+        let catches_up = self.cursor.is_behind(times.now);
+        let since = if catches_up {
+            times.window_start
+        } else {
+            since
+        };
         let since = since.max(times.floor).min(times.window_start);
         if !self.finished.is_open() {
             self.since = since;
+            self.is_whole = !catches_up;
         }
         let lists = [(List::Ended, since), (List::Started, times.window_start)];
         self.finished.open(uptime, times.now, lists);
         if let Some(start) = times.failed_start {
             self.failed.open(uptime, times.now, [(List::Failed, start)]);
         }
+    }
+
+    /// From where on the lists are still to be read, if they begin at `start`.
+    pub(super) fn unread(&self, start: Timestamp) -> Unread {
+        let cursor = self.cursor.unread(start);
+        let now = match self.finished.is_open() {
+            true => cursor.min(self.since),
+            false => cursor,
+        };
+        let later = self.compares_from(start);
+        Unread { now, later }
+    }
+
+    /// Where the next comparison begins, if the lists begin at `start`.
+    fn compares_from(&self, start: Timestamp) -> Timestamp {
+        let [_, before_last] = self.compared;
+        before(before_last.unwrap_or(start), CLOCK_SKEW)
     }
 
     /// The requests to send next.
@@ -190,7 +219,8 @@ impl Finished {
         let (began, found) = self.finished.take(uptime)?;
         let [last, _] = self.compared;
         // Each process makes a comparison as it starts, and a replica may lag behind all that time.
-        if last.is_none_or(|last| began.duration_since(last).unsigned_abs() >= EVERY) {
+        let is_due = last.is_none_or(|last| began.duration_since(last).unsigned_abs() >= EVERY);
+        if self.is_whole && is_due {
             self.compared = [Some(began), last];
         }
         Some((self.since, found))

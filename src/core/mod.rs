@@ -227,9 +227,11 @@ impl Core {
 
     /// Begins a cycle.
     pub fn begin(&mut self, moment: Moment) {
+        let was_up = self.sections.up();
         self.sections.begin(moment.uptime);
         self.reader.begin(&self.sections);
-        self.runs.begin(moment.uptime, self.config.first_page_only);
+        let first_page_only = self.config.first_page_only;
+        self.runs.begin(moment.uptime, first_page_only, was_up);
         let next = moment.uptime.saturating_add(self.config.interval);
         self.finished.begin(next);
         if let Some(tasks) = &mut self.tasks {

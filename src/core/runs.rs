@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::Run;
 use super::clock::before;
-use super::counted::Counted;
+use super::counted::{Counted, REMEMBER, Unread};
 use super::events::Event;
 use super::inventory::Reader;
 use super::terminal::{self, History, Terminal};
@@ -27,11 +27,14 @@ const HISTORIES_PER_ROUND: usize = 64;
 /// How long a run waits for its names before it is counted without them.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
+/// How often the pairs of unfinished runs are noted as needed.
+const TOUCH_EVERY: Duration = Duration::from_secs(3600);
+
 /// If more runs than this are waiting, they are counted without their names.
 const MOST_WAITING: usize = 20_000;
 
-/// How often the states of a run are requested before its earlier states are given up. Its current
-/// state is counted after the first failure.
+/// How often the states of a run are requested before its earlier states are given up, not counting
+/// outages of Prefect. Its current state is counted after the first failure.
 const MOST_TRIES: u32 = 20;
 
 /// A run whose current or earlier terminal states have not been counted yet.
@@ -65,6 +68,10 @@ pub(super) struct Runs {
     pub(super) before_start: Option<Range>,
     /// The number of the cycle.
     cycle: u64,
+    /// Whether Prefect could be read in the last cycle.
+    was_up: bool,
+    /// The uptime at which pairs of unfinished runs were last noted as needed.
+    touched: Duration,
     histories: HashMap<Id, History>,
     /// Runs that were counted, or may have been, without all their earlier states: by the previous
     /// process, or because an older answer replaced one that was waiting.
@@ -89,6 +96,8 @@ impl Runs {
             start,
             before_start: None,
             cycle: 0,
+            was_up: true,
+            touched: Duration::ZERO,
             histories: HashMap::new(),
             unread,
             waiting: HashMap::new(),
@@ -96,8 +105,9 @@ impl Runs {
         }
     }
 
-    /// Begins a cycle.
-    pub(super) fn begin(&mut self, uptime: Duration, first_page_only: bool) {
+    /// Begins a cycle. `was_up` is whether Prefect could be read in the last one.
+    pub(super) fn begin(&mut self, uptime: Duration, first_page_only: bool, was_up: bool) {
+        self.was_up = was_up;
         self.cycle = self.cycle.wrapping_add(1);
         self.unfinished.begin(uptime, first_page_only);
     }
@@ -136,12 +146,17 @@ impl Runs {
         }
         // On servers before 3.6.14, a run that never started has no end time.
         let end = run.end_time.unwrap_or(Timestamp::MIN);
-        if known_since.is_none() && end < self.floor() {
+        // A pair that may be forgotten was seen for the last time long before the run was known to
+        // be unfinished: it has been retried since then, and the answer is that of a lagging
+        // replica.
+        let forgotten = known_since.is_none_or(|since| end < before(since, REMEMBER));
+        if forgotten && end < self.floor() {
             return;
         }
         let ended_before = self.before_start.is_some_and(|range| range.contains(end));
         if known_since.is_none() && ended_before {
-            self.counted.insert(&run.id, state, end, uptime);
+            let latest = run.state_time.map_or(end, |time| time.max(end));
+            self.counted.insert(&run.id, state, latest, uptime);
             return;
         }
         self.wait(run, known_since, true, uptime, now);
@@ -269,7 +284,10 @@ impl Runs {
         // A lagging replica may not have the current state yet.
         let is_current = |state: &RunState| waiting.run.state_id.as_ref() == Some(&state.id);
         let Some(states) = states.filter(|states| states.iter().any(is_current)) else {
-            waiting.tries = waiting.tries.saturating_add(1);
+            // In an outage, a failure says nothing about these states.
+            if self.was_up || waiting.tries == 0 {
+                waiting.tries = waiting.tries.saturating_add(1);
+            }
             // After 1, 2, 3 … 10 intervals; at 30 s, the last try comes after more than an hour.
             let wait = interval.saturating_mul(waiting.tries.min(10));
             waiting.not_before = uptime.saturating_add(wait);
@@ -352,7 +370,7 @@ impl Runs {
                 // Its state was replaced manually, or it was retried.
                 terminal.set_not_first();
             }
-            if counted.insert(run, state, terminal.end, uptime) {
+            if counted.insert(run, state, terminal.latest, uptime) {
                 events.push(Event::FlowRun(terminal.clone().named(names)));
             }
             false
@@ -394,15 +412,27 @@ impl Runs {
     }
 
     /// Drops what is no longer needed.
-    pub(super) fn prune(&mut self, uptime: Duration, now: Timestamp) {
+    pub(super) fn prune(&mut self, uptime: Duration, now: Timestamp, unread: Unread) {
         self.windows.prune(now);
-        self.counted.prune(uptime, now);
+        self.touch(uptime);
+        self.counted.prune(uptime, now, unread);
         let unnamed: HashSet<&Id> = self.unnamed.keys().map(|(run, _)| run).collect();
         self.unread
             .retain(|id| self.counted.contains_run(id) || unnamed.contains(id));
         let (unfinished, waiting) = (&self.unfinished, &self.waiting);
         let used = |id: &Id| unfinished.known_since(id).is_some() || waiting.contains_key(id);
         self.histories.retain(|id, _| used(id));
+    }
+
+    /// Once an hour, notes that what was counted of unfinished runs is still needed: after a
+    /// restart, their states are read again.
+    fn touch(&mut self, uptime: Duration) {
+        if uptime.saturating_sub(self.touched) >= TOUCH_EVERY {
+            self.touched = uptime;
+            for run in self.unfinished.runs() {
+                self.counted.touch(&run.id, uptime);
+            }
+        }
     }
 
     /// The runs that have been counted, or may have been, without their earlier states. If lists

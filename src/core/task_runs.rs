@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::counted::Counted;
+use super::clock::before;
+use super::counted::{Counted, Unread};
 use super::cursor::Cursor;
 use super::events::{Event, FinishedTask};
 use super::saved::Position;
@@ -82,13 +83,23 @@ impl TaskRuns {
         start.max(self.counted.forgotten_until())
     }
 
+    /// From where on the list is still to be read, if it begins at `start`.
+    pub(super) fn unread(&self, start: Timestamp) -> Unread {
+        Unread {
+            now: self.cursor.unread(start),
+            later: before(self.reread_from[1].unwrap_or(start), CLOCK_SKEW),
+        }
+    }
+
     /// Begins a cycle. Once an hour, an additional period is read again, because the end time of a
     /// task run is set by its worker's clock.
     pub(super) fn begin(&mut self, uptime: Duration) {
         self.failed = false;
+        // Otherwise, the cursor might never catch up.
+        let is_up_to_date = self.cursor.is_up_to_date();
         self.cursor.begin();
         let due = uptime.saturating_sub(self.reread_at) >= REREAD;
-        if due && self.cursor.is_idle() {
+        if due && is_up_to_date && self.cursor.is_idle() {
             self.reread_at = uptime;
             let position = self.cursor.position();
             self.cursor

@@ -15,6 +15,9 @@ use super::tally::Label;
 use crate::prefect::Id;
 use crate::prefect::runs::{FlowRun, RunState, StateType};
 
+/// The run time is rounded, in seconds.
+const ROUNDING: f64 = 0.1;
+
 /// A run that reached a terminal state.
 #[derive(Debug, Clone)]
 pub(super) struct Terminal {
@@ -23,6 +26,9 @@ pub(super) struct Terminal {
     state_type: StateType,
     state_name: Label,
     pub(super) end: Timestamp,
+    /// The later one of `end` and the time of the state. A terminal state that replaces another one
+    /// keeps the end time of the run.
+    pub(super) latest: Timestamp,
     run_time: Option<f64>,
     pub(super) retries: u64,
     first: bool,
@@ -60,6 +66,7 @@ impl Terminal {
             state_type: run.state_type.filter(|state| state.is_final())?,
             state_name: run.state_name.label(),
             end: run.end_time.unwrap_or(now),
+            latest: run.end_time.max(run.state_time).unwrap_or(now),
             run_time: run.total_run_time,
             retries: starts.saturating_sub(1).saturating_sub(retries),
             first: !earlier,
@@ -91,13 +98,26 @@ impl Terminal {
 }
 
 /// Whether the earlier states of a run have to be read, given how often it had started when they
-/// were last read. That is the case if it has started again, or if it was cancelled or crashed,
-/// which can happen while a retried run waits for its next start.
+/// were last read. That is the case if it has started again; if it was cancelled or crashed, which
+/// can happen while a retried run waits for its next start; or if it ended before it started.
 pub(super) fn needs_history(run: &FlowRun, read_at: Option<u64>) -> bool {
     let starts = run.run_count.unwrap_or_default();
     let restarted = starts > 1 && read_at != Some(starts);
     let while_waiting = [StateType::Cancelled, StateType::Crashed].map(Some);
-    restarted || starts > 0 && while_waiting.contains(&run.state_type)
+    restarted
+        || starts > 0 && while_waiting.contains(&run.state_type)
+        || starts <= 1 && read_at != Some(starts) && has_a_gap(run)
+}
+
+/// Whether a run was not running for some of the time between its start and its end: it was paused,
+/// or it ended before it started, and was retried. Since Prefect 3.6.14, `start_time` is the time
+/// of the first terminal state in the latter case.
+fn has_a_gap(run: &FlowRun) -> bool {
+    let (Some(start), Some(end)) = (run.start_time, run.end_time) else {
+        return false;
+    };
+    let running = run.total_run_time.unwrap_or_default();
+    run.is_final() && end.duration_since(start).as_secs_f64() > running + ROUNDING
 }
 
 /// Whether there are states after the one that `run` was listed with. Usually, its state has
@@ -152,6 +172,7 @@ pub(super) fn earlier(
             state_type: state.kind,
             state_name: state.name.label(),
             end: state.timestamp.unwrap_or(now),
+            latest: state.timestamp.unwrap_or(now),
             run_time: Some(run_time),
             retries: until_now.saturating_sub(history.retries),
             first: history.terminal.is_empty(),

@@ -394,7 +394,7 @@ impl Unfinished {
         }
     }
 
-    fn insert(&mut self, run: FlowRun, since: Timestamp) -> Run {
+    pub(super) fn insert(&mut self, run: FlowRun, since: Timestamp) -> Run {
         let run = Arc::new(run);
         let since = self.known_since(&run.id).unwrap_or(since);
         let known = Known {

@@ -133,6 +133,10 @@ pub(crate) struct Lab {
     /// When the process started.
     started: Duration,
     wall: Timestamp,
+    /// Whether the server's clock has been set.
+    was_set: bool,
+    /// Runs that were retried although they had not started.
+    fragile: BTreeSet<Id>,
     /// The state of a lagging replica.
     replica: Option<World>,
     /// When each terminal state was reached.
@@ -194,6 +198,8 @@ impl Lab {
             now: Duration::ZERO,
             started: Duration::ZERO,
             wall: start,
+            was_set: false,
+            fragile: BTreeSet::new(),
             replica: None,
             ended_at: Vec::new(),
             log: Vec::new(),
@@ -240,8 +246,21 @@ impl Lab {
         self.now = self.now.max(time);
     }
 
+    /// Notes that a run is retried that ended before it started. Only the order of its times shows
+    /// that, so a clock that is set hides it.
+    pub(crate) fn retried_before_start(&mut self, run: &Id) {
+        match self.was_set {
+            true => self.forget_truth(run),
+            false => _ = self.fragile.insert(run.clone()),
+        }
+    }
+
     /// Sets the server's clock.
     pub(crate) fn step_clock(&mut self, by: SignedDuration) {
+        self.was_set = true;
+        for run in std::mem::take(&mut self.fragile) {
+            self.forget_truth(&run);
+        }
         if self.trace {
             eprintln!("{:?} CLOCK {by:?}", self.now);
         }

@@ -616,6 +616,7 @@ impl World {
             run.resuming = true;
         }
         row.state_id = Some(Arc::clone(&state));
+        row.state_time = Some(timestamp);
         let at = run
             .states
             .partition_point(|state| state.timestamp < Some(timestamp));

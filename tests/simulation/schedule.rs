@@ -227,12 +227,7 @@ impl Schedule {
                 }
             }
             Step::Retry(run) => {
-                // A run that never started shows no trace of its first end after it is retried.
-                let started = lab
-                    .world
-                    .run(&run)
-                    .is_some_and(|run| run.run_count > Some(0));
-                if started && self.is(lab, &run, &StateType::FINAL) {
+                if self.can_be_retried(lab, &run) {
                     let start = lab.world.now;
                     lab.world.set_scheduled(&run, "AwaitingRetry", start);
                     self.soon(now, Step::Running(run.clone()));
@@ -281,6 +276,38 @@ impl Schedule {
         let (flow, queue) = (&self.flow, Some(&self.queue));
         self.deployments[index] = lab.world.create_deployment(flow, name, queue);
         called
+    }
+
+    /// Whether a run has ended, and its end can still be found after it is retried. If it never
+    /// started, only its start time shows that, and only if the clocks agree.
+    fn can_be_retried(&self, lab: &mut Lab, id: &Id) -> bool {
+        if !self.is(lab, id, &StateType::FINAL) {
+            return false;
+        }
+        let Some(run) = lab.world.run(id) else {
+            return false;
+        };
+        if run.run_count > Some(0) {
+            return true;
+        }
+        let second = SignedDuration::from_secs(1);
+        let now = lab.world.now;
+        let is_past = run.end_time.is_some_and(|end| end + second < now);
+        if self.skew == 0 && is_past {
+            lab.retried_before_start(id);
+            return true;
+        }
+        false
+    }
+
+    /// Retries some of the runs that have ended, soon.
+    pub(crate) fn retry_old(&mut self, lab: &Lab) {
+        let runs: Vec<Id> = lab.world.runs().map(|run| run.id.clone()).collect();
+        for run in runs {
+            if self.rng.f64() < 0.2 {
+                self.soon(lab.time(), Step::Retry(run));
+            }
+        }
     }
 
     fn is(&self, lab: &Lab, run: &Id, kinds: &[StateType]) -> bool {

@@ -78,8 +78,14 @@ fn play(seed: u64, parts: Parts) -> Result<(), String> {
     let length = INTERVAL * rng.u32(intervals);
     let mut schedule = Schedule::new(&mut lab, length);
     let checkpoint = rng.f64() < 0.8;
+    // Some schedules have hours after which the agent has forgotten what it counted before.
+    let mut hours = (rng.f64() < 0.05).then(|| length.mul_f64(rng.f64()));
     lab.weather.slow = *rng.choice(&[0, 50, 1_000]).unwrap();
-    while lab.time() < length {
+    let mut end = length;
+    while lab.time() < end {
+        if hours.take_if(|at| *at <= lab.time()).is_some() {
+            end += forget(&mut lab, &mut rng, parts, &mut schedule);
+        }
         turn(&mut lab, &mut rng, parts, checkpoint, &mut schedule);
         match lab.cycle(&mut schedule) {
             Some(cycle) => lab.check_gauges(&cycle)?,
@@ -89,6 +95,31 @@ fn play(seed: u64, parts: Parts) -> Result<(), String> {
         lab.pass(INTERVAL - Duration::from_millis(elapsed), &mut schedule);
     }
     settle(&mut lab, &mut schedule)
+}
+
+/// Hours in which nothing new begins, and in which nothing can be read, or everything. Some of the
+/// runs that have ended are retried after them. Returns how long that took.
+fn forget(
+    lab: &mut Lab,
+    rng: &mut fastrand::Rng,
+    parts: Parts,
+    schedule: &mut Schedule,
+) -> Duration {
+    let (began, weather) = (lab.time(), lab.weather);
+    let is_down = parts.errors && rng.bool();
+    lab.weather = Weather {
+        errors: if is_down { 1.0 } else { 0.0 },
+        slow: weather.slow,
+        ..Weather::default()
+    };
+    for _ in 0..rng.u32(40..60) {
+        lab.pass(Duration::from_secs(600), schedule);
+        lab.cycle(schedule);
+    }
+    lab.weather = weather;
+    lab.freeze_replica();
+    schedule.retry_old(lab);
+    lab.time() - began
 }
 
 /// Changes the disturbances from one cycle to the next.
