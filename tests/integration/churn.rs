@@ -35,7 +35,9 @@ async fn histograms_of_deleted_deployments_end_and_the_others_continue() {
                 let mut run = fleet::run(number, "COMPLETED");
                 run["id"] = json!(uuid::Uuid::new_v4().to_string());
                 run["deployment_id"] = json!(fleet::id(1, number));
-                run["end_time"] = json!(Timestamp::now().to_string());
+                let now = Timestamp::now().to_string();
+                run["start_time"] = json!(now);
+                run["end_time"] = json!(now);
                 contents.flow_runs.push(run);
                 if number > 0 {
                     let mut deployment = contents.deployments[0].clone();
