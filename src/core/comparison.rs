@@ -56,6 +56,13 @@ struct Open {
 }
 
 impl Comparison {
+    /// Drops a comparison that takes too long: what changes after its beginning would be kept
+    /// without a bound.
+    pub(super) fn expire(&mut self, uptime: Duration) {
+        let expired = |open: &mut Open| uptime.saturating_sub(open.opened_at) >= LONGEST;
+        self.open.take_if(expired);
+    }
+
     /// Begins a comparison if one is due, of these lists from these times on.
     pub(super) fn open(
         &mut self,
@@ -63,9 +70,6 @@ impl Comparison {
         now: Timestamp,
         lists: impl IntoIterator<Item = (List, Timestamp)>,
     ) {
-        // What has changed since its beginning would be kept without a bound.
-        let expired = |open: &mut Open| uptime.saturating_sub(open.opened_at) >= LONGEST;
-        self.open.take_if(expired);
         let due = self
             .done_at
             .is_none_or(|at| uptime.saturating_sub(at) >= EVERY);

@@ -106,6 +106,8 @@ impl Finished {
         if self.catches_up(uptime) || self.cursor.position().is_none() {
             self.cursor.open(times.start, times.earliest);
         }
+        self.finished.expire(uptime);
+        self.failed.expire(uptime);
         let since = self.compares_from(times.start);
         let since = since.min(before(times.now, CLOCK_SKEW));
         // The cursor reads the past from its oldest slice on, and only what is newer than its
@@ -243,5 +245,29 @@ impl Finished {
             _ => &self.finished,
         };
         self.cursor.is_up_to_date() && comparison.is_done_once()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comparison_that_takes_too_long_begins_anew_with_its_own_window() {
+        let start = Timestamp::constant(1_800_000_000, 0);
+        let mut finished = Finished::new(None, [None; 2]);
+        for hours in [0, 3] {
+            let now = start + Duration::from_secs(3600 * hours);
+            let times = Times {
+                now,
+                earliest: now,
+                start,
+                floor: now,
+                window_start: now,
+                failed_start: None,
+            };
+            finished.open(&times, Duration::from_secs(3600 * hours));
+            assert_eq!(finished.since, now, "{hours} hours");
+        }
     }
 }
