@@ -90,6 +90,9 @@ struct Part {
     failed: bool,
 }
 
+/// A full listing begins anew after this many runs have ended while it was read.
+const MOST_ENDED: usize = 100_000;
+
 /// The work of a cycle.
 #[derive(Debug)]
 enum Job {
@@ -195,7 +198,9 @@ impl Unfinished {
         let known = &self.known;
         for part in &mut self.parts {
             part.failed = false;
-            if matches!(part.job, Job::Listing(_)) {
+            if let Job::Listing(listing) = &part.job
+                && listing.ended.len() < MOST_ENDED
+            {
                 continue;
             }
             let due = part
@@ -502,4 +507,25 @@ impl Listing {
 fn of_section(known: &HashMap<Id, Known>, section: Section) -> impl Iterator<Item = &Run> + Clone {
     let runs = known.values().map(|known| &known.run);
     runs.filter(move |run| self::section(run) == section)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_listing_that_is_never_complete_is_bounded() {
+        let mut unfinished = Unfinished::new(None, HashMap::new());
+        unfinished.begin(Duration::ZERO, false);
+        for number in 0..=2 * MOST_ENDED {
+            unfinished.remove(&format!("run-{number}").into());
+            unfinished.begin(Duration::ZERO, false);
+            for part in &unfinished.parts {
+                let Job::Listing(listing) = &part.job else {
+                    panic!("{number}: {part:?}");
+                };
+                assert!(listing.ended.len() <= MOST_ENDED);
+            }
+        }
+    }
 }
