@@ -30,6 +30,17 @@ pub(super) struct Unread {
     pub(super) later: Timestamp,
 }
 
+#[cfg(test)]
+impl Unread {
+    /// What ended at `time` or later is being read.
+    pub(super) const fn from(time: Timestamp) -> Self {
+        Unread {
+            now: time,
+            later: time,
+        }
+    }
+}
+
 /// Pairs of run and terminal state, in the order of the runs, as a run may have several.
 #[derive(Debug)]
 pub(super) struct Counted {
@@ -220,14 +231,7 @@ mod tests {
     }
 
     /// Everything has been read.
-    const END: Unread = from(Timestamp::MAX);
-
-    const fn from(time: Timestamp) -> Unread {
-        Unread {
-            now: time,
-            later: time,
-        }
-    }
+    const END: Unread = Unread::from(Timestamp::MAX);
 
     #[test]
     fn a_pair_is_remembered_for_hours_after_it_was_last_seen() {
@@ -266,7 +270,7 @@ mod tests {
         for number in 0..1_000 {
             counted.insert(&format!("r{number}"), "s", at(number), up(0));
         }
-        counted.prune(up(0), at(1_000), from(at(200)));
+        counted.prune(up(0), at(1_000), Unread::from(at(200)));
         assert_eq!(counted.len(), 800);
         assert_eq!(counted.forgotten_until(), just_after(at(199)));
         // Only the next comparison will read the rest again, and there are too many.

@@ -155,7 +155,7 @@ impl Runs {
         }
         let ended_before = self.before_start.is_some_and(|range| range.contains(end));
         if known_since.is_none() && ended_before {
-            let latest = run.state_time.map_or(end, |time| time.max(end));
+            let latest = run.latest_end().unwrap_or(end);
             self.counted.insert(&run.id, state, latest, uptime);
             return;
         }

@@ -66,7 +66,7 @@ impl Terminal {
             state_type: run.state_type.filter(|state| state.is_final())?,
             state_name: run.state_name.label(),
             end: run.end_time.unwrap_or(now),
-            latest: run.end_time.max(run.state_time).unwrap_or(now),
+            latest: run.latest_end().unwrap_or(now),
             run_time: run.total_run_time,
             retries: starts.saturating_sub(1).saturating_sub(retries),
             first: !earlier,

@@ -155,6 +155,12 @@ impl FlowRun {
         self.state_type.is_some_and(StateType::is_final)
     }
 
+    /// The latest time at which it may have entered its terminal state: `end_time` is kept when a
+    /// terminal state is replaced, and the clock of a worker that sets the state may be behind.
+    pub fn latest_end(&self) -> Option<Timestamp> {
+        self.end_time.max(self.state_time)
+    }
+
     /// `start_time`, or `expected_start_time` for a run that has not started, as compared by the
     /// server's `start_time` filter.
     pub fn started_or_expected(&self) -> Option<Timestamp> {

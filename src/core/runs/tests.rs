@@ -5,13 +5,6 @@ use crate::core::tags::TagKeys;
 
 const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
-fn unread_from(time: Timestamp) -> Unread {
-    Unread {
-        now: time,
-        later: time,
-    }
-}
-
 fn failed(state: &str, run_count: u64) -> Run {
     let json = format!(
         r#"{{"id":"r","state_id":"{state}","state_type":"FAILED","run_count":{run_count},"end_time":"{NOW}"}}"#
@@ -36,7 +29,7 @@ fn unread(counted: &[&str]) -> Runs {
 fn a_lagging_replica_does_not_keep_earlier_states_from_being_read_after_a_restart() {
     let mut runs = unread(&["first", "last"]);
     runs.ended(&failed("first", 1), None, Duration::ZERO, NOW);
-    runs.prune(Duration::ZERO, NOW, unread_from(Timestamp::MAX));
+    runs.prune(Duration::ZERO, NOW, Unread::from(Timestamp::MAX));
     assert!(runs.unread().contains("r"));
     runs.ended(&failed("last", 2), None, Duration::ZERO, NOW);
     let [Request::FlowRunStates(id)] = &runs.plan(Duration::ZERO)[..] else {
@@ -48,14 +41,14 @@ fn a_lagging_replica_does_not_keep_earlier_states_from_being_read_after_a_restar
 #[test]
 fn a_run_that_is_not_remembered_as_counted_is_not_unread() {
     let mut runs = unread(&[]);
-    runs.prune(Duration::ZERO, NOW, unread_from(Timestamp::MAX));
+    runs.prune(Duration::ZERO, NOW, Unread::from(Timestamp::MAX));
     assert!(runs.unread().is_empty());
 }
 
 #[test]
 fn an_earlier_state_that_is_shown_after_a_later_one_leaves_its_states_to_be_read() {
     let mut runs = unread(&[]);
-    runs.prune(Duration::ZERO, NOW, unread_from(Timestamp::MAX));
+    runs.prune(Duration::ZERO, NOW, Unread::from(Timestamp::MAX));
     runs.ended(&failed("last", 3), None, Duration::ZERO, NOW);
     runs.ended(&failed("first", 2), None, Duration::ZERO, NOW);
     let names = Reader::new(TagKeys::none());
@@ -84,7 +77,7 @@ fn states_from_a_lagging_replica_that_lack_what_is_counted_are_read_again() {
     let (id, interval) = (Id::from("r"), Duration::from_secs(30));
     let of_replica = Some(states(&["first", "second"]));
     runs.states(&id, of_replica, Duration::ZERO, interval, NOW);
-    runs.prune(Duration::ZERO, NOW, unread_from(Timestamp::MAX));
+    runs.prune(Duration::ZERO, NOW, Unread::from(Timestamp::MAX));
     runs.ended(&failed("last", 4), None, Duration::ZERO, NOW);
     assert_eq!(runs.plan(Duration::ZERO).len(), 1);
     let all = Some(states(&["first", "second", "third", "last"]));
@@ -92,7 +85,7 @@ fn states_from_a_lagging_replica_that_lack_what_is_counted_are_read_again() {
     let names = Reader::new(TagKeys::none());
     let events = runs.count(&names, true, Duration::ZERO, NOW);
     assert_eq!(events.len(), 3, "{events:?}");
-    runs.prune(Duration::ZERO, NOW, unread_from(Timestamp::MAX));
+    runs.prune(Duration::ZERO, NOW, Unread::from(Timestamp::MAX));
     assert!(runs.unread().is_empty());
 }
 
@@ -109,7 +102,7 @@ fn an_older_answer_does_not_replace_one_whose_earlier_states_are_still_to_be_rea
     let of_replica = Some(states(&["first", "second"]));
     runs.states(&id, of_replica, Duration::ZERO, interval, NOW);
     assert_eq!(runs.count(&names, true, Duration::ZERO, NOW).len(), 1);
-    runs.prune(Duration::ZERO, NOW, unread_from(Timestamp::MAX));
+    runs.prune(Duration::ZERO, NOW, Unread::from(Timestamp::MAX));
     let later = interval * 2;
     assert_eq!(runs.plan(later).len(), 1);
     let all = Some(states(&["first", "second", "third", "last"]));
@@ -128,7 +121,7 @@ fn an_older_answer_does_not_hide_states_before_one_that_waits_for_its_names() {
     runs.states(&id, of_replica, Duration::ZERO, interval, NOW);
     let names = Reader::new(TagKeys::none());
     assert_eq!(runs.count(&names, true, Duration::ZERO, NOW).len(), 3);
-    runs.prune(Duration::ZERO, NOW, unread_from(Timestamp::MAX));
+    runs.prune(Duration::ZERO, NOW, Unread::from(Timestamp::MAX));
     assert!(runs.unread().contains("r"));
 }
 
@@ -143,7 +136,7 @@ fn later(hours: u32) -> (Duration, Timestamp) {
 fn the_last_run_before_an_outage_of_hours_is_not_counted_again() {
     let mut runs = unread(&["last"]);
     let (uptime, now) = later(7);
-    runs.prune(uptime, now, unread_from(now));
+    runs.prune(uptime, now, Unread::from(now));
     runs.ended(&failed("last", 1), None, uptime, now);
     let names = Reader::new(TagKeys::none());
     assert!(runs.count(&names, true, uptime, now).is_empty());
@@ -153,7 +146,7 @@ fn the_last_run_before_an_outage_of_hours_is_not_counted_again() {
 fn an_old_state_that_a_lagging_replica_shows_of_a_retried_run_is_not_counted_again() {
     let mut runs = unread(&["last"]);
     let (uptime, now) = later(7);
-    runs.prune(uptime, now, unread_from(now));
+    runs.prune(uptime, now, Unread::from(now));
     runs.ended(&failed("last", 1), Some(now), uptime, now);
     let names = Reader::new(TagKeys::none());
     assert!(runs.count(&names, true, uptime, now).is_empty());
@@ -167,7 +160,7 @@ fn what_was_counted_of_an_unfinished_run_is_remembered_for_as_long_as_it_runs() 
     runs.unfinished.insert(running, NOW);
     for hours in 1..12 {
         let (uptime, now) = later(hours);
-        runs.prune(uptime, now, unread_from(now));
+        runs.prune(uptime, now, Unread::from(now));
     }
     assert!(runs.counted.contains_run("r"));
 }
@@ -198,7 +191,7 @@ fn a_replaced_terminal_state_that_is_forgotten_is_not_counted_again_after_a_retr
     let names = Reader::new(TagKeys::none());
     assert_eq!(runs.count(&names, true, Duration::ZERO, NOW).len(), 1);
     let (uptime, now) = later(7);
-    runs.prune(uptime, now, unread_from(now));
+    runs.prune(uptime, now, Unread::from(now));
     runs.ended(&failed("third", 2), Some(now), uptime, now);
     let all = Some(states(&["first", "second", "third"]));
     runs.states(&Id::from("r"), all, uptime, Duration::from_secs(30), now);
