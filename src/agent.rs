@@ -24,7 +24,7 @@ use crate::status;
 /// process must end within five seconds.
 const LAST_CHECKPOINT: Duration = Duration::from_millis(1_500);
 const LAST_PUSH: Duration = Duration::from_secs(3);
-const LAST_SPANS: Duration = Duration::from_secs(4);
+const LAST_SPANS: Duration = Duration::from_millis(3_500);
 /// Answers in progress end within this time. This takes place during the last push.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 

@@ -21,7 +21,7 @@
 //! - [`cli`]: arguments; [`commands`]: every command but `run`; [`docgen`]: the generated references;
 //! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and memory;
 //!   [`shutdown`]: its shutdown; [`stdio`]: the standard streams;
-//! - [`clip`]: bounds the length of foreign texts; [`secrets`]: masks secrets in every message.
+//! - [`failure`]: since when and why something fails; [`clip`]: bounds the length of foreign texts; [`secrets`]: masks secrets in every message.
 //!
 //! The files named `properties.rs` state what must hold for any bytes from outside; the tests and the
 //! targets of `fuzz/` share them.
@@ -55,6 +55,7 @@ pub mod core;
 pub mod cycles;
 pub mod docgen;
 pub mod export;
+pub mod failure;
 pub mod http;
 pub mod keeper;
 pub mod metrics;

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::stdio;
 
 /// A process that is still running after this time is ended. The shutdown itself should take less.
-const LONGEST: Duration = Duration::from_millis(4_500);
+const LONGEST: Duration = Duration::from_secs(4);
 
 /// What ends before the process does, even if it is ended by force.
 const LAST_LINES: Duration = Duration::from_millis(100);

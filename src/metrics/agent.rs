@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use jiff::Timestamp;
 
 use super::points::Size;
 use super::{Buckets, Family, Kind, Points, View};
 use crate::core::Outcome;
 use crate::core::snapshot::SectionState;
-use crate::settings::Failing;
+use crate::failure::Failure;
 
 /// The boundaries that the semantic conventions advise for `http.client.request.duration`.
 const REQUEST_SECONDS: &[f64] = &[
@@ -202,9 +201,9 @@ pub(super) const FAMILIES: &[Family] = &[
         &["setting"],
         &[],
         |view, points| {
-            for (setting, failing) in &view.agent.reloads {
-                let value = if failing.is_none() { 1.0 } else { 0.0 };
-                points.set([Arc::from(setting.as_str())], value);
+            for (setting, failure) in &view.agent.reloads {
+                let value = if failure.is_none() { 1.0 } else { 0.0 };
+                points.set([Arc::clone(setting)], value);
             }
         },
     ),
@@ -268,24 +267,20 @@ pub struct Checkpoints {
     /// The number of those that could not be written.
     pub failed: u64,
     /// Since when and why they cannot be written.
-    pub failing: Option<(Timestamp, String)>,
+    pub failure: Option<Failure>,
 }
 
 impl Checkpoints {
     /// Counts one that was written. Returns whether the one before could not be written.
     pub fn note_success(&mut self) -> bool {
         self.written = self.written.saturating_add(1);
-        self.failing.take().is_some()
+        self.failure.take().is_some()
     }
 
     /// Counts one that could not be written. Returns whether it is the first since one was written.
     pub fn note_failure(&mut self, error: &impl ToString) -> bool {
         self.failed = self.failed.saturating_add(1);
-        let reason = error.to_string();
-        let since = self.failing.take().map(|(since, _)| since);
-        let first = since.is_none();
-        self.failing = Some((since.unwrap_or_else(Timestamp::now), reason));
-        first
+        Failure::note(&mut self.failure, error.to_string()).is_none()
     }
 }
 
@@ -297,7 +292,7 @@ pub struct Stats {
     /// Its checkpoints, if they are enabled.
     pub checkpoints: Option<Checkpoints>,
     /// The settings whose files are read again; since when, and why, this fails.
-    pub reloads: BTreeMap<String, Option<Failing>>,
+    pub reloads: BTreeMap<Arc<str>, Option<Failure>>,
     /// When it started.
     pub started: Instant,
     /// The time of this publication, by the host's clock.

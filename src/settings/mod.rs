@@ -40,7 +40,7 @@ pub use otel::{Compression, MetricsExporters, Otel, Otlp, OtlpHeaders, Temporali
 pub use pem::{OwnCertificate, identity};
 pub use prefect::{Authentication, Credentials, Prefect};
 pub use profile::Profile;
-pub use reload::{Failing, Reload, Reloads, Watched};
+pub use reload::{Reload, Reloads, Watched};
 use shown::shown;
 pub use sources::Sources;
 use sources::{Found, Merged};

@@ -2,57 +2,51 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use jiff::Timestamp;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Error;
+use crate::failure::Failure;
 
 type Read<T> = dyn Fn() -> Result<T, Error> + Send + Sync;
-
-/// Since when files cannot be read or used, and why.
-pub type Failing = (Timestamp, String);
 
 /// Settings whose files are read again, and whether that works. Clones share this.
 #[derive(Debug, Clone)]
 pub struct Watched {
-    names: Arc<[String]>,
-    failing: Arc<Mutex<Option<Failing>>>,
+    names: Arc<str>,
+    failure: Arc<Mutex<Option<Failure>>>,
 }
 
 impl Watched {
-    pub(super) fn new(names: Vec<String>) -> Self {
+    pub(super) fn new(names: &[String]) -> Self {
         Watched {
-            names: names.into(),
-            failing: Arc::default(),
+            names: names.join(", ").into(),
+            failure: Arc::default(),
         }
     }
 
-    /// The names of the settings.
-    pub fn names(&self) -> String {
-        self.names.join(", ")
+    /// The names of the settings, separated by commas.
+    pub fn names(&self) -> &Arc<str> {
+        &self.names
     }
 
     /// Notes that the files could be read and used. Returns whether that failed before.
     pub fn note_success(&self) -> bool {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        failing.take().is_some()
+        self.last().take().is_some()
     }
 
     /// Notes that the files could not be read or used. Returns the previous reason, if that has
     /// failed before.
     pub fn note_failure(&self, reason: &str) -> Option<String> {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = failing.take();
-        let since = before.as_ref().map(|(since, _)| *since);
-        *failing = Some((since.unwrap_or_else(Timestamp::now), reason.to_owned()));
-        before.map(|(_, reason)| reason)
+        Failure::note(&mut self.last(), reason.to_owned())
     }
 
     /// Since when this fails, and why.
-    pub fn failing(&self) -> Option<Failing> {
-        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        failing.clone()
+    pub fn failure(&self) -> Option<Failure> {
+        self.last().clone()
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Failure>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -62,11 +56,11 @@ pub struct Reloads(pub(super) Vec<Watched>);
 
 impl Reloads {
     /// Since when, and why, each of them fails.
-    pub fn read(&self) -> BTreeMap<String, Option<Failing>> {
-        let mut all = BTreeMap::new();
+    pub fn read(&self) -> BTreeMap<Arc<str>, Option<Failure>> {
+        let mut all: BTreeMap<_, Option<Failure>> = BTreeMap::new();
         for watched in &self.0 {
-            let failing: &mut Option<Failing> = all.entry(watched.names()).or_default();
-            *failing = failing.take().or(watched.failing());
+            let failure = all.entry(Arc::clone(watched.names())).or_default();
+            *failure = failure.take().or(watched.failure());
         }
         all
     }
@@ -85,7 +79,7 @@ impl<T> Reload<T> {
         read: impl Fn() -> Result<T, Error> + Send + Sync + 'static,
     ) -> Self {
         Reload {
-            watched: Watched::new(names),
+            watched: Watched::new(&names),
             read: Arc::new(read),
         }
     }

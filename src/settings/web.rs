@@ -48,7 +48,7 @@ pub(super) fn load(reader: &Reader) -> Result<Web, Error> {
     Ok(Web {
         config_file,
         bearer_token: file.or(token),
-        watched: (!files.is_empty()).then(|| Watched::new(files)),
+        watched: (!files.is_empty()).then(|| Watched::new(&files)),
     })
 }
 

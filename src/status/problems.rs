@@ -7,6 +7,7 @@ use super::format::{error, millis};
 use super::journal::{Failing, culprit};
 use super::links;
 use super::model::{Problem, Section as SectionRow, SectionCondition, Series, Severity};
+use crate::failure::Failure;
 use crate::secrets::without_query;
 
 /// The agent is catching up if it lags behind more than this, as in the alert
@@ -111,34 +112,21 @@ fn unread(sections: &[SectionRow]) -> Vec<Problem> {
 /// Checkpoints cannot be written.
 fn unwritten(input: &Input<'_>) -> Option<Problem> {
     let checkpoints = input.view.agent.checkpoints.as_ref()?;
-    let (since, reason) = checkpoints.failing.as_ref()?;
-    Some(Problem {
-        detail: Some(error(reason)),
-        since: Some(millis(*since)),
-        ..problem(
-            Severity::Warning,
-            "Checkpoints cannot be written".to_owned(),
-            "Nothing is lost while the agent runs. After a restart, counters would resume from the previous checkpoint, or start at zero if there is none. Check the disk and the permissions of STATE_DIR.",
-            "PrefectAgentCheckpointsFailing",
-        )
-    })
+    let title = "Checkpoints cannot be written".to_owned();
+    let advice = "Nothing is lost while the agent runs. After a restart, counters would resume from the previous checkpoint, or start at zero if there is none. Check the disk and the permissions of STATE_DIR.";
+    let runbook = "PrefectAgentCheckpointsFailing";
+    let failure = checkpoints.failure.as_ref()?;
+    Some(failing(failure, title, advice, runbook))
 }
 
 /// Files that have been read at the start and cannot be read or used now.
 fn not_reloaded(input: &Input<'_>) -> impl Iterator<Item = Problem> {
     let reloads = input.view.agent.reloads.iter();
-    reloads.filter_map(|(setting, failing)| {
-        let (since, reason) = failing.as_ref()?;
-        Some(Problem {
-            detail: Some(error(reason)),
-            since: Some(millis(*since)),
-            ..problem(
-                Severity::Warning,
-                format!("{setting}: the file cannot be used"),
-                "The agent uses the previous content. Correct the file; no restart is needed.",
-                "PrefectAgentReloadFailing",
-            )
-        })
+    let advice = "The agent uses the previous content. Correct the file; no restart is needed.";
+    reloads.filter_map(move |(setting, failure)| {
+        let title = format!("{setting}: the file cannot be used");
+        let failure = failure.as_ref()?;
+        Some(failing(failure, title, advice, "PrefectAgentReloadFailing"))
     })
 }
 
@@ -178,6 +166,19 @@ fn counted(sections: &[SectionRow], series: &[Series]) -> Vec<Problem> {
         ));
     }
     problems
+}
+
+fn failing(
+    failure: &Failure,
+    title: String,
+    advice: &'static str,
+    runbook: &'static str,
+) -> Problem {
+    Problem {
+        detail: Some(error(&failure.reason)),
+        since: Some(millis(failure.since)),
+        ..problem(Severity::Warning, title, advice, runbook)
+    }
 }
 
 fn problem(

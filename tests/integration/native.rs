@@ -411,7 +411,7 @@ fn every_family_is_right_and_every_recipe_answers() {
     let settings = [
         ("METRICS_INCLUDE", "*"),
         ("STATE_DIR", folder.path().to_str().unwrap()),
-        // It contains nothing, which changes nothing.
+        // An empty web configuration: a file that is read again.
         ("WEB_CONFIG_FILE", "/dev/null"),
         ("TASK_RUNS_ENABLED", "True"),
         ("DEPLOYMENT_TAG_LABELS", "period"),

@@ -72,7 +72,7 @@ fn secrets_in_files_can_be_read_again() {
     assert_eq!(key(&settings), "pnu_first");
     let reload = settings.prefect.reload.unwrap();
     assert_eq!(
-        reload.watched().names(),
+        &**reload.watched().names(),
         "PREFECT_API_KEY_FILE, PREFECT_CLIENT_CUSTOM_HEADERS_FILE"
     );
     std::fs::write(path, "pnu_second\n").unwrap();
