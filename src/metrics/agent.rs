@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-
 use super::points::Size;
 use super::{Buckets, Family, Kind, Points, View};
 use crate::core::Outcome;

@@ -385,19 +385,16 @@ async fn the_agent_runs_although_it_cannot_write_to_its_streams() {
     let stub = small_stub().await;
     blocking(|| {
         for stream in [closed, full_disk] {
-            let port = crate::support::prefect::free_port();
             let settings = [
                 ("PREFECT_API_URL", stub.url.as_str()),
                 ("METRICS_ADDR", "127.0.0.1"),
-                ("METRICS_PORT", &port.to_string()),
+                ("METRICS_PORT", "0"),
                 ("OTEL_METRICS_EXPORTER", "console,prometheus"),
                 ("SAMPLE_INTERVAL_SECONDS", "1"),
             ];
-            let mut child = agent_command(&settings)
-                .stdout(stream())
-                .stderr(stream())
-                .spawn()
-                .unwrap();
+            let mut command = agent_command(&settings);
+            let mut agent = Process::start_as_is(command.stdout(stream()).stderr(stream()));
+            let port = wait_for("a port", || agent.listening_port());
             let url = format!("http://127.0.0.1:{port}/metrics");
             let is_third_failure = |line: &str| {
                 let is_of_console = line.contains("\"console\"") && line.contains("\"failure\"");
@@ -406,12 +403,10 @@ async fn the_agent_runs_although_it_cannot_write_to_its_streams() {
                     && line.ends_with(" 3")
             };
             wait_for("three cycles", || {
-                assert!(child.try_wait().unwrap().is_none(), "it has ended");
+                assert!(agent.is_running(), "it has ended");
                 let text = fetch(&url).ok()?.text().ok()?;
                 text.lines().any(is_third_failure).then_some(())
             });
-            child.kill().unwrap();
-            child.wait().unwrap();
         }
     });
 }

@@ -1,5 +1,6 @@
 //! Rows: disks, streams and limits of the host.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,7 +13,6 @@ use prefect_otel_agent::checkpoint::api_id;
 use tokio::runtime::Runtime;
 
 use crate::support::front::Front;
-use crate::support::prefect::free_port;
 use crate::support::process::{Process, agent_command, by_shell, has_namespaces, left_out};
 use crate::support::small_stub;
 
@@ -98,7 +98,8 @@ pub(super) struct Place {
     pub(super) checkpoint: PathBuf,
     /// The agent's process.
     pub(super) process: Option<u32>,
-    port: u16,
+    /// The agent's port; 0 for any.
+    port: Cell<u16>,
     /// Connections of clients that do nothing.
     idle: Mutex<Vec<TcpStream>>,
 }
@@ -112,7 +113,7 @@ impl Place {
             state,
             _folder: folder,
             process: None,
-            port: free_port(),
+            port: Cell::new(0),
             idle: Mutex::default(),
         }
     }
@@ -178,7 +179,8 @@ impl Host {
             }
             return None;
         }
-        let listening = SocketAddr::from(([127, 0, 0, 1], place.port));
+        place.port.set(soon("a port", || process.listening_port()));
+        let listening = SocketAddr::from(([127, 0, 0, 1], place.port.get()));
         soon("/healthz", || {
             get(listening, "/healthz", Duration::from_secs(5)).ok()
         });
@@ -249,7 +251,7 @@ impl Host {
     }
 
     fn start(&self, row: &Row, url: &str, place: &Place) -> Process {
-        let port = place.port.to_string();
+        let port = place.port.get().to_string();
         let state = place.state.to_str().unwrap();
         let settings = [
             &SETTINGS[..],
@@ -417,7 +419,7 @@ pub(super) const LIMITS: &[Row] = &[
         Host {
             shell: "ulimit -n 100",
             strike: |place| {
-                let connect = || TcpStream::connect(("127.0.0.1", place.port)).unwrap();
+                let connect = || TcpStream::connect(("127.0.0.1", place.port.get())).unwrap();
                 place.idle.lock().unwrap().extend((0..300).map(|_| connect()));
             },
             heal: Some(|place| place.idle.lock().unwrap().clear()),
@@ -458,7 +460,8 @@ pub(super) const STARTS: &[Row] = &[
         Host {
             before: |place| {
                 // For the rest of the test program.
-                let taken = TcpListener::bind(("127.0.0.1", place.port)).unwrap();
+                let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+                place.port.set(taken.local_addr().unwrap().port());
                 std::mem::forget(taken);
             },
             ..HOST

@@ -1,9 +1,11 @@
 //! Processes that a test starts, and stops by their ids.
 
+use std::collections::HashSet;
 use std::io::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -67,6 +69,35 @@ impl Process {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id()));
         // The state follows the name: `Z` until the test has read the exit status.
         stat.is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
+    /// The TCP port that it listens on, if there is one yet: for a process whose log cannot be
+    /// read. The port of `METRICS_PORT=0` cannot be taken by another process before it is used.
+    ///
+    /// # Panics
+    ///
+    /// If it has exited.
+    pub(crate) fn listening_port(&mut self) -> Option<u16> {
+        let exited = self.child.try_wait().unwrap();
+        assert!(
+            exited.is_none(),
+            "the process has ended: {exited:?} {:#?}",
+            self.log()
+        );
+        let folder = Path::new("/proc").join(self.id().to_string());
+        let links = std::fs::read_dir(folder.join("fd")).ok()?.flatten();
+        let links = links.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        let open: HashSet<_> = links
+            .map(|link| link.to_string_lossy().into_owned())
+            .collect();
+        // proc_pid_net(5): the address, the state and the inode of each socket.
+        let table = std::fs::read_to_string(folder.join("net/tcp")).ok()?;
+        table.lines().skip(1).find_map(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let (_, port) = fields[1].rsplit_once(':')?;
+            let listens = fields[3] == "0A" && open.contains(&format!("socket:[{}]", fields[9]));
+            listens.then(|| u16::from_str_radix(port, 16).unwrap())
+        })
     }
 
     /// Sends a signal to the group.
