@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use crate::core::clock::Moment;
+use crate::core::events::Event;
 use crate::core::{Answered, Ask, Config, Core, Cycle, Lane, State};
 use crate::keeper::Keeper;
 use crate::prefect::Client;
@@ -24,6 +25,8 @@ pub struct Sampler {
     client: Arc<Client>,
     started: Instant,
     deadline: Duration,
+    /// The events of a cycle that has ended, until its checkpoint is written.
+    unreported: Vec<Event>,
 }
 
 impl Sampler {
@@ -35,6 +38,7 @@ impl Sampler {
             client: Arc::new(client),
             started: Instant::now(),
             deadline,
+            unreported: Vec::new(),
         }
     }
 
@@ -80,7 +84,9 @@ impl Sampler {
         };
         let over = (!in_time).then(|| self.deadline.min(began.elapsed()));
         let cycle = self.core.finish(self.now(), over);
+        self.unreported.clone_from(&cycle.events);
         self.keep(keeper).await;
+        self.unreported.clear();
         cycle
     }
 
@@ -95,7 +101,8 @@ impl Sampler {
             // It is not known whether the last checkpoint was written.
             self.core.checkpoint_failed();
         }
-        let cycle = self.core.finish(self.now(), None);
+        let mut cycle = self.core.finish(self.now(), None);
+        cycle.events.splice(..0, self.unreported.drain(..));
         self.keep(keeper).await;
         cycle
     }
