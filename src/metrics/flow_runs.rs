@@ -195,8 +195,10 @@ fn total_run_time(view: &View<'_>, points: &mut Points<'_>) {
     let mut runs: Vec<_> = ended_in_window(view).collect();
     runs.sort_unstable_by_key(|run| (run.end_time, Arc::clone(&run.id)));
     for run in runs {
-        let (deployment, flow) = view.snapshot.names(run);
-        points.set([deployment, flow], run.total_run_time.unwrap_or_default());
+        if let Some(seconds) = run.total_run_time {
+            let (deployment, flow) = view.snapshot.names(run);
+            points.set([deployment, flow], seconds);
+        }
     }
 }
 
