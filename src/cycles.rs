@@ -10,6 +10,7 @@ use tracing::Instrument as _;
 
 use crate::checkpoint;
 use crate::core::sections::{STALE_AFTER_INTERVALS, Section};
+use crate::core::version;
 use crate::core::{Config, Core, Cycle, Outcome, Snapshot, State};
 use crate::export::{Exporters, Histograms, Recorder};
 use crate::http::Readiness;
@@ -245,7 +246,9 @@ impl Condition {
         }
         if was_down != Some(false) {
             let version = cycle.state.snapshot.version.as_deref().unwrap_or("unknown");
-            tracing::info!(version, "Prefect can be read");
+            let lacks = version::missing(version).join("; ");
+            let lacks = (!lacks.is_empty()).then_some(lacks);
+            tracing::info!(version, lacks, "Prefect can be read");
         }
         for (section, error) in &cycle.errors {
             // After an outage, a section that has not been read again yet still has its error.

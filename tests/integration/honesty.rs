@@ -371,3 +371,23 @@ async fn a_key_that_the_server_repeats_is_shown_nowhere() {
         }
     });
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_server_lacks_is_logged_once() {
+    let stub = small_stub().await;
+    stub.fault(|request: &Request| {
+        let asked = request.path.ends_with("/admin/version");
+        asked.then(|| axum::Json("3.6.20").into_response())
+    });
+    tokio::task::block_in_place(|| {
+        let agent = AgentProcess::start(&stub.url, &[]);
+        let line = agent.process.wait_for_line("Prefect can be read");
+        for part in ["3.6.20", "task runs", "3.6.22", "slots in use", "3.6.23"] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+        agent.wait_for_page("three cycles", |page| {
+            (sum(page, CYCLES) >= 3.0).then_some(())
+        });
+        assert_eq!(agent.process.lines_with("3.6.23"), 1);
+    });
+}
