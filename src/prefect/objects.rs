@@ -235,6 +235,14 @@ macro_rules! resources {
                     $(Objects::$name(listed) => &listed.skipped,)*
                 }
             }
+
+            /// The number of objects, with those that were skipped.
+            #[cfg(any(test, fuzzing))]
+            pub(super) fn len(&self) -> usize {
+                match self {
+                    $(Objects::$name(listed) => listed.len(),)*
+                }
+            }
         }
 
         $(impl Object for $object {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
 
-use super::objects::{Objects, Resource};
+use super::objects::Resource;
 use super::request::{FlowRunFilter, Order, Page, TaskRunFilter};
 use super::retry_after;
 use super::runs::FlowRun;
@@ -81,7 +81,7 @@ pub fn answers(body: &[u8]) {
             }
         };
         let listed = match &answer {
-            Answer::Objects(listed) => len(listed),
+            Answer::Objects(listed) => listed.len(),
             Answer::Workers(listed) => listed.len(),
             Answer::FlowRuns(listed) => listed.len(),
             Answer::FlowRunStates(listed) => listed.len(),
@@ -92,21 +92,6 @@ pub fn answers(body: &[u8]) {
         if let Answer::FlowRuns(runs) = &answer {
             runs.items.iter().for_each(times);
         }
-    }
-}
-
-fn len(objects: &Objects) -> usize {
-    fn len<T>(listed: &Listed<T>) -> usize {
-        listed.len()
-    }
-    match objects {
-        Objects::Deployments(listed) => len(listed),
-        Objects::Flows(listed) => len(listed),
-        Objects::WorkPools(listed) => len(listed),
-        Objects::WorkQueues(listed) => len(listed),
-        Objects::GlobalLimits(listed) => len(listed),
-        Objects::TagLimits(listed) => len(listed),
-        Objects::Automations(listed) => len(listed),
     }
 }
 
