@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::Run;
 use super::keyed::{Direction, Keyed};
+use super::page_size::PageSize;
 use super::windows::{Found, is_failure};
 use crate::prefect::request::{FlowRunFilter, OneOf, Order, Presence, Range};
 use crate::prefect::runs::{FlowRun, StateType};
@@ -41,6 +42,7 @@ pub(super) struct Comparison {
     /// When the last comparison was completed, as uptime.
     done_at: Option<Duration>,
     open: Option<Open>,
+    page_size: PageSize,
 }
 
 /// A comparison in progress, which may take several cycles.
@@ -50,7 +52,7 @@ struct Open {
     lists: Vec<(List, Vec<Keyed>)>,
     found: Found,
     /// Runs that have started again in the meantime.
-    again: HashSet<Id>,
+    restarted: HashSet<Id>,
     /// When it was opened, as uptime.
     opened_at: Duration,
 }
@@ -82,7 +84,7 @@ impl Comparison {
             began: now,
             lists: lists.map(|(list, since)| (list, keyed(since))).collect(),
             found: Found::new(),
-            again: HashSet::new(),
+            restarted: HashSet::new(),
             opened_at: uptime,
         });
     }
@@ -99,6 +101,7 @@ impl Comparison {
 
     /// The requests to send next, each with its list and the part of the list.
     pub(super) fn plan(&self, limit: usize) -> Vec<(List, usize, Request)> {
+        let limit = self.page_size.of(limit);
         let lists = self.open.iter().flat_map(|open| &open.lists);
         let parts = lists.flat_map(|(list, parts)| {
             let parts = parts.iter().enumerate();
@@ -117,6 +120,7 @@ impl Comparison {
         skipped: Vec<Id>,
         full: bool,
     ) {
+        self.page_size.arrived();
         let Some(open) = &mut self.open else { return };
         let mut lists = open.lists.iter_mut();
         let Some((_, parts)) = lists.find(|(other, _)| *other == list) else {
@@ -142,10 +146,15 @@ impl Comparison {
             .extend(found.map(|run| (Arc::clone(&run.id), Arc::clone(run))));
     }
 
+    /// Notes that a page timed out: the next ones are smaller.
+    pub(super) fn timed_out(&mut self) {
+        self.page_size.timed_out();
+    }
+
     /// Notes that a run has started again: it is removed even if it was read as finished.
     pub(super) fn started_again(&mut self, id: &Id) {
         if let Some(open) = &mut self.open {
-            open.again.insert(Arc::clone(id));
+            open.restarted.insert(Arc::clone(id));
         }
     }
 
@@ -157,7 +166,7 @@ impl Comparison {
         };
         let mut done = self.open.take_if(is_done)?;
         self.done_at = Some(uptime);
-        for id in &done.again {
+        for id in &done.restarted {
             done.found.remove(id);
         }
         Some((done.began, done.found))

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::clock::{after, before};
 use super::keyed::{Direction, Keyed};
+use super::page_size::PageSize;
 use crate::prefect::Id;
 use crate::prefect::request::Range;
 
@@ -21,9 +22,6 @@ pub(super) const OVERLAP: Duration = Duration::from_secs(120);
 const SLICE: Duration = Duration::from_secs(3600);
 const SHORTEST_SLICE: Duration = Duration::from_secs(60);
 
-/// The minimum size of a page, if larger ones time out.
-const SMALLEST_PAGE: usize = 10;
-
 /// How far a list of finished runs has been read.
 #[derive(Debug)]
 pub(super) struct Cursor {
@@ -32,10 +30,11 @@ pub(super) struct Cursor {
     slice: Option<Slice>,
     /// The length of the next slice, which is shorter after a timeout.
     span: Duration,
-    /// How many times the page size is halved.
-    halved: u32,
+    page_size: PageSize,
     /// Whether the list has been read up to the present in this cycle.
     up_to_date: bool,
+    /// Whether a slice has been opened in this cycle.
+    has_opened: bool,
 }
 
 /// A slice that is being read.
@@ -56,8 +55,9 @@ impl Cursor {
             position,
             slice: None,
             span: SLICE,
-            halved: 0,
+            page_size: PageSize::default(),
             up_to_date: false,
+            has_opened: false,
         }
     }
 
@@ -80,6 +80,7 @@ impl Cursor {
     /// Begins a cycle.
     pub(super) fn begin(&mut self) {
         self.up_to_date = false;
+        self.has_opened = false;
         if let Some(slice) = &mut self.slice {
             // It was opened in an earlier cycle: what has ended since then is in the next slice.
             slice.last = false;
@@ -89,6 +90,11 @@ impl Cursor {
     /// Whether the list has been read up to the present in this cycle.
     pub(super) fn is_up_to_date(&self) -> bool {
         self.up_to_date
+    }
+
+    /// Whether a slice has been opened in this cycle.
+    pub(super) fn has_opened(&self) -> bool {
+        self.has_opened
     }
 
     /// Whether no slice is being read.
@@ -103,8 +109,16 @@ impl Cursor {
         }
     }
 
-    /// Skips what ended before `oldest`. Returns where the reading would have resumed.
+    /// Skips what ended before `oldest`, unless a slice with newer runs is being read: it would
+    /// begin anew as `oldest` moves. Returns where the reading would have resumed.
     pub(super) fn skip_to(&mut self, oldest: Timestamp) -> Option<Timestamp> {
+        if self
+            .slice
+            .as_ref()
+            .is_some_and(|slice| slice.then >= oldest)
+        {
+            return None;
+        }
         let position = self.position.filter(|position| *position < oldest)?;
         self.position = Some(oldest);
         self.slice = None;
@@ -122,6 +136,7 @@ impl Cursor {
             .map_or(start, |position| before(position.min(earliest), OVERLAP));
         let until = after(since, self.span.saturating_add(OVERLAP));
         let last = until >= earliest;
+        self.has_opened = true;
         let range = Range {
             after: Some(since),
             before: (!last).then_some(until),
@@ -138,8 +153,7 @@ impl Cursor {
     /// which is at most `limit`.
     pub(super) fn next(&self, limit: usize) -> Option<(Range, &[Id], usize)> {
         let slice = self.slice.as_ref()?;
-        let smallest = SMALLEST_PAGE.min(limit);
-        let limit = (limit >> self.halved.min(8)).max(smallest);
+        let limit = self.page_size.of(limit);
         Some((slice.keyed.range(), slice.keyed.exclude(), limit))
     }
 
@@ -150,7 +164,7 @@ impl Cursor {
         skipped: impl IntoIterator<Item = Id>,
         full: bool,
     ) {
-        self.halved = self.halved.saturating_sub(1);
+        self.page_size.arrived();
         let Some(slice) = &mut self.slice else { return };
         slice.keyed.page(objects, full);
         slice.keyed.skip(skipped);
@@ -172,7 +186,7 @@ impl Cursor {
 
     /// Notes that a page timed out: the next pages are smaller, and the next slice is shorter.
     pub(super) fn timed_out(&mut self) {
-        self.halved = self.halved.saturating_add(1).min(8);
+        self.page_size.timed_out();
         self.span = self.span.mul_f64(0.5).max(SHORTEST_SLICE);
     }
 
@@ -189,6 +203,22 @@ mod tests {
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    #[test]
+    fn a_slice_that_is_being_read_is_not_skipped_while_part_of_it_is_recent_enough() {
+        let mut cursor = Cursor::new(Some(at(0)));
+        cursor.begin();
+        assert_eq!(cursor.skip_to(at(3_600)), Some(at(0)));
+        cursor.open(at(0), at(86_400));
+        let full = [(Id::from("a"), Some(at(7_000)))];
+        cursor.page(full, [], true);
+        let (left, _, _) = cursor.next(200).unwrap();
+        for seconds in [3_601, 5_000, 7_200] {
+            assert_eq!(cursor.skip_to(at(seconds)), None, "{seconds}");
+            assert_eq!(cursor.next(200).unwrap().0, left);
+        }
+        assert_eq!(cursor.skip_to(at(7_500)), Some(at(3_600)));
     }
 
     #[test]

@@ -86,6 +86,10 @@ impl Core {
             self.sections
                 .fail_unread(&Error::Deadline(deadline), uptime);
         }
+        if !self.sections.up() {
+            // Each section would wait for as long as the whole server could not be read.
+            self.sections.retry_all();
+        }
         self.phase = Phase::Over;
         self.prune(moment);
         self.ended_at = uptime;

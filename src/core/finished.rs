@@ -42,7 +42,7 @@ pub(super) struct Finished {
     /// Where the window of the current comparison begins.
     since: Timestamp,
     /// Whether the current comparison reaches back to the second-to-last one.
-    is_whole: bool,
+    is_complete: bool,
     /// Requests that failed in this cycle.
     failures: Vec<Purpose>,
     /// The uptime until which past slices are read in this cycle.
@@ -83,7 +83,7 @@ impl Finished {
             failed: Comparison::default(),
             compared,
             since: Timestamp::MIN,
-            is_whole: false,
+            is_complete: false,
             failures: Vec::new(),
             catch_up_until: Duration::ZERO,
         }
@@ -103,7 +103,7 @@ impl Finished {
 
     /// Opens the readings that are due, once the server's time is known.
     pub(super) fn open(&mut self, times: &Times, uptime: Duration) {
-        if self.catches_up(uptime) || self.cursor.position().is_none() {
+        if self.catches_up(uptime) || !self.cursor.has_opened() {
             self.cursor.open(times.start, times.earliest);
         }
         self.finished.expire(uptime);
@@ -121,7 +121,7 @@ impl Finished {
         let since = since.max(times.floor).min(times.window_start);
         if !self.finished.is_open() {
             self.since = since;
-            self.is_whole = !catches_up;
+            self.is_complete = !catches_up;
         }
         let lists = [(List::Ended, since), (List::Started, times.window_start)];
         self.finished.open(uptime, times.now, lists);
@@ -199,8 +199,11 @@ impl Finished {
     /// Notes that a request failed: its reading is resumed in the next cycle. `false` if the
     /// section does not depend on it because the window has been compared before.
     pub(super) fn fail(&mut self, purpose: Purpose, timed_out: bool) -> bool {
-        if purpose == Purpose::New && timed_out {
-            self.cursor.timed_out();
+        match purpose {
+            _ if !timed_out => {}
+            Purpose::New => self.cursor.timed_out(),
+            Purpose::Compare(List::Failed, _) => self.failed.timed_out(),
+            Purpose::Compare(..) => self.finished.timed_out(),
         }
         self.failures.push(purpose);
         match purpose {
@@ -216,21 +219,25 @@ impl Finished {
         self.failed.started_again(id);
     }
 
-    /// The finished runs that a completed comparison has found, and the beginning of its window.
-    pub(super) fn take_finished(&mut self, uptime: Duration) -> Option<(Timestamp, Found)> {
+    /// The finished runs that a completed comparison has found, the beginning of its window, and
+    /// when it began.
+    pub(super) fn take_finished(
+        &mut self,
+        uptime: Duration,
+    ) -> Option<(Timestamp, Timestamp, Found)> {
         let (began, found) = self.finished.take(uptime)?;
         let [last, _] = self.compared;
         // Each process makes a comparison as it starts, and a replica may lag behind all that time.
         let is_due = last.is_none_or(|last| began.duration_since(last).unsigned_abs() >= EVERY);
-        if self.is_whole && is_due {
+        if self.is_complete && is_due {
             self.compared = [Some(began), last];
         }
-        Some((self.since, found))
+        Some((self.since, began, found))
     }
 
-    /// The failed runs that a completed comparison has found.
-    pub(super) fn take_failed(&mut self, uptime: Duration) -> Option<Found> {
-        self.failed.take(uptime).map(|(_, found)| found)
+    /// The failed runs that a completed comparison has found, and when it began.
+    pub(super) fn take_failed(&mut self, uptime: Duration) -> Option<(Timestamp, Found)> {
+        self.failed.take(uptime)
     }
 
     /// The server's time at the last comparison of finished runs, and at the one before.
@@ -252,22 +259,44 @@ impl Finished {
 mod tests {
     use super::*;
 
+    const START: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
+    fn times(now: Timestamp) -> Times {
+        Times {
+            now,
+            earliest: now,
+            start: START,
+            floor: now,
+            window_start: now,
+            failed_start: Some(START),
+        }
+    }
+
     #[test]
     fn a_comparison_that_takes_too_long_begins_anew_with_its_own_window() {
-        let start = Timestamp::constant(1_800_000_000, 0);
         let mut finished = Finished::new(None, [None; 2]);
         for hours in [0, 3] {
-            let now = start + Duration::from_secs(3600 * hours);
-            let times = Times {
-                now,
-                earliest: now,
-                start,
-                floor: now,
-                window_start: now,
-                failed_start: None,
-            };
-            finished.open(&times, Duration::from_secs(3600 * hours));
+            let uptime = Duration::from_secs(3600 * hours);
+            let now = START + uptime;
+            finished.open(&times(now), uptime);
             assert_eq!(finished.since, now, "{hours} hours");
+        }
+    }
+
+    #[test]
+    fn after_a_timeout_each_list_is_read_in_smaller_pages_until_a_page_arrives() {
+        let mut finished = Finished::new(None, [None; 2]);
+        finished.open(&times(START), Duration::ZERO);
+        let plan = finished.plan(200);
+        assert_eq!(plan.len(), 4, "{plan:?}");
+        for (purpose, request) in &plan {
+            assert_eq!(request.limit(), Some(200), "{purpose:?}");
+            finished.fail(*purpose, true);
+        }
+        finished.begin(Duration::MAX);
+        for (purpose, request) in finished.plan(200) {
+            assert!(request.limit() <= Some(100), "{purpose:?} {request:?}");
+            finished.page(purpose, &request, Listed::default(), false);
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::prefect::request::Page;
 use crate::prefect::{Answer, Error, Id, Request};
 
 /// A list is read again at most this many times.
-const AGAIN: u32 = 2;
+const MOST_REREADS: u32 = 2;
 
 /// More objects are not plausible, and not read: a workspace has some thousands of each kind.
 const MOST_OBJECTS: usize = 500_000;
@@ -33,7 +33,7 @@ pub(super) struct Listing<T> {
     /// Those seen since the list was last read from its beginning.
     seen_this_time: HashSet<Id>,
     stage: Stage,
-    again: u32,
+    rereads: u32,
 }
 
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl<T> Default for Listing<T> {
             seen: HashSet::new(),
             seen_this_time: HashSet::new(),
             stage: Stage::First,
-            again: 0,
+            rereads: 0,
         }
     }
 }
@@ -188,10 +188,10 @@ impl<T: Object> Listing<T> {
 
     fn after_all(&mut self, count: usize) -> Stage {
         let complete = self.seen.len() >= count;
-        if complete || self.again >= AGAIN {
+        if complete || self.rereads >= MOST_REREADS {
             return Stage::Done;
         }
-        self.again = self.again.saturating_add(1);
+        self.rereads = self.rereads.saturating_add(1);
         self.seen_this_time.clear();
         Stage::First
     }

@@ -28,6 +28,7 @@ mod keyed;
 mod labels;
 mod last_runs;
 mod listing;
+mod page_size;
 mod plan;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
@@ -367,7 +368,7 @@ impl Core {
                 }
             }
             (Purpose::Finished(purpose), Err(error)) => {
-                match self.finished.fail(purpose, error.is_timeout()) {
+                match self.finished.fail(purpose, error.asks_for_less()) {
                     true => self.end(section, Err(error), uptime),
                     false => self.sections.error(section),
                 }
@@ -436,9 +437,16 @@ impl Core {
 
     fn complete_inventory(&mut self, moment: Moment) {
         let now = self.clock.now(moment);
-        let context = context(&self.config, self.page_limit, &self.sections, now);
-        for section in self.reader.complete(&context) {
-            self.sections.read(section, moment.uptime);
+        loop {
+            let context = context(&self.config, self.page_limit, &self.sections, now);
+            let complete = self.reader.complete(&context);
+            if complete.is_empty() {
+                return;
+            }
+            // Without work pools, the workers are complete as soon as that is known.
+            for section in complete {
+                self.sections.read(section, moment.uptime);
+            }
         }
     }
 
@@ -473,19 +481,19 @@ impl Core {
 
     /// Replaces the content of a window with what a comparison has found.
     fn take_compared(&mut self, uptime: Duration) {
-        if let Some((since, found)) = self.finished.take_finished(uptime) {
+        if let Some((since, began, found)) = self.finished.take_finished(uptime) {
             for run in found.values() {
                 self.last_runs.seen(run, since);
             }
-            self.runs.windows.replace_finished(since, found);
+            self.runs.windows.replace_finished(since, began, found);
         }
-        if let Some(found) = self.finished.take_failed(uptime) {
+        if let Some((began, found)) = self.finished.take_failed(uptime) {
             // Other runs may have completed since, so this does not determine which run was the
             // last.
             for run in found.values() {
                 self.last_runs.seen(run, Timestamp::MAX);
             }
-            self.runs.windows.replace_failed(found);
+            self.runs.windows.replace_failed(began, found);
         }
     }
 

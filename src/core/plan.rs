@@ -70,7 +70,7 @@ pub struct Answered {
 }
 
 /// During this time after the start, the estimate of the server's time may still be wrong.
-const CLOCK_SETTLES: Duration = Duration::from_secs(900);
+const CLOCK_UNCERTAIN: Duration = Duration::from_secs(900);
 
 impl Core {
     /// The requests to send next, concurrently, of every lane whose requests have been answered. If
@@ -130,7 +130,7 @@ impl Core {
             if let Some(tasks) = &mut self.tasks {
                 let start = tasks.start.unwrap_or(times.now);
                 let catches_up = self.finished.catches_up(moment.uptime);
-                if catches_up || tasks.cursor.position().is_none() {
+                if catches_up || !tasks.cursor.has_opened() {
                     tasks.cursor.open(before(start, OVERLAP), times.earliest);
                 }
                 if let Some(request) = tasks.plan(self.page_limit) {
@@ -174,7 +174,7 @@ impl Core {
     /// likely that the first estimate was wrong.
     fn follow_clock_back(&mut self, moment: Moment, now: Timestamp, start: Timestamp) -> Timestamp {
         let back = Duration::try_from(start.duration_since(now)).unwrap_or_default();
-        let young = moment.uptime < CLOCK_SETTLES;
+        let young = moment.uptime < CLOCK_UNCERTAIN;
         if back.is_zero() || back <= OVERLAP && !young {
             return start;
         }

@@ -149,7 +149,10 @@ impl Runs {
         // A pair that may be forgotten was seen for the last time long before the run was known to
         // be unfinished: it has been retried since then, and the answer is that of a lagging
         // replica.
-        let forgotten = known_since.is_none_or(|since| end < before(since, REMEMBER));
+        let forgotten = known_since.is_none_or(|since| {
+            let latest = run.latest_end();
+            latest.is_some_and(|end| end < before(since, REMEMBER))
+        });
         if forgotten && end < self.floor() {
             return;
         }
@@ -221,14 +224,14 @@ impl Runs {
         if let Some(mut before) = self.waiting.remove(&run.id) {
             // A state that is waiting is counted even if it is replaced.
             if std::mem::take(&mut before.counts) {
-                self.settle(&before.run, uptime, now);
+                self.count_current(&before.run, uptime, now);
             }
             // The new answer may be older, from a lagging replica: then the history of the previous
             // one, which includes that of the new one, is still to be read.
             let is_older = !needs_history || run.run_count < before.run.run_count;
             if before.needs_history && is_older {
                 if counts {
-                    self.settle(run, uptime, now);
+                    self.count_current(run, uptime, now);
                 }
                 self.waiting.insert(Arc::clone(&run.id), before);
                 return;
@@ -316,7 +319,7 @@ impl Runs {
         } else {
             self.unread.insert(Arc::clone(id));
         }
-        let (mut earlier, history) = terminal::earlier(&waiting.run, states, now);
+        let (mut earlier, history) = terminal::earlier_states(&waiting.run, states, now);
         let known = self.histories.get(id);
         let floor = waiting.known_since.map_or(floor, |since| since.min(floor));
         earlier.retain(|terminal| {
@@ -354,7 +357,7 @@ impl Runs {
             if let Some(waiting) = self.waiting.get_mut(&id) {
                 waiting.counts = false;
                 let run = Arc::clone(&waiting.run);
-                self.settle(&run, uptime, now);
+                self.count_current(&run, uptime, now);
             }
         }
         self.waiting
@@ -379,7 +382,7 @@ impl Runs {
     }
 
     /// Counts the current state of a run, whether or not its earlier states are known.
-    fn settle(&mut self, run: &Run, uptime: Duration, now: Timestamp) {
+    fn count_current(&mut self, run: &Run, uptime: Duration, now: Timestamp) {
         let history = self.histories.get(&run.id);
         if let Some(terminal) = Terminal::current(run, history, now) {
             self.take_terminal(terminal, uptime);

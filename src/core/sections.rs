@@ -280,8 +280,8 @@ impl Sections {
         self.update(section, |status| status.absent = true);
     }
 
-    /// Notes that the section could not be read. After a transient error it is retried in the next
-    /// cycle, after any other error with exponential backoff.
+    /// Notes that the section could not be read. It is retried in the next cycle or, if it is part
+    /// of the inventory and the error is not transient, with exponential backoff.
     pub(super) fn failed(&mut self, section: Section, error: Error, uptime: Duration) {
         let interval = self.interval;
         self.update(section, |status| {
@@ -291,7 +291,9 @@ impl Sections {
                 return;
             }
             status.failures = status.failures.saturating_add(1);
-            if !error.is_transient() && !error.is_timeout() {
+            // Runs are requested in every cycle: what happens to them cannot wait.
+            let waits = section.cadence() == Cadence::Inventory;
+            if waits && !error.is_transient() && !error.is_timeout() {
                 let doubled = 2_u32.saturating_pow(status.failures.saturating_sub(1).min(10));
                 let wait = interval.saturating_mul(doubled.saturating_sub(1));
                 let wait = wait.min(LONGEST_BACKOFF);
@@ -309,17 +311,20 @@ impl Sections {
         });
     }
 
-    /// Fails every section that is due and has not been read. All of them are read again in the next
-    /// cycle that reaches the server: until then, a cycle costs one request.
+    /// Fails every section that is due and has not been read.
     pub(super) fn fail_unread(&mut self, error: &Error, uptime: Duration) {
         let unread: Vec<_> = self.iter().map(|(section, _)| section).collect();
         for section in unread {
             if self.is_pending(section) {
                 self.failed(section, error.clone(), uptime);
-                self.update(section, |status| {
-                    (status.failures, status.retry_at) = (0, Duration::ZERO);
-                });
             }
+        }
+    }
+
+    /// Makes every section that has failed due in the next cycle.
+    pub(super) fn retry_all(&mut self) {
+        for (_, status) in &mut self.all {
+            (status.failures, status.retry_at) = (0, Duration::ZERO);
         }
     }
 
@@ -392,6 +397,7 @@ mod tests {
         for seconds in (0..600).step_by(30) {
             sections.begin(up(seconds));
             sections.fail_unread(&forbidden(), up(seconds));
+            sections.retry_all();
         }
         sections.begin(up(600));
         for section in Section::ALL {

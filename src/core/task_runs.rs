@@ -213,7 +213,7 @@ impl TaskRuns {
             self.unfiltered = Some(Unfiltered::default());
             return false;
         }
-        if error.is_timeout() {
+        if error.asks_for_less() {
             self.cursor.timed_out();
         }
         self.failed = true;

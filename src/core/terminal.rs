@@ -134,7 +134,7 @@ pub(super) fn has_later(run: &FlowRun, states: &[RunState]) -> bool {
 ///
 /// The server orders states by their timestamps, which are set by the process that proposes the
 /// state. If clocks differ, an earlier state can come after the current one.
-pub(super) fn earlier(
+pub(super) fn earlier_states(
     run: &Run,
     mut states: Vec<RunState>,
     now: Timestamp,
@@ -214,7 +214,7 @@ mod tests {
     fn a_run_that_prefect_retried_has_no_earlier_terminal_state() {
         let states = states(&["PENDING", "RUNNING", "SCHEDULED", "RUNNING", "COMPLETED"]);
         let run = run(4, 2);
-        let (ended, history) = earlier(&run, states, NOW);
+        let (ended, history) = earlier_states(&run, states, NOW);
         assert!(ended.is_empty());
         let now = Terminal::current(&run, Some(&history), NOW).unwrap();
         assert_eq!((now.retries, now.first), (1, true));
@@ -234,7 +234,7 @@ mod tests {
             "COMPLETED",
         ]);
         let run = run(8, 3);
-        let (ended, history) = earlier(&run, states, NOW);
+        let (ended, history) = earlier_states(&run, states, NOW);
         assert_eq!(ended.len(), 1);
         assert_eq!((ended[0].retries, ended[0].first), (1, true));
         assert_eq!(ended[0].run_time, Some(2.0));
@@ -252,7 +252,7 @@ mod tests {
             state(3, "COMPLETED", 20),
         ];
         let run = run(3, 2);
-        let (ended, history) = earlier(&run, states, NOW);
+        let (ended, history) = earlier_states(&run, states, NOW);
         let ids: Vec<_> = ended.iter().map(|ended| &*ended.state_id).collect();
         assert_eq!(ids, ["s1"]);
         let now = Terminal::current(&run, Some(&history), NOW).unwrap();
@@ -261,7 +261,8 @@ mod tests {
 
     #[test]
     fn states_without_a_timestamp_are_tolerated() {
-        let (ended, history) = earlier(&run(9, 7), states(&["FAILED", "FAILED", "RUNNING"]), NOW);
+        let (ended, history) =
+            earlier_states(&run(9, 7), states(&["FAILED", "FAILED", "RUNNING"]), NOW);
         assert_eq!((ended.len(), history.retries), (2, 0));
     }
 
@@ -269,7 +270,7 @@ mod tests {
     fn a_resumption_is_no_retry() {
         let in_process = states(&["RUNNING", "PAUSED", "RUNNING", "COMPLETED"]);
         let run = run(3, 2);
-        let (_, history) = earlier(&run, in_process, NOW);
+        let (_, history) = earlier_states(&run, in_process, NOW);
         assert_eq!(
             Terminal::current(&run, Some(&history), NOW)
                 .unwrap()
@@ -288,7 +289,7 @@ mod tests {
             "COMPLETED",
         ]);
         let run = self::run(8, 2);
-        let (ended, history) = earlier(&run, suspended, NOW);
+        let (ended, history) = earlier_states(&run, suspended, NOW);
         let now = Terminal::current(&run, Some(&history), NOW).unwrap();
         assert_eq!((ended[0].retries, now.retries), (0, 1));
     }

@@ -16,6 +16,7 @@ use super::Run;
 use super::clock::after;
 use super::difference::{self, Difference, ids};
 use super::keyed::{Direction, Keyed};
+use super::page_size::PageSize;
 use super::sections::Section;
 use crate::prefect::request::{FlowRunFilter, OneOf, Order, Range};
 use crate::prefect::runs::{FlowRun, StateType};
@@ -105,6 +106,7 @@ enum Job {
 #[derive(Debug)]
 struct Listing {
     keyed: Keyed,
+    page_size: PageSize,
     found: HashMap<Id, Run>,
     unreadable: HashSet<Id>,
     /// Runs that ended while it was read.
@@ -289,10 +291,14 @@ impl Unfinished {
             }
             (Purpose::List(section) | Purpose::Difference(section, _), Err(error)) => {
                 let part = self.part(section);
-                if let (Job::Difference(difference), Purpose::Difference(_, purpose)) =
-                    (&mut part.job, purpose)
-                {
-                    difference.failed(purpose, request);
+                match (&mut part.job, purpose) {
+                    (Job::Difference(difference), Purpose::Difference(_, purpose)) => {
+                        difference.failed(purpose, request);
+                    }
+                    (Job::Listing(listing), _) if error.asks_for_less() => {
+                        listing.page_size.timed_out();
+                    }
+                    _ => {}
                 }
                 if !std::mem::replace(&mut part.failed, true) {
                     found.outcomes.push((section, Err(error)));
@@ -337,6 +343,7 @@ impl Unfinished {
         let Job::Listing(listing) = &mut self.part(section).job else {
             return;
         };
+        listing.page_size.arrived();
         listing.keyed.page(
             listed
                 .items
@@ -481,6 +488,7 @@ impl Listing {
     fn new() -> Box<Self> {
         Box::new(Listing {
             keyed: Keyed::new(Direction::Ascending, Range::default()),
+            page_size: PageSize::default(),
             found: HashMap::new(),
             unreadable: HashSet::new(),
             ended: HashSet::new(),
@@ -499,7 +507,7 @@ impl Listing {
                 ..FlowRunFilter::of_types(types(section))
             },
             order: Order::ExpectedStartTime,
-            limit,
+            limit: self.page_size.of(limit),
         }
     }
 }
@@ -512,6 +520,29 @@ fn of_section(known: &HashMap<Id, Known>, section: Section) -> impl Iterator<Ite
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_a_timeout_a_full_listing_is_read_in_smaller_pages() {
+        let mut unfinished = Unfinished::new(None, HashMap::new());
+        unfinished.begin(Duration::ZERO, false);
+        let now = Timestamp::constant(1_800_000_000, 0);
+        let mut found = Found::default();
+        for size in [200, 100, 50, 25, 12, 10, 10] {
+            let plan = unfinished.plan(now, 200);
+            assert_eq!(plan.len(), 2, "{plan:?}");
+            for (purpose, request) in plan {
+                assert_eq!(request.limit(), Some(size));
+                let timeout = Error::Transport {
+                    request: String::new(),
+                    kind: "timeout",
+                    reason: String::new(),
+                    hint: None,
+                };
+                unfinished.apply(purpose, &request, Err(timeout), now, &mut found);
+            }
+            unfinished.begin(Duration::ZERO, false);
+        }
+    }
 
     #[test]
     fn a_full_listing_that_is_never_complete_is_bounded() {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::Run;
 use super::clock::before;
+use super::cursor::OVERLAP;
 use crate::prefect::Id;
 use crate::prefect::runs::{FlowRun, StateType};
 
@@ -61,17 +62,20 @@ impl Windows {
         self.failed.remove(id);
     }
 
-    /// Replaces the finished runs with those that a complete reading since `since` has found:
-    /// others were deleted. Runs that ended earlier are kept.
-    pub(super) fn replace_finished(&mut self, since: Timestamp, found: Found) {
-        let ended_before = |run: &FlowRun| run.end_time.is_some_and(|end| end < since);
-        self.finished.retain(|_, run| ended_before(run));
-        self.finished.extend(found);
+    /// Replaces the finished runs with those that a reading from `began` on has found, of runs that
+    /// ended since `since`: others were deleted. Runs that ended earlier or since then are kept.
+    pub(super) fn replace_finished(&mut self, since: Timestamp, began: Timestamp, found: Found) {
+        let is_older = |run: &FlowRun| run.end_time.is_some_and(|end| end < since);
+        self.finished
+            .retain(|_, run| is_older(run) || ended_after(run, began));
+        merge(&mut self.finished, found);
     }
 
-    /// Replaces the failed runs with those that a complete reading has found.
-    pub(super) fn replace_failed(&mut self, found: Found) {
-        self.failed = found;
+    /// Replaces the failed runs with those that a reading from `began` on has found. Runs that
+    /// failed since then are kept.
+    pub(super) fn replace_failed(&mut self, began: Timestamp, found: Found) {
+        self.failed.retain(|_, run| ended_after(run, began));
+        merge(&mut self.failed, found);
     }
 
     /// Drops runs that have become too old.
@@ -105,6 +109,21 @@ impl Windows {
     }
 }
 
+/// Whether a reading that began at `began` may have missed the end of a run.
+fn ended_after(run: &FlowRun, began: Timestamp) -> bool {
+    run.latest_end() >= Some(before(began, OVERLAP))
+}
+
+/// Adds runs, unless they are known in a later state.
+fn merge(into: &mut Found, found: Found) {
+    for (id, run) in found {
+        let known = into.get(&id);
+        if known.is_none_or(|known| known.latest_end() <= run.latest_end()) {
+            into.insert(id, run);
+        }
+    }
+}
+
 /// Whether a run counts as failed in the compatible families.
 pub(super) fn is_failure(run: &FlowRun) -> bool {
     StateType::FAILURE.map(Some).contains(&run.state_type) && run.deployment_id.is_some()
@@ -118,4 +137,47 @@ fn has_finished(run: &FlowRun, since: Timestamp) -> bool {
 fn has_failed(run: &FlowRun, since: Option<Timestamp>) -> bool {
     let start = run.started_or_expected();
     since.is_some_and(|since| start.is_some_and(|start| start >= since))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGAN: Timestamp = Timestamp::constant(1_800_000_000, 0);
+
+    fn failed(id: &str, seconds: i64, state: &str) -> Run {
+        let end = Timestamp::from_second(BEGAN.as_second() + seconds).unwrap();
+        let json = format!(
+            r#"{{"id":"{id}","state_id":"{state}","state_type":"FAILED","deployment_id":"d","start_time":"{end}","end_time":"{end}"}}"#
+        );
+        Arc::new(serde_json::from_str(&json).unwrap())
+    }
+
+    fn found(runs: &[Run]) -> Found {
+        let runs = runs.iter();
+        runs.map(|run| (Arc::clone(&run.id), Arc::clone(run)))
+            .collect()
+    }
+
+    #[test]
+    fn runs_that_end_during_a_comparison_stay_in_the_windows() {
+        let hour = Duration::from_secs(3_600);
+        let mut windows = Windows::new(hour, Some(hour));
+        let deleted = failed("deleted", -600, "1");
+        let ended = failed("ended", 300, "1");
+        let retried = failed("retried", 300, "2");
+        for run in [&deleted, &ended, &retried] {
+            windows.add(run);
+        }
+        let read = found(&[failed("retried", -600, "1"), failed("there", -600, "1")]);
+        let since = before(BEGAN, hour);
+        windows.replace_finished(since, BEGAN, read.clone());
+        windows.replace_failed(BEGAN, read);
+        for window in [&windows.finished, &windows.failed] {
+            let mut ids: Vec<&str> = window.keys().map(|id| &**id).collect();
+            ids.sort_unstable();
+            assert_eq!(ids, ["ended", "retried", "there"]);
+            assert_eq!(window["retried"].state_id.as_deref(), Some("2"));
+        }
+    }
 }

@@ -334,6 +334,11 @@ impl Error {
         matches!(self, Error::Status { status: 422, .. })
     }
 
+    /// Whether a smaller page may be answered.
+    pub fn asks_for_less(&self) -> bool {
+        self.is_timeout() || matches!(self, Error::TooLarge { .. })
+    }
+
     /// Whether the server did not answer in time.
     pub fn is_timeout(&self) -> bool {
         match self {

@@ -94,6 +94,10 @@ pub(crate) struct Truth {
 pub(crate) struct Weather {
     /// The probability of an error instead of an answer.
     pub(crate) errors: f64,
+    /// Whether requests for runs are answered with status 403.
+    pub(crate) refused: bool,
+    /// The status of these errors; `None` for errors of all kinds.
+    pub(crate) status: Option<u16>,
     /// The probability that an answer comes from a lagging replica.
     pub(crate) stale: f64,
     /// The probability that an answer comes from another server, whose clock is ten minutes ahead.
@@ -225,7 +229,7 @@ impl Lab {
         self.now
     }
 
-    fn moment(&self) -> Moment {
+    pub(crate) fn moment(&self) -> Moment {
         Moment {
             uptime: self.now - self.started,
             wall: self.wall + self.now,
@@ -409,11 +413,25 @@ impl Lab {
 
     fn reply(&mut self, request: &Request) -> Result<Reply, Error> {
         self.requests += 1;
+        let is_of_runs = matches!(
+            request,
+            Request::FlowRuns { .. } | Request::CountFlowRuns(_)
+        );
+        if self.weather.refused && is_of_runs {
+            return Err(status(403, "no".to_owned()));
+        }
         if self.rng.f64() < self.weather.errors {
             self.disturbed[0] = true;
-            let codes = [500, 502, 503, 404, 403, 504, 422];
-            let code = codes[self.rng.usize(..codes.len())];
-            return Err(status(code, "no".to_owned()));
+            let code = self.weather.status.or_else(|| {
+                let codes = [500, 502, 503, 404, 403, 504, 422];
+                self.rng.choice(codes).filter(|_| self.rng.f64() < 0.7)
+            });
+            return Err(match code {
+                Some(code) => status(code, "no".to_owned()),
+                None if self.rng.bool() => no_answer("timeout"),
+                None if self.rng.bool() => no_answer("connect"),
+                None => web_page(),
+            });
         }
         if let Some(replica) = &self.replica
             && self.rng.f64() < self.weather.stale
@@ -666,6 +684,45 @@ impl Lab {
         }
     }
 
+    /// Compares what is left after a calm hour with the server: the failed runs and the inventory.
+    /// No more is remembered than has happened.
+    pub(crate) fn check_rest(&self, cycle: &Cycle) -> Result<(), String> {
+        let snapshot = &cycle.state.snapshot;
+        let has_failed = |run: &&FlowRun| {
+            StateType::FAILURE.map(Some).contains(&run.state_type) && run.deployment_id.is_some()
+        };
+        let failed = self.world.runs().filter(has_failed).map(state_of);
+        same(
+            "failed runs",
+            failed,
+            snapshot.failed.iter().map(|run| state_of(run)),
+        )?;
+        let label = |id: &Id, name: Arc<str>| (Arc::clone(id), Some(name));
+        let flows = self.world.flows.iter();
+        let known = snapshot.inventory.flows.values();
+        same(
+            "flows",
+            flows.map(|flow| label(&flow.id, flow.name.label())),
+            known.map(|flow| label(&flow.id, flow.name.label())),
+        )?;
+        let deployments = self.world.deployments.iter();
+        let known = snapshot.inventory.deployments.values();
+        same(
+            "deployments",
+            deployments.map(|deployment| label(&deployment.id, deployment.name.label())),
+            known.map(|deployment| label(&deployment.id, deployment.name.label())),
+        )?;
+        let tasks: usize = self.truth.tasks.values().sum();
+        let happened = self.ended_at.len() + tasks + self.truth.optional_tasks;
+        match self.core.remembered() <= happened {
+            true => Ok(()),
+            false => Err(format!(
+                "{} pairs are remembered of {happened}",
+                self.core.remembered()
+            )),
+        }
+    }
+
     fn describe(&self, (run, state): &Pair) -> String {
         let states = self.world.states(run).iter();
         let states: Vec<_> = states
@@ -690,13 +747,6 @@ impl Lab {
         if self.disturbed != [false; 2] || !cycle.errors.is_empty() {
             return Ok(());
         }
-        let seen: BTreeSet<_> = cycle
-            .state
-            .snapshot
-            .unfinished
-            .iter()
-            .map(|run| state_of(run))
-            .collect();
         let horizon = self
             .config
             .scheduled_lookahead
@@ -706,17 +756,46 @@ impl Lab {
             Some(state) => StateType::ACTIVE.contains(&state),
             None => false,
         };
-        let there: BTreeSet<_> = self.world.runs().filter(is_due).map(state_of).collect();
-        match seen == there {
-            true => Ok(()),
-            false => {
-                let missing: Vec<_> = there.difference(&seen).collect();
-                let extra: Vec<_> = seen.difference(&there).collect();
-                Err(format!(
-                    "unfinished runs: missing {missing:?}, gone {extra:?}"
-                ))
-            }
-        }
+        let there = self.world.runs().filter(is_due).map(state_of);
+        let seen = cycle.state.snapshot.unfinished.iter();
+        same("unfinished runs", there, seen.map(|run| state_of(run)))
+    }
+}
+
+/// An object and what is shown of it.
+type Shown = (Id, Option<Arc<str>>);
+
+/// Compares the objects on the server with those that are `seen`.
+fn same(
+    what: &str,
+    there: impl Iterator<Item = Shown>,
+    seen: impl Iterator<Item = Shown>,
+) -> Result<(), String> {
+    let (there, seen): (BTreeSet<_>, BTreeSet<_>) = (there.collect(), seen.collect());
+    let missing: Vec<_> = there.difference(&seen).collect();
+    let gone: Vec<_> = seen.difference(&there).collect();
+    match missing.is_empty() && gone.is_empty() {
+        true => Ok(()),
+        false => Err(format!("{what}: missing {missing:?}, gone {gone:?}")),
+    }
+}
+
+/// A request without an answer.
+fn no_answer(kind: &'static str) -> Error {
+    Error::Transport {
+        request: "in memory".to_owned(),
+        kind,
+        reason: "no answer".to_owned(),
+        hint: None,
+    }
+}
+
+/// The page of a proxy.
+fn web_page() -> Error {
+    Error::Body {
+        request: "in memory".to_owned(),
+        reason: "a web page".to_owned(),
+        hint: None,
     }
 }
 
@@ -746,6 +825,6 @@ fn is_before(end: Option<Timestamp>, since: Option<Timestamp>) -> bool {
     }
 }
 
-fn state_of(run: &FlowRun) -> (Id, Option<Arc<str>>) {
+fn state_of(run: &FlowRun) -> Shown {
     (Arc::clone(&run.id), run.state_name.value().cloned())
 }

@@ -40,6 +40,9 @@ enum Step {
     /// it.
     DeleteDeployment,
     ReturnDeployment(Arc<str>),
+    RenameFlow,
+    /// The flow is deleted with its deployments and runs, and created again with the same name.
+    ReplaceFlow,
 }
 
 /// The upcoming steps, by time.
@@ -98,6 +101,8 @@ impl Schedule {
             (0.3, Step::TagDeployment),
             (0.3, Step::TagDeployment),
             (0.2, Step::DeleteDeployment),
+            (0.2, Step::RenameFlow),
+            (0.1, Step::ReplaceFlow),
         ] {
             if schedule.rng.f64() < chance {
                 let at = schedule.within(length);
@@ -157,6 +162,8 @@ impl Schedule {
                     self.soon(now, Step::Schedule);
                 }
             }
+            Step::RenameFlow => lab.world.rename_flow(&self.flow, "renamed"),
+            Step::ReplaceFlow => self.replace_flow(now, lab),
             Step::Pending(run) => {
                 if self.is(lab, &run, &[StateType::Scheduled]) {
                     lab.world.propose(&run, StateType::Pending, "Pending");
@@ -276,6 +283,28 @@ impl Schedule {
         let (flow, queue) = (&self.flow, Some(&self.queue));
         self.deployments[index] = lab.world.create_deployment(flow, name, queue);
         called
+    }
+
+    fn replace_flow(&mut self, now: Duration, lab: &mut Lab) {
+        let runs: Vec<Id> = lab
+            .world
+            .runs()
+            .filter(|run| run.flow_id.as_ref() == Some(&self.flow))
+            .map(|run| run.id.clone())
+            .collect();
+        lab.world.delete_flow(&self.flow);
+        for run in runs {
+            lab.forget_truth(&run);
+            lab.forget_tasks(&run);
+        }
+        self.flow = lab.world.create_flow("flow");
+        for (number, deployment) in self.deployments.iter_mut().enumerate() {
+            let (name, queue) = (format!("deployment-{number}"), Some(&self.queue));
+            *deployment = lab.world.create_deployment(&self.flow, &name, queue);
+        }
+        for _ in 0..5 {
+            self.soon(now, Step::Schedule);
+        }
     }
 
     /// Whether a run has ended, and its end can still be found after it is retried. If it never

@@ -57,6 +57,22 @@ fn an_earlier_state_that_is_shown_after_a_later_one_leaves_its_states_to_be_read
     assert!(runs.unread().contains("r"));
 }
 
+#[test]
+fn on_servers_before_3_6_14_a_run_that_never_started_is_counted_if_it_was_known() {
+    let names = Reader::new(TagKeys::none());
+    for (state_time, known) in [("", true), ("", false), (",\"state_time\":\"{NOW}\"", true)] {
+        let state_time = state_time.replace("{NOW}", &NOW.to_string());
+        let json = format!(
+            r#"{{"id":"r","state_id":"s","state_type":"CANCELLED","run_count":0{state_time}}}"#
+        );
+        let run: Run = Arc::new(serde_json::from_str(&json).unwrap());
+        let mut runs = unread(&[]);
+        runs.ended(&run, known.then_some(NOW), Duration::ZERO, NOW);
+        let events = runs.count(&names, true, Duration::ZERO, NOW);
+        assert_eq!(events.len(), usize::from(known), "{json}");
+    }
+}
+
 fn states(ids: &[&str]) -> Vec<RunState> {
     let numbered = ids.iter().enumerate();
     numbered
