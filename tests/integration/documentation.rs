@@ -38,6 +38,37 @@ fn the_reference_of_metrics_is_current() {
     check("docs/metrics.md", &metrics::docs::reference());
 }
 
+/// The text of every file in a folder of the source, below it too.
+fn sources(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let texts = entries.flat_map(|entry| match entry.path() {
+        path if path.is_dir() => sources(&path),
+        path if path.extension().is_some_and(|extension| extension == "rs") => {
+            vec![std::fs::read_to_string(path).unwrap()]
+        }
+        _ => Vec::new(),
+    });
+    texts.collect()
+}
+
+#[test]
+fn the_recipes_quote_the_code_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let (_, recipes) = page.split_once("\n## Recipes\n").unwrap();
+    let quotes = blocks(recipes, "rust");
+    assert!(quotes.len() > 8, "{}", quotes.len());
+    let sources = sources(&root.join("src"));
+    for quote in quotes {
+        let quote = quote.trim_end();
+        let is_there = sources.iter().any(|source| source.contains(quote));
+        assert!(
+            is_there,
+            "docs/architecture.md quotes what is not in src:\n{quote}"
+        );
+    }
+}
+
 #[test]
 fn a_changed_help_text_makes_a_reference_stale() {
     let mut reference = metrics::docs::reference();
