@@ -72,9 +72,11 @@ impl Cursor {
             .map_or(start, |position| before(position, OVERLAP))
     }
 
-    /// Whether more than a slice is still to be read.
-    pub(super) fn is_behind(&self, now: Timestamp) -> bool {
-        self.lag(now).is_some_and(|lag| lag > SLICE)
+    /// Whether more than a slice is still to be read, and more than is normal if cycles begin every
+    /// `interval`.
+    pub(super) fn is_behind(&self, now: Timestamp, interval: Duration) -> bool {
+        let normal = SLICE.max(interval.saturating_mul(2));
+        self.lag(now).is_some_and(|lag| lag > normal)
     }
 
     /// Begins a cycle.

@@ -63,6 +63,8 @@ pub(super) struct Times {
     pub(super) window_start: Timestamp,
     /// Where the window of failed runs begins.
     pub(super) failed_start: Option<Timestamp>,
+    /// The interval between two cycles.
+    pub(super) interval: Duration,
 }
 
 impl Purpose {
@@ -112,7 +114,7 @@ impl Finished {
         let since = since.min(before(times.now, CLOCK_SKEW));
         // The cursor reads the past from its oldest slice on, and only what is newer than its
         // position has to be remembered. A comparison would read all of it at once.
-        let catches_up = self.cursor.is_behind(times.now);
+        let catches_up = self.cursor.is_behind(times.now, times.interval);
         let since = if catches_up {
             times.window_start
         } else {
@@ -269,6 +271,7 @@ mod tests {
             floor: now,
             window_start: now,
             failed_start: Some(START),
+            interval: Duration::from_secs(30),
         }
     }
 
@@ -280,6 +283,20 @@ mod tests {
             let now = START + uptime;
             finished.open(&times(now), uptime);
             assert_eq!(finished.since, now, "{hours} hours");
+        }
+    }
+
+    #[test]
+    fn with_an_interval_of_hours_each_comparison_is_complete() {
+        let position = START - Duration::from_secs(7_200);
+        for (interval, complete) in [(30, false), (7_200, true)] {
+            let mut finished = Finished::new(Some(position), [None; 2]);
+            let times = Times {
+                interval: Duration::from_secs(interval),
+                ..times(START)
+            };
+            finished.open(&times, Duration::ZERO);
+            assert_eq!(finished.is_complete, complete, "{interval} s");
         }
     }
 

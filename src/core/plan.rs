@@ -165,6 +165,7 @@ impl Core {
             floor: self.runs.floor(),
             window_start: self.runs.windows.start(now),
             failed_start: self.runs.windows.failed_start(now),
+            interval: self.config.interval,
         })
     }
 
