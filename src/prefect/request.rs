@@ -15,7 +15,7 @@ use super::objects::Resource;
 use super::runs::StateType;
 
 /// A request to the API.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum Request {
     /// `GET /admin/version`, which needs no database. Prefect Cloud does not have it.
     Version,
@@ -74,7 +74,7 @@ pub enum Request {
 }
 
 /// A page of a list that is read by offset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Page {
     /// The number of objects to skip.
     pub offset: usize,
@@ -83,7 +83,7 @@ pub struct Page {
 }
 
 /// The order of flow runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum Order {
     /// `ID_DESC`.
     #[default]
@@ -109,7 +109,7 @@ impl Order {
 }
 
 /// A filter on flow runs; all conditions must hold.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Hash)]
 pub struct FlowRunFilter {
     /// By id.
     #[serde(skip_serializing_if = "is_default")]
@@ -153,7 +153,7 @@ impl FlowRunFilter {
 }
 
 /// A filter on task runs; all conditions must hold.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Hash)]
 pub struct TaskRunFilter {
     /// By state.
     #[serde(skip_serializing_if = "is_default")]
@@ -167,7 +167,7 @@ pub struct TaskRunFilter {
 }
 
 /// A condition on a state.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Hash)]
 pub struct StateFilter {
     /// By type.
     #[serde(rename = "type", skip_serializing_if = "is_default")]
@@ -179,7 +179,7 @@ pub struct StateFilter {
 
 /// A condition that a value is one of `any` and none of `not_any`. With `None`, `any` is not a
 /// condition; an empty `any` matches nothing.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Hash)]
 pub struct OneOf<T> {
     /// One of these.
     #[serde(rename = "any_", skip_serializing_if = "Option::is_none")]
@@ -217,7 +217,7 @@ impl<T> OneOf<T> {
 }
 
 /// A time range, inclusive at both ends.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Hash)]
 pub struct Range {
     /// At this time or later.
     #[serde(
@@ -252,7 +252,7 @@ impl Range {
 }
 
 /// A condition that a field is null or not null; `None` is no condition.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Hash)]
 pub struct Presence {
     /// Whether the field has to be null.
     #[serde(rename = "is_null_", skip_serializing_if = "Option::is_none")]

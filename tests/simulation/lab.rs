@@ -5,8 +5,8 @@
 //! answers that are lost or wrong, clocks that are changed, processes that are killed. It knows the
 //! truth, and compares the core with it.
 
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use prefect_otel_agent::core::clock::Moment;
 use prefect_otel_agent::core::events::Event;
 use prefect_otel_agent::core::saved::SavedState;
+use prefect_otel_agent::core::sections::Section;
 use prefect_otel_agent::core::{Answered, Ask, Config, Core, Cycle, Lane, State};
 use prefect_otel_agent::prefect::runs::{FlowRun, StateType};
 use prefect_otel_agent::prefect::{Error, Id, Reply, Request};
@@ -25,7 +26,7 @@ use crate::prefect::{World, status};
 /// Requests on their way, and the answers of lanes that have only some of theirs.
 #[derive(Default)]
 struct Flights {
-    open: Vec<(OnceCell<String>, Ask)>,
+    open: Vec<(Section, u64, Ask)>,
     answers: Vec<Answered>,
 }
 
@@ -34,26 +35,23 @@ impl Flights {
         if plan.is_empty() {
             return;
         }
-        let plan = plan.into_iter().map(|ask| (OnceCell::new(), ask));
+        let plan = plan.into_iter().map(|ask| (ask.section, key(&ask), ask));
         self.open.extend(plan);
-        // The order depends only on the seed. Few sections have several requests.
-        self.open.sort_by(|one, other| {
-            let sections = one.1.section.cmp(&other.1.section);
-            sections.then_with(|| text(one).cmp(text(other)))
-        });
+        // The order depends only on the seed.
+        self.open.sort_by_key(|(section, key, _)| (*section, *key));
     }
 
     /// The request that is answered next: answers arrive in any order.
     fn any(&mut self, rng: &mut Rng) -> Option<Ask> {
         let index = rng.usize(..self.open.len().max(1));
-        (index < self.open.len()).then(|| self.open.swap_remove(index).1)
+        (index < self.open.len()).then(|| self.open.swap_remove(index).2)
     }
 
     /// Returns the answers of the lane if this is its last one.
     fn arrive(&mut self, answered: Answered) -> Option<Vec<Answered>> {
         let lane = answered.ask.lane();
         self.answers.push(answered);
-        if self.open.iter().any(|(_, ask)| ask.lane() == lane) {
+        if self.open.iter().any(|(.., ask)| ask.lane() == lane) {
             return None;
         }
         let answers = self.answers.drain(..);
@@ -338,13 +336,17 @@ impl Lab {
         let mut flights = Flights::default();
         // The number of answers until the deadline.
         let mut left = usize::MAX;
+        // Like the driver, it plans only when a lane has been answered.
+        let mut is_answered = true;
         for step in 0.. {
             assert!(step < 50_000, "the cycle does not end");
-            let plan = self.core.plan(self.moment());
-            if plan.iter().any(is_of_runs) && self.rng.f64() < self.weather.cut_off {
-                left = self.rng.usize(0..=flights.open.len() + plan.len());
+            if std::mem::take(&mut is_answered) {
+                let plan = self.core.plan(self.moment());
+                if plan.iter().any(is_of_runs) && self.rng.f64() < self.weather.cut_off {
+                    left = self.rng.usize(0..=flights.open.len() + plan.len());
+                }
+                flights.add(plan);
             }
-            flights.add(plan);
             if left == 0 {
                 self.core.apply(self.moment(), flights.arrived());
                 self.counting_since = self.core.counting_since();
@@ -371,6 +373,7 @@ impl Lab {
             };
             let of_runs = answers.iter().any(|answered| is_of_runs(&answered.ask));
             self.core.apply(self.moment(), answers);
+            is_answered = true;
             self.counting_since = self.core.counting_since();
             if of_runs && self.dies() {
                 // What was counted in this cycle may be in the checkpoint, but is not in any state.
@@ -799,13 +802,9 @@ fn web_page() -> Error {
     }
 }
 
-/// A request as text, which is made at most once.
-fn text((text, ask): &(OnceCell<String>, Ask)) -> &str {
-    text.get_or_init(|| sorted(ask.request.clone()))
-}
-
-/// A request as text, independent of the order of its ids.
-fn sorted(mut request: Request) -> String {
+/// A number for a request, which does not depend on the order of its ids.
+fn key(ask: &Ask) -> u64 {
+    let mut request = ask.request.clone();
     match &mut request {
         Request::FlowRuns { filter, .. } | Request::CountFlowRuns(filter) => {
             filter.id.not_any.sort_unstable();
@@ -814,7 +813,9 @@ fn sorted(mut request: Request) -> String {
         Request::ByIds { ids, .. } => ids.sort_unstable(),
         _ => {}
     }
-    format!("{request:?}")
+    let mut hasher = DefaultHasher::new();
+    request.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Whether it cannot be determined that a run ended after counting began.

@@ -184,13 +184,13 @@ fn calm_down(lab: &mut Lab, schedule: &mut Schedule) -> Result<(), String> {
         lab.pass(INTERVAL, schedule);
     }
     // Beyond two hourly comparisons and every backoff.
-    for _ in 0..28 {
-        lab.pass(Duration::from_secs(300), schedule);
+    for _ in 0..14 {
+        lab.pass(Duration::from_secs(600), schedule);
         lab.cycle(schedule);
     }
     // Beyond another comparison, which finds runs that ended last by a slow clock.
-    for _ in 0..13 {
-        lab.pass(Duration::from_secs(300), &mut Calm);
+    for _ in 0..7 {
+        lab.pass(Duration::from_secs(600), &mut Calm);
         lab.cycle(&mut Calm);
     }
     for _ in 0..3 {
