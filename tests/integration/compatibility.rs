@@ -171,7 +171,23 @@ fn check_runs(world: &World, agent: &AgentProcess, features: &Features) {
             ended.push((*kind, run));
         }
     }
-    // Runs that end without having started.
+    // A run that ends without having started is counted in every version if it was seen before.
+    let seen = world.scheduled(600);
+    let scheduled = [("state_name", "Scheduled")];
+    expect(
+        agent,
+        "prefect_info_flow_runs",
+        &[&DEPLOYMENT, &scheduled],
+        1.0,
+    );
+    server.set_state(&seen, json!({"type": "CANCELLED"}));
+    let cancelled = [("state_type", "CANCELLED"), ("state_name", "Cancelled")];
+    expect(
+        agent,
+        "prefect_flow_runs_finished_total",
+        &[&DEPLOYMENT, &PLACE, &cancelled],
+        1.0,
+    );
     for _ in 0..2 {
         let run = world.scheduled(600);
         server.set_state(&run, json!({"type": "CANCELLED"}));
@@ -179,7 +195,7 @@ fn check_runs(world: &World, agent: &AgentProcess, features: &Features) {
         assert_eq!(!end.is_null(), features.end_of_never_started);
     }
     if features.end_of_never_started {
-        counts.push(("CANCELLED", "Cancelled", 2.0));
+        counts.push(("CANCELLED", "Cancelled", 3.0));
     }
     world.started();
     world.run(json!({"type": "PENDING"}));
@@ -253,7 +269,7 @@ fn check_compatible(agent: &AgentProcess, features: &Features) {
         1.0,
     );
     let cancelled = if features.end_of_never_started {
-        2.0
+        3.0
     } else {
         0.0
     };

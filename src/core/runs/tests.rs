@@ -60,8 +60,12 @@ fn an_earlier_state_that_is_shown_after_a_later_one_leaves_its_states_to_be_read
 #[test]
 fn on_servers_before_3_6_14_a_run_that_never_started_is_counted_if_it_was_known() {
     let names = Reader::new(TagKeys::none());
-    for (state_time, known) in [("", true), ("", false), (",\"state_time\":\"{NOW}\"", true)] {
-        let state_time = state_time.replace("{NOW}", &NOW.to_string());
+    for (state_time, known) in [
+        ("", true),
+        ("", false),
+        (r#","state":{"timestamp":"NOW"}"#, true),
+    ] {
+        let state_time = state_time.replace("NOW", &NOW.to_string());
         let json = format!(
             r#"{{"id":"r","state_id":"s","state_type":"CANCELLED","run_count":0{state_time}}}"#
         );
