@@ -49,8 +49,8 @@ struct Count {
     shown: u64,
     hold: Hold,
     since: Timestamp,
-    /// Since when its deployment has been known to be deleted, as uptime; negative if that was
-    /// before a restart.
+    /// Since when its deployment has been known to be deleted and nothing has been counted, as
+    /// uptime; negative if that was before a restart.
     gone_since: Option<f64>,
 }
 
@@ -146,6 +146,13 @@ impl Count {
         }
     }
 
+    /// Adds events. Those of a deleted deployment may be read hours after its deletion, and are
+    /// exported for as long as those before it.
+    fn add(&mut self, count: u64) {
+        self.total = self.total.saturating_add(count);
+        self.gone_since = None;
+    }
+
     /// Adds the count of a series that now has the same labels.
     fn merge(&mut self, other: Count) {
         self.total = self.total.saturating_add(other.total);
@@ -196,7 +203,7 @@ impl Tally {
             return false;
         }
         match self.find(series) {
-            Some(known) => known.total = known.total.saturating_add(count),
+            Some(known) => known.add(count),
             None => self.insert(series.into(), Count::new(count, now)),
         }
         true
@@ -228,7 +235,7 @@ impl Tally {
         self.counts().for_each(|count| count.hold = Hold::Released);
     }
 
-    /// Drops the series whose deployments have been deleted for `keep`.
+    /// Drops the series whose deployments have been deleted, and which have not changed, for `keep`.
     pub(super) fn prune(
         &mut self,
         uptime: Duration,

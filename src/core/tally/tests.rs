@@ -161,6 +161,21 @@ fn series_of_deleted_deployments_stay_for_a_while_across_restarts() {
 }
 
 #[test]
+fn what_is_counted_hours_after_a_deletion_is_exported_before_the_series_ends() {
+    let hour = Duration::from_secs(3600);
+    let mut tally = Tally::new(3);
+    tally.add(&series("a"), 1, NOW);
+    tally.prune(Duration::ZERO, hour, |_| false);
+    tally.show(1, 0);
+    // An outage of Prefect.
+    tally.add(&series("a"), 2, LATER);
+    tally.prune(hour * 7, hour, |_| false);
+    assert_eq!(total(&mut tally, 2, 1), 3);
+    tally.prune(hour * 8, hour, |_| false);
+    assert_eq!(total(&mut tally, 3, 2), 0);
+}
+
+#[test]
 fn after_a_restart_with_other_tag_keys_counts_are_kept() {
     let before = TagKeys::new(["team", "env"]);
     let mut tally = Tally::new(10);
