@@ -74,7 +74,7 @@ pub struct Agent {
     last: Report,
     exporters: Arc<Exporters>,
     requests: RequestMetrics,
-    served: status::Served,
+    latest: status::Latest,
     security: Security,
     interval: Duration,
     address: SocketAddr,
@@ -102,7 +102,7 @@ impl Agent {
         );
         let interval = settings.sampling.interval;
         let status = status::Writer::new(settings);
-        let served = status.served();
+        let latest = status.latest();
         let mut publisher = Publisher::new(
             Arc::clone(&exporters),
             Arc::clone(&options),
@@ -121,7 +121,7 @@ impl Agent {
             last: restored,
             exporters,
             requests,
-            served,
+            latest,
             security,
             interval,
             address,
@@ -145,8 +145,8 @@ impl Agent {
     }
 
     /// The status, as `/status` serves it.
-    pub fn status(&self) -> status::Served {
-        self.served.clone()
+    pub fn status(&self) -> status::Latest {
+        self.latest.clone()
     }
 
     /// Runs one cycle and publishes the result.
@@ -167,7 +167,7 @@ impl Agent {
         let router = http::router(
             page,
             published,
-            self.served,
+            self.latest,
             readiness,
             self.requests,
             &security,

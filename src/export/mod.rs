@@ -70,7 +70,7 @@ impl Collector {
         let parts: Vec<_> = collected.parts().collect();
         let slots = self.slots.clone();
         let points: otlp::PointsOf = Arc::new(move |name| slots.points(name));
-        Ok(otlp::whole(&parts, &points))
+        Ok(otlp::first_push(&parts, &points))
     }
 }
 

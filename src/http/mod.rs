@@ -29,13 +29,13 @@ pub use server::serve;
 pub use web_config::{Security, uses_tls};
 
 use crate::export::prometheus::{self, Page};
-use crate::status::{Served, page as status_html};
+use crate::status::{Latest, page as status_html};
 
 /// The routes. Without a page, there is no `/metrics`. Probes need no credentials.
 pub fn router(
     page: Option<Page>,
     published: Published,
-    status: Served,
+    status: Latest,
     readiness: Readiness,
     requests: RequestMetrics,
     security: &Security,
@@ -100,7 +100,7 @@ async fn status_page() -> Response {
     ([(CONTENT_SECURITY_POLICY, policy)], FRESH, Html(html)).into_response()
 }
 
-async fn status_json(State(status): State<Served>) -> Response {
+async fn status_json(State(status): State<Latest>) -> Response {
     let json = [(CONTENT_TYPE, "application/json")];
     (json, FRESH, status.json()).into_response()
 }

@@ -1,16 +1,16 @@
 //! The CSRF token: fetched if it is enabled or if the server requires it, renewed before it
 //! expires.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 
+use super::error::Error;
 use super::request::Call;
-use super::{Client, Error, lock};
 
 static TOKEN: HeaderName = HeaderName::from_static("prefect-csrf-token");
 static CLIENT: HeaderName = HeaderName::from_static("prefect-csrf-client");
@@ -18,11 +18,15 @@ static CLIENT: HeaderName = HeaderName::from_static("prefect-csrf-client");
 /// The lifetime of a token if the server does not report one. Normally it reports an hour.
 const UNKNOWN_LIFETIME: Duration = Duration::from_secs(10 * 60);
 
+/// The answer to the request for a token.
 #[derive(Deserialize)]
-struct Answer {
+pub(super) struct Answer {
     token: String,
     expiration: Option<Timestamp>,
 }
+
+/// The answer, and the server's time.
+type Dated = (Answer, Option<Timestamp>);
 
 struct Token {
     value: HeaderValue,
@@ -50,15 +54,18 @@ impl Csrf {
         }
     }
 
-    /// Ensures that there is a valid token, if one is needed.
-    pub(super) async fn prepare(&self, prefect: &Client) -> Result<(), Error> {
+    /// Ensures that there is a valid token, if one is needed. `send` requests one.
+    pub(super) async fn prepare<F>(&self, send: impl FnOnce(Call) -> F) -> Result<(), Error>
+    where
+        F: Future<Output = Result<Dated, Error>>,
+    {
         if !self.wanted.load(Ordering::Relaxed) || self.is_good() {
             return Ok(());
         }
         let _one = self.fetching.lock().await;
         match self.is_good() {
             true => Ok(()),
-            false => self.fetch(prefect).await,
+            false => self.fetch(send).await,
         }
     }
 
@@ -69,10 +76,17 @@ impl Csrf {
 
     /// Fetches a token because the server refused the one of `generation`, unless another request
     /// has already done so.
-    pub(super) async fn renew(&self, prefect: &Client, generation: u64) -> Result<(), Error> {
+    pub(super) async fn renew<F>(
+        &self,
+        generation: u64,
+        send: impl FnOnce(Call) -> F,
+    ) -> Result<(), Error>
+    where
+        F: Future<Output = Result<Dated, Error>>,
+    {
         let _one = self.fetching.lock().await;
         match self.generation() == generation {
-            true => self.fetch(prefect).await,
+            true => self.fetch(send).await,
             false => Ok(()),
         }
     }
@@ -80,7 +94,7 @@ impl Csrf {
     /// The headers of a request.
     pub(super) fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        if let Some(token) = &*lock(&self.token)
+        if let Some(token) = &*self.token()
             && let Ok(client) = HeaderValue::from_str(&self.client)
         {
             headers.insert(&TOKEN, token.value.clone());
@@ -89,19 +103,25 @@ impl Csrf {
         headers
     }
 
+    fn token(&self) -> MutexGuard<'_, Option<Token>> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_good(&self) -> bool {
-        lock(&self.token)
+        self.token()
             .as_ref()
             .is_some_and(|token| token.renew_at > Instant::now())
     }
 
-    async fn fetch(&self, prefect: &Client) -> Result<(), Error> {
+    async fn fetch<F>(&self, send: impl FnOnce(Call) -> F) -> Result<(), Error>
+    where
+        F: Future<Output = Result<Dated, Error>>,
+    {
         let call = Call {
             query: vec![("client", self.client.as_str().into())],
             ..Call::get("/csrf-token")
         };
-        let decode = |body: &[u8]| serde_json::from_slice::<Answer>(body);
-        let (answer, date) = match prefect.send(&call, &decode).await {
+        let (answer, date) = match send(call).await {
             Ok(answer) => answer,
             // 422 `CSRF protection is disabled.`: the server does not use tokens. Prefect Cloud
             // does not have the path.
@@ -129,7 +149,7 @@ impl Csrf {
             .map_err(|_| Error::unusable("GET /csrf-token", "the token is not a header value"))?;
         value.set_sensitive(true);
         let renew_at = Instant::now() + lifetime.mul_f64(0.9);
-        *lock(&self.token) = Some(Token { value, renew_at });
+        *self.token() = Some(Token { value, renew_at });
         self.wanted.store(true, Ordering::Relaxed);
         self.generation.fetch_add(1, Ordering::Release);
         Ok(())

@@ -98,7 +98,8 @@ pub struct Client {
     csrf: Csrf,
     gate: Semaphore,
     max_concurrent_requests: usize,
-    held_back: Mutex<Option<(Instant, Error)>>,
+    /// Until when the server has asked for no requests, and the answer in which it did.
+    retry_after: Mutex<Option<(Instant, Error)>>,
     observer: Arc<dyn RequestObserver>,
     headers: Rotating,
 }
@@ -147,7 +148,7 @@ impl Client {
             csrf: Csrf::new(settings.csrf_enabled),
             gate: Semaphore::new(settings.max_concurrent_requests),
             max_concurrent_requests: settings.max_concurrent_requests,
-            held_back: Mutex::new(None),
+            retry_after: Mutex::new(None),
             observer,
             headers,
         })
@@ -210,15 +211,21 @@ impl Client {
         call: &Call,
         decode: Decode<'_, T>,
     ) -> Result<Dated<T>, Error> {
-        self.csrf.prepare(self).await?;
+        self.csrf.prepare(|call| self.send_for_token(call)).await?;
         let generation = self.csrf.generation();
         match self.send(call, decode).await {
             Err(error) if error.asks_for_csrf() => {
-                self.csrf.renew(self, generation).await?;
+                let send = |call| self.send_for_token(call);
+                self.csrf.renew(generation, send).await?;
                 self.send(call, decode).await
             }
             result => result,
         }
+    }
+
+    async fn send_for_token(&self, call: Call) -> Result<Dated<csrf::Answer>, Error> {
+        let decode = |body: &[u8]| serde_json::from_slice(body);
+        self.send(&call, &decode).await
     }
 
     /// Sends a request and reads its answer.
@@ -227,7 +234,7 @@ impl Client {
         let span = tracing::debug_span!("request", otel.kind = "client", otel.name = %format_args!("{method} {template}"),
             http.request.method = %method, url.template = template, http.response.status_code = tracing::field::Empty);
         async {
-            self.wait_while_held_back().await?;
+            self.respect_retry_after().await?;
             // The semaphore lives as long as the client and is never closed.
             let _permit = self.gate.acquire().await.ok();
             let started = Instant::now();
@@ -277,16 +284,16 @@ impl Client {
         }
         let error = Error::status(&shown, response, secrets).await;
         if let Some(wait) = error.retry_after() {
-            *lock(&self.held_back) = Some((Instant::now() + wait, error.clone()));
+            *lock(&self.retry_after) = Some((Instant::now() + wait, error.clone()));
         }
         Err(error)
     }
 
     /// While the server has asked for no requests, every request waits, or fails if the wait is
     /// long.
-    async fn wait_while_held_back(&self) -> Result<(), Error> {
+    async fn respect_retry_after(&self) -> Result<(), Error> {
         loop {
-            let wait = match &*lock(&self.held_back) {
+            let wait = match &*lock(&self.retry_after) {
                 Some((until, error)) => match until.checked_duration_since(Instant::now()) {
                     Some(wait) if wait > LONGEST_WAIT => return Err(error.clone()),
                     Some(wait) => wait,

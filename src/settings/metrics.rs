@@ -1,6 +1,6 @@
 //! Which metrics are exported, and how.
 
-use super::{Error, Reader, boolean, otel, whole};
+use super::{Error, Reader, boolean, integer, otel};
 
 /// Which metrics are exported, and how.
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ pub(super) fn load(reader: &Reader) -> Result<Metrics, Error> {
         flow_run_name_label: reader.required("ENABLE_FLOW_RUN_NAME_LABEL", boolean)?,
         cardinality_limit: reader.required("METRICS_CARDINALITY_LIMIT", |text| {
             // The SDK reserves memory for the limit, in each exporter and metric.
-            whole(text, 1, 200_000)
+            integer(text, 1, 200_000)
         })?,
         include: list("METRICS_INCLUDE")?.unwrap_or_default(),
         exclude: list("METRICS_EXCLUDE")?.unwrap_or_default(),

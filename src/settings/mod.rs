@@ -245,7 +245,7 @@ fn address(reader: &Reader) -> Result<SocketAddr, Error> {
 fn sampling(reader: &Reader) -> Result<Sampling, Error> {
     let own = reader.required("SAMPLE_INTERVAL_SECONDS", seconds)?;
     let standard = reader.lenient("OTEL_METRIC_EXPORT_INTERVAL", None, |text| {
-        whole(text, 1_000, 86_400_000).map(Duration::from_millis)
+        integer(text, 1_000, 86_400_000).map(Duration::from_millis)
     })?;
     let standard = standard.filter(|_| reader.merged.is_default("SAMPLE_INTERVAL_SECONDS"));
     Ok(Sampling {
@@ -260,9 +260,9 @@ fn sampling(reader: &Reader) -> Result<Sampling, Error> {
             minutes(text, 0, 525_600)
         })?)
         .filter(|offset| !offset.is_zero()),
-        failed_runs_limit: reader.required("FAILED_RUNS_LIMIT", |text| whole(text, 1, 1_000))?,
+        failed_runs_limit: reader.required("FAILED_RUNS_LIMIT", |text| integer(text, 1, 1_000))?,
         catch_up: reader.required("CATCH_UP_HOURS", |text| {
-            whole(text, 1, 720).map(|hours: u64| Duration::from_secs(hours.saturating_mul(3600)))
+            integer(text, 1, 720).map(|hours: u64| Duration::from_secs(hours.saturating_mul(3600)))
         })?,
         task_runs: reader.required("TASK_RUNS_ENABLED", boolean)?,
     })
@@ -418,18 +418,18 @@ fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-fn whole<T: FromStr + PartialOrd>(text: &str, least: T, most: T) -> Option<T> {
+fn integer<T: FromStr + PartialOrd>(text: &str, least: T, most: T) -> Option<T> {
     text.parse()
         .ok()
         .filter(|value| (least..=most).contains(value))
 }
 
 fn seconds(text: &str) -> Option<Duration> {
-    whole(text, 1, 86_400).map(Duration::from_secs)
+    integer(text, 1, 86_400).map(Duration::from_secs)
 }
 
 fn minutes(text: &str, least: u64, most: u64) -> Option<Duration> {
-    whole(text, least, most).map(|minutes| Duration::from_secs(minutes.saturating_mul(60)))
+    integer(text, least, most).map(|minutes| Duration::from_secs(minutes.saturating_mul(60)))
 }
 
 fn web_url(text: &str) -> Option<Url> {

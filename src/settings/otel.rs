@@ -11,7 +11,7 @@ use super::endpoint::{Protocol, Signal, boolean, endpoint};
 use super::pem::{self, OwnCertificate};
 use super::reload::Reload;
 use super::setting::for_signal;
-use super::{Error, Reader, shown, whole};
+use super::{Error, Reader, integer, shown};
 use crate::secrets;
 
 /// The exporters of metrics, traces and logs, and their settings.
@@ -159,7 +159,7 @@ impl Otel {
                 },
             )?,
             max_message_bytes: reader.optional("OTLP_MAX_MESSAGE_BYTES", |text| {
-                whole(text, 10_000, 1 << 30)
+                integer(text, 10_000, 1 << 30)
             })?,
             service_name: reader.optional("OTEL_SERVICE_NAME", |text| Some(text.to_owned()))?,
             resource: reader
@@ -201,7 +201,7 @@ impl Otlp {
                 read_headers,
             ),
             timeout: reader.lenient_required(&of("TIMEOUT"), own, |text| {
-                whole(text, 1, 600_000).map(Duration::from_millis)
+                integer(text, 1, 600_000).map(Duration::from_millis)
             })?,
             compression: reader.lenient_required(&of("COMPRESSION"), own, |text| {
                 match text.to_ascii_lowercase().as_str() {

@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use super::pem::{self, OwnCertificate};
 use super::profile::Profile;
 use super::reload::Reload;
-use super::{Error, Reader, boolean, seconds, web_url, whole};
+use super::{Error, Reader, boolean, integer, seconds, web_url};
 use crate::secrets;
 
 /// How to connect to Prefect.
@@ -94,12 +94,13 @@ pub(super) fn load(reader: &Reader) -> Result<Prefect, Error> {
         skip_verify: skip_verify(reader)?,
         own_certificate: pem::own_certificate(reader, OWN_CERTIFICATE, None)?,
         csrf_enabled: reader.required("PREFECT_CSRF_ENABLED", boolean)?,
-        max_retries: reader.required("MAX_RETRIES", |text| whole(text, 0, 20))?,
+        max_retries: reader.required("MAX_RETRIES", |text| integer(text, 0, 20))?,
         request_timeout: reader.required("REQUEST_TIMEOUT_SECONDS", seconds)?,
         max_concurrent_requests: reader
-            .required("MAX_CONCURRENT_REQUESTS", |text| whole(text, 1, 64))?,
+            .required("MAX_CONCURRENT_REQUESTS", |text| integer(text, 1, 64))?,
         pagination_enabled: reader.required("PAGINATION_ENABLED", boolean)?,
-        pagination_limit: reader.required("PAGINATION_LIMIT", |text| whole(text, 1, 1_000_000))?,
+        pagination_limit: reader
+            .required("PAGINATION_LIMIT", |text| integer(text, 1, 1_000_000))?,
     })
 }
 

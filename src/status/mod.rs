@@ -27,9 +27,9 @@ use links::Ui;
 
 /// The latest JSON of `/status`.
 #[derive(Debug, Clone, Default)]
-pub struct Served(Arc<RwLock<Bytes>>);
+pub struct Latest(Arc<RwLock<Bytes>>);
 
-impl Served {
+impl Latest {
     /// The JSON.
     pub fn json(&self) -> Bytes {
         let json = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -62,7 +62,7 @@ pub struct Writer {
     interval: Duration,
     inventory_interval: Duration,
     serves_metrics: bool,
-    served: Served,
+    latest: Latest,
 }
 
 impl Writer {
@@ -75,19 +75,19 @@ impl Writer {
             interval: settings.sampling.interval,
             inventory_interval: settings.sampling.inventory_interval,
             serves_metrics: settings.otel.metrics.prometheus,
-            served: Served::default(),
+            latest: Latest::default(),
         }
     }
 
-    /// The status to serve. It is updated by `write`.
-    pub fn served(&self) -> Served {
-        self.served.clone()
+    /// The latest status, which `write` replaces.
+    pub fn latest(&self) -> Latest {
+        self.latest.clone()
     }
 
-    /// Generates the status, and serves it from now on.
+    /// Generates the status, which is the latest from now on.
     pub fn write(&self, input: &Input<'_>) {
         match serde_json::to_vec(&self.make(input)) {
-            Ok(json) => self.served.set(json),
+            Ok(json) => self.latest.set(json),
             Err(error) => tracing::error!(%error, "the status cannot be encoded as JSON"),
         }
     }

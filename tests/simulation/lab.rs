@@ -514,7 +514,7 @@ impl Lab {
     }
 
     fn arrives(&mut self, state: &State) {
-        let seen = self.same.see(state).and(self.other.see(state));
+        let seen = self.same.receive(state).and(self.other.receive(state));
         self.wrong(seen);
         self.saved_arrived |= state.number >= self.saved_at;
     }
@@ -573,7 +573,7 @@ impl Lab {
         let first = self.core.state(self.moment());
         (self.made, self.saved_at, self.told_later) = (first.number, 0, None);
         if resumes {
-            let seen = self.other.meet(&first, self.saved_arrived);
+            let seen = self.other.begin_instance(&first, self.saved_arrived);
             self.wrong(seen);
         }
         self.push(&first);

@@ -37,7 +37,7 @@ pub(crate) struct Observer {
 
 impl Observer {
     /// Receives a state.
-    pub(crate) fn see(&mut self, state: &State) -> Result<(), String> {
+    pub(crate) fn receive(&mut self, state: &State) -> Result<(), String> {
         for (number, counter) in COUNTERS.into_iter().enumerate() {
             let totals = state.counters.of(counter);
             let last = self.last[number].replace(Arc::clone(totals));
@@ -57,7 +57,7 @@ impl Observer {
 
     /// A restored process is a new instance with different series. Its `first` state has the values
     /// exported last; if these have not `arrived`, they are lost.
-    pub(crate) fn meet(&mut self, first: &State, arrived: bool) -> Result<(), String> {
+    pub(crate) fn begin_instance(&mut self, first: &State, arrived: bool) -> Result<(), String> {
         self.series.clear();
         self.last = Default::default();
         let mut lost = 0;

@@ -7,6 +7,7 @@ mod answer;
 mod attributes;
 mod delivery;
 mod details;
+mod first_push;
 mod ledger;
 mod message;
 mod point;
@@ -19,7 +20,6 @@ mod series;
 mod signals;
 mod transport;
 mod value;
-mod whole;
 
 use std::collections::HashMap;
 
@@ -34,10 +34,10 @@ use super::Error;
 use crate::rotation::{Headers, Rotating};
 use crate::settings::{self, Otlp, OtlpHeaders};
 pub use delivery::{Delivery, DeliveryConfig, PointCounts, PointsOf};
+pub(super) use first_push::{first_push, merged};
 pub use probe::{Refusal, probe};
 pub use saved::DeliveredFile;
 pub use signals::{Logs, Spans};
-pub(super) use whole::{merged, whole};
 
 /// The exporter for the agent's own spans. Must be called within a tokio runtime.
 ///

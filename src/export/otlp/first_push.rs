@@ -13,28 +13,28 @@ pub(in crate::export) fn merged(parts: &[&ResourceMetrics]) -> ExportMetricsServ
     let mut messages = parts
         .iter()
         .map(|part| ExportMetricsServiceRequest::from(*part));
-    let mut whole = messages.next().unwrap_or_default();
-    let scope = whole.resource_metrics.first_mut();
+    let mut all = messages.next().unwrap_or_default();
+    let scope = all.resource_metrics.first_mut();
     if let Some(scope) = scope.and_then(|resource| resource.scope_metrics.first_mut()) {
         for mut message in messages {
             let metrics = message::metrics(&mut message);
             scope.metrics.extend(metrics.map(std::mem::take));
         }
     }
-    whole
+    all
 }
 
 /// What a first push would contain: the metrics of all `parts`, with the start times of `points`.
-pub(in crate::export) fn whole(
+pub(in crate::export) fn first_push(
     parts: &[&ResourceMetrics],
     points: &PointsOf,
 ) -> ExportMetricsServiceRequest {
     let mut ledger = Ledger::new(Temporality::Cumulative, Vec::new(), Baselines::default());
     ledger.begin(delivery::collected_at(parts));
-    let mut whole = merged(parts);
-    for metric in message::metrics(&mut whole) {
+    let mut push = merged(parts);
+    for metric in message::metrics(&mut push) {
         let points = points(&metric.name);
         ledger.prepare(metric, &points);
     }
-    whole
+    push
 }
