@@ -11,6 +11,7 @@ use prefect_otel_agent::core::Config;
 use prefect_otel_agent::core::counters::FLOW_RUNS_FINISHED;
 use prefect_otel_agent::core::sections::Section;
 use prefect_otel_agent::core::tags::TagKeys;
+use prefect_otel_agent::prefect::Id;
 use prefect_otel_agent::prefect::runs::StateType;
 
 use crate::lab::{Calm, Death, Events, Lab, Weather};
@@ -236,6 +237,8 @@ fn without_disturbances_a_run_is_counted_by_the_second_cycle_after_its_end() {
         let mut lab = Lab::new(seed, config);
         // In every other schedule, some answers come from a server whose clock is ahead.
         lab.weather.ahead = if seed % 2 == 0 { 0.0 } else { 0.25 };
+        // Runs are retried between two pages.
+        lab.weather.slow = *rng.choice(&[0, 1_000]).unwrap();
         let length = INTERVAL * 40;
         let mut schedule = Schedule::new(&mut lab, length).with_good_clocks();
         let mut before = Duration::ZERO;
@@ -301,6 +304,63 @@ fn a_run_that_a_lagging_replica_hides_over_several_restarts_is_found() {
     lab.pass(Duration::from_secs(3_600), &mut Calm);
     lab.cycle(&mut Calm);
     assert_eq!(lab.counted(), 1);
+}
+
+/// While time passes, one run after another is retried.
+struct Retries(Vec<Id>);
+
+impl Events for Retries {
+    fn until(&mut self, _: Duration, lab: &mut Lab) -> bool {
+        let Some(run) = self.0.pop() else {
+            return false;
+        };
+        lab.world
+            .set_state(&run, StateType::Running, "Running", None);
+        true
+    }
+}
+
+#[test]
+fn runs_that_are_retried_while_the_agent_catches_up_hide_no_others() {
+    for seed in 0..20 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let config = Config {
+            page_limit: 7,
+            ..config(&mut rng)
+        };
+        let mut lab = Lab::new(seed, config);
+        let queue = lab.world.create_work_pool("pool");
+        let flow = lab.world.create_flow("flow");
+        let deployment = lab.world.create_deployment(&flow, "it", Some(&queue));
+        for _ in 0..3 {
+            lab.cycle(&mut Calm);
+            lab.pass(INTERVAL, &mut Calm);
+        }
+        // Nothing is read for hours.
+        let runs = (0..60).map(|_| {
+            lab.pass(INTERVAL, &mut Calm);
+            let run = lab.world.schedule_run(&deployment, lab.world.now, true);
+            lab.world.propose(&run, StateType::Running, "Running");
+            let state = lab
+                .world
+                .set_state(&run, StateType::Completed, "Completed", None);
+            lab.ended(&run, state.unwrap(), true);
+            run
+        });
+        let mut runs: Vec<Id> = runs.collect();
+        lab.pass(Duration::from_secs(5_400), &mut Calm);
+        lab.restart(Death::Kept, &mut Calm);
+        rng.shuffle(&mut runs);
+        runs.truncate(10);
+        let mut retries = Retries(runs);
+        for _ in 0..2 {
+            lab.cycle(&mut retries);
+            lab.pass(INTERVAL, &mut Calm);
+        }
+        if let Err(problem) = lab.check_prompt(lab.time()) {
+            panic!("seed {seed}: {problem}");
+        }
+    }
 }
 
 #[test]
