@@ -400,6 +400,12 @@ impl Reader {
         self.names_failed = false;
     }
 
+    /// Adds a section to those that are read in this cycle.
+    pub(super) fn add(&mut self, section: Section) {
+        let reading = reading(section).map(|reading| (section, reading));
+        self.readings.extend(reading);
+    }
+
     /// The requests to send next.
     pub(super) fn plan(&self, context: &Context<'_>) -> Vec<(Section, Request)> {
         let wanted = |(section, _): &&(Section, _)| context.sections.is_pending(*section);

@@ -76,6 +76,21 @@ impl Core {
     /// The requests to send next, concurrently, of every lane whose requests have been answered. If
     /// there are none and every lane has been answered, the cycle is over.
     pub fn plan(&mut self, moment: Moment) -> Vec<Ask> {
+        let plan = self.plan_lanes(moment);
+        let is_over = plan.is_empty() && self.unanswered.is_empty();
+        if is_over && self.phase == Phase::Sections && !self.sections.up() {
+            // No list of runs can be read, and no other was due: without one more list, it would
+            // look as if Prefect could not be read in every cycle between two readings of the
+            // inventory.
+            if let Some(section) = self.sections.probe() {
+                self.reader.add(section);
+                return self.plan_lanes(moment);
+            }
+        }
+        plan
+    }
+
+    fn plan_lanes(&mut self, moment: Moment) -> Vec<Ask> {
         let mut plan = match self.phase {
             Phase::Version => vec![Ask {
                 section: Section::Server,

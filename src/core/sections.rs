@@ -258,6 +258,17 @@ impl Sections {
             .any(|(section, status)| section.matters() && status.has_list)
     }
 
+    /// Makes a short list due in this cycle, which shows whether Prefect can be read. `None` if it
+    /// is due anyway.
+    pub(super) fn probe(&mut self) -> Option<Section> {
+        let section = Section::WorkPools;
+        let mut was_due = true;
+        self.update(section, |status| {
+            was_due = std::mem::replace(&mut status.due, true);
+        });
+        (!was_due).then_some(section)
+    }
+
     /// Notes that the section has been read completely.
     pub(super) fn read(&mut self, section: Section, uptime: Duration) {
         self.update(section, |status| {

@@ -399,6 +399,8 @@ fn runs_are_read_in_the_cycle_after_a_refusal_of_them_alone() {
         lab.pass(INTERVAL, &mut Calm);
         let cycle = lab.cycle(&mut Calm).unwrap();
         assert!(!cycle.errors.is_empty());
+        // Also in cycles in which the inventory is not due.
+        assert!(cycle.state.snapshot.up);
     }
     lab.weather.refused = false;
     lab.pass(INTERVAL, &mut Calm);
