@@ -213,43 +213,49 @@ async fn only_transient_errors_are_retried() {
     }
 }
 
+/// A stub that requires CSRF tokens, which are valid for `lifetime`; and the number of tokens.
+async fn stub_with_csrf(lifetime: jiff::SignedDuration) -> (Stub, Arc<AtomicUsize>) {
+    let stub = small_stub().await;
+    let tokens = Arc::new(AtomicUsize::new(0));
+    let fetched = Arc::clone(&tokens);
+    stub.fault(move |request| {
+        if request.path == "/csrf-token" {
+            fetched.fetch_add(1, Ordering::Relaxed);
+            let mut answer = recorded("csrf_token");
+            let end = jiff::Timestamp::now() + lifetime;
+            answer["expiration"] = serde_json::json!(end.to_string());
+            return Some(axum::Json(answer).into_response());
+        }
+        let token = recorded("csrf_token")["token"].as_str().map(str::to_owned);
+        let sent = request
+            .headers
+            .get("prefect-csrf-token")
+            .and_then(|value| value.to_str().ok());
+        let client = request.headers.get("prefect-csrf-client");
+        (sent != token.as_deref() || client.is_none()).then(|| recorded_error("error_csrf_missing"))
+    });
+    (stub, tokens)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_csrf_token_is_fetched_when_the_server_requires_it_and_renewed_before_it_expires() {
     for enabled in ["False", "True"] {
-        let stub = small_stub().await;
-        let tokens = Arc::new(AtomicUsize::new(0));
-        let fetched = Arc::clone(&tokens);
-        stub.fault(move |request| {
-            if request.path == "/csrf-token" {
-                fetched.fetch_add(1, Ordering::Relaxed);
-                let mut answer = recorded("csrf_token");
-                let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2);
-                answer["expiration"] = serde_json::json!(end.to_string());
-                return Some(axum::Json(answer).into_response());
-            }
-            let token = recorded("csrf_token")["token"].as_str().map(str::to_owned);
-            let sent = request
-                .headers
-                .get("prefect-csrf-token")
-                .and_then(|value| value.to_str().ok());
-            let client = request.headers.get("prefect-csrf-client");
-            (sent != token.as_deref() || client.is_none())
-                .then(|| recorded_error("error_csrf_missing"))
-        });
-        let mut agent = agent(&stub.url, &[("PREFECT_CSRF_ENABLED", enabled)]).await;
-        assert_eq!(
-            cycle(&mut agent).await.value(UP, &[]),
-            Some(1.0),
-            "{enabled}"
-        );
-        let page = cycle(&mut agent).await;
-        assert_eq!(page.value(CYCLES, &[("outcome", "success")]), Some(2.0));
+        let settings = [("PREFECT_CSRF_ENABLED", enabled)];
+        let (stub, tokens) = stub_with_csrf(jiff::SignedDuration::from_hours(1)).await;
+        let mut kept = agent(&stub.url, &settings).await;
+        for cycles in [1.0, 2.0] {
+            let page = cycle(&mut kept).await;
+            assert_eq!(page.value(UP, &[]), Some(1.0), "{enabled}");
+            assert_eq!(page.value(CYCLES, &[("outcome", "success")]), Some(cycles));
+        }
         assert_eq!(tokens.load(Ordering::Relaxed), 1);
-        tokio::time::sleep(Duration::from_millis(2_100)).await;
-        let refused = |stub: &Stub| stub.contents().requests.len();
-        let before = refused(&stub);
-        assert_eq!(cycle(&mut agent).await.value(UP, &[]), Some(1.0));
-        assert_eq!(tokens.load(Ordering::Relaxed), 2);
+
+        let (stub, _) = stub_with_csrf(jiff::SignedDuration::from_millis(1_500)).await;
+        let mut renewing = agent(&stub.url, &settings).await;
+        assert_eq!(cycle(&mut renewing).await.value(UP, &[]), Some(1.0));
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        let before = stub.contents().requests.len();
+        assert_eq!(cycle(&mut renewing).await.value(UP, &[]), Some(1.0));
         let renewal = &stub.contents().requests[before];
         assert_eq!(renewal.path, "/csrf-token", "renewed before it is refused");
     }
