@@ -93,6 +93,10 @@ async fn page_and_memory_of_a_process_are_bounded_under_churn() {
     let (mut sizes, mut memory) = (Vec::new(), Vec::new());
     tokio::task::block_in_place(|| {
         let agent = AgentProcess::start(&stub.url, &settings);
+        // Runs that end before its first cycle are not counted.
+        agent.wait_for_page("the first cycle", |page| {
+            (!page.family("prefect_info_deployment").is_empty()).then_some(())
+        });
         for round in 0..ROUNDS {
             let numbers = 1 + round * EACH..1 + (round + 1) * EACH;
             let last = format!("deployment-{}", numbers.end - 1);

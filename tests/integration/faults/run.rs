@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 
 use crate::support::fleet;
 use crate::support::front::{Front, On, Play};
+use crate::support::machine::undisturbed;
 use crate::support::otlp::{Answer, Receiver, translated};
 use crate::support::points::{over_grpc, over_http};
 use crate::support::process::AgentProcess;
@@ -63,7 +64,9 @@ pub(super) fn all(group: &[&'static [Row]]) {
                     let next = rows.lock().unwrap().pop_front();
                     let Some(row) = next else { return };
                     let began = Instant::now();
-                    let result = catch_unwind(AssertUnwindSafe(|| run(row, &runtime)));
+                    let result = catch_unwind(AssertUnwindSafe(|| {
+                        undisturbed(row.name, || run(row, &runtime))
+                    }));
                     match result {
                         Ok(exit) => note(row.name, began.elapsed(), exit),
                         Err(why) => {

@@ -4,6 +4,7 @@ pub(crate) mod collected;
 pub(crate) mod compose;
 pub(crate) mod fleet;
 pub(crate) mod front;
+pub(crate) mod machine;
 pub(crate) mod otlp;
 pub(crate) mod page;
 pub(crate) mod points;

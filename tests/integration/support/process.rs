@@ -346,6 +346,11 @@ impl AgentProcess {
         what: &str,
         look: impl Fn(&super::page::Page) -> Option<T>,
     ) -> T {
-        wait_for(what, || look(&self.page()))
+        wait_for(what, || match self.get("/metrics") {
+            (200, text) => look(&super::page::Page::parse(&text)),
+            // No cycle has ended for a while, as on a busy machine.
+            (503, _) => None,
+            other => panic!("{other:?}"),
+        })
     }
 }
