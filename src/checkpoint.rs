@@ -8,7 +8,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -76,12 +76,25 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// If another process uses it, or the folder is not writable.
+    /// If another process uses it, or the folder is not writable and has never been used.
     pub fn lock(&mut self) -> Result<(), Error> {
-        if self.lock.is_none() {
+        if !self.is_locked() {
             self.lock = Some(lock(&self.path)?);
         }
         Ok(())
+    }
+
+    /// Whether this process holds the lock. If the lock file has been deleted, another process may
+    /// lock a new one.
+    fn is_locked(&self) -> bool {
+        let Some(lock) = &self.lock else { return false };
+        let id = |file: fs::Metadata| (file.dev(), file.ino());
+        let (held, there) = (lock.metadata().map(id), fs::metadata(lock_path(&self.path)).map(id));
+        match (held, there) {
+            (Ok(held), Ok(there)) => held == there,
+            (_, Err(error)) => error.kind() != io::ErrorKind::NotFound,
+            (Err(_), _) => true,
+        }
     }
 
     /// The path of the file.
@@ -137,7 +150,7 @@ impl Checkpoint {
 
     /// Whether another process uses it. Leaves no lock behind.
     pub fn is_in_use(&self) -> bool {
-        let lock = File::open(self.path.with_extension("lock"));
+        let lock = File::open(lock_path(&self.path));
         lock.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
@@ -203,22 +216,45 @@ impl Checkpoint {
 
 /// Locks the file at `path` with a separate lock file, because the checkpoint itself is replaced.
 fn lock(path: &Path) -> Result<File, Error> {
-    let lock = path.with_extension("lock");
+    let lock = lock_path(path);
     let io = |error| Error::Io(lock.clone(), error);
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(io)?;
+        create_folder(folder).map_err(|error| Error::Io(folder.to_owned(), error))?;
     }
     let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
         .open(&lock)
+        // In a folder that is read-only now, an existing file can still be locked.
+        .or_else(|error| File::open(&lock).map_err(|_| error))
         .map_err(io)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::InUse(lock)),
         Err(TryLockError::Error(error)) => Err(io(error)),
     }
+}
+
+fn lock_path(checkpoint: &Path) -> PathBuf {
+    checkpoint.with_extension("lock")
+}
+
+/// Creates a folder, if there is none.
+///
+/// # Errors
+///
+/// If that is not possible. A symbolic link to nothing is named as such.
+pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder).map_err(|error| link_to_nothing(folder).unwrap_or(error))
+}
+
+/// The error of a path that is a symbolic link to something that does not exist.
+pub(crate) fn link_to_nothing(path: &Path) -> Option<io::Error> {
+    let target = fs::read_link(path).ok()?;
+    let target = target.display();
+    let reason = format!("a symbolic link to {target}, which does not exist");
+    (!path.exists()).then(|| io::Error::new(io::ErrorKind::NotFound, reason))
 }
 
 /// The id of the API at `prefect_api_url` in file names.
@@ -307,6 +343,19 @@ mod tests {
         assert!(matches!(second.lock(), Err(Error::InUse(_))));
         drop(here);
         second.lock().unwrap();
+    }
+
+    #[test]
+    fn a_link_to_nothing_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("state");
+        std::os::unix::fs::symlink("/nowhere/state", &link).unwrap();
+        let error = Checkpoint::new(&link, "http://here/api").lock().unwrap_err();
+        let expected = format!(
+            "STATE_DIR: {}: a symbolic link to /nowhere/state, which does not exist",
+            link.display()
+        );
+        assert_eq!(error.to_string(), expected);
     }
 
     #[test]

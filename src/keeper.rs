@@ -64,12 +64,15 @@ impl Keeper {
         let file = Blocking::new("checkpoint", checkpoint);
         let mut written = Checkpoints::default();
         let saved = match lock(&file, &path).await {
-            Ok(()) => restore(&file, &path).await,
+            Ok(()) => restore(read(&file, &path).await, &path),
             Err(error @ Error::InUse(_)) => return Err(error),
             Err(error) => {
-                tracing::warn!(%error, "cannot write the checkpoint; after a restart, counters would start at zero");
+                tracing::warn!(%error, "cannot write the checkpoint; after a restart, counters would resume from the previous one, or start at zero");
                 written.note_failure(&error);
-                None
+                match timed_out(&error) {
+                    true => None,
+                    false => restore_unlocked(&file, &path).await,
+                }
             }
         };
         let keeper = Keeper {
@@ -125,6 +128,10 @@ impl Keeper {
     }
 }
 
+fn timed_out(error: &Error) -> bool {
+    matches!(error, Error::Io(_, error) if error.kind() == io::ErrorKind::TimedOut)
+}
+
 /// Locks the file, waiting for another process.
 async fn lock(file: &Blocking<Checkpoint>, path: &Path) -> Result<(), Error> {
     let started = Instant::now();
@@ -139,9 +146,18 @@ async fn lock(file: &Blocking<Checkpoint>, path: &Path) -> Result<(), Error> {
     }
 }
 
-async fn restore(file: &Blocking<Checkpoint>, path: &Path) -> Option<SavedState> {
-    let shown = path.display();
+/// Reads the file on a disk that is full or read-only. It has been reported that the folder cannot
+/// be used; here, only an existing file is.
+async fn restore_unlocked(file: &Blocking<Checkpoint>, path: &Path) -> Option<SavedState> {
     match read(file, path).await {
+        Ok(None) | Err(Error::Io(..)) => None,
+        result => restore(result, path),
+    }
+}
+
+fn restore(read: Result<Option<SavedState>, Error>, path: &Path) -> Option<SavedState> {
+    let shown = path.display();
+    match read {
         Ok(Some(saved)) => {
             let cursor = saved.cursor().map(|cursor| cursor.to_string());
             tracing::info!(path = %shown, cursor, "counters resume from the checkpoint; runs that have ended since then are counted now");

@@ -7,6 +7,9 @@ type Version = (u32, u32, u32);
 /// Older servers cannot filter flow runs by their end.
 const OLDEST: Version = (3, 0, 4);
 
+/// The agent is tested with versions up to this one (major and minor).
+const NEWEST: (u32, u32) = (3, 9);
+
 /// What only newer servers have.
 const LATER: [(Version, &str); 3] = [
     (
@@ -40,6 +43,11 @@ pub fn unsupported(version: &str) -> Option<Error> {
     too_old.then(|| Error::Unsupported {
         version: version.to_owned(),
     })
+}
+
+/// Whether this version is newer than those that the agent is tested with.
+pub fn is_newer_than_tested(version: &str) -> bool {
+    parse(version).is_some_and(|(major, minor, _)| (major, minor) > NEWEST)
 }
 
 /// What this version lacks.

@@ -109,7 +109,7 @@ fn kept(path: &Path) -> io::Result<Uuid> {
     match read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
+                checkpoint::create_folder(folder)?;
             }
             let id = format!("{}\n", Uuid::new_v4());
             checkpoint::create(path, id.as_bytes())?;

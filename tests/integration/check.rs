@@ -8,11 +8,12 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use jiff::{SignedDuration, Timestamp};
 use prefect_otel_agent::checkpoint::Checkpoint;
+use prefect_otel_agent::core::version;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
 use crate::support::otlp::Receiver;
-use crate::support::prefect::{Server, free_port};
+use crate::support::prefect::{Server, Version, free_port};
 use crate::support::process::{
     AgentProcess, PATIENCE, agent_command, by_shell, has_namespaces, left_out,
 };
@@ -344,6 +345,15 @@ async fn a_missing_permission_is_named() {
     );
 }
 
+#[test]
+fn a_version_is_newer_than_tested_if_its_minor_version_is_later_than_that_of_the_tests() {
+    let newest = Version::Newest.number();
+    assert!(!version::is_newer_than_tested(newest));
+    let numbers: Vec<u32> = newest.split('.').map(|number| number.parse().unwrap()).collect();
+    let next = format!("{}.{}.0", numbers[0], numbers[1] + 1);
+    assert!(version::is_newer_than_tested(&next));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_prefect_3_is_told_apart() {
     let stub = small_stub().await;
@@ -365,6 +375,11 @@ async fn what_is_not_prefect_3_is_told_apart() {
         detail.contains("3.6.22") && detail.contains("3.6.23"),
         "{detail}"
     );
+    stub.fault(version("3.10.0"));
+    let checked = check(&stub.url, &[]).await;
+    let (status, detail) = checked.line("version");
+    assert_eq!((status, checked.code), ("warn", Some(0)));
+    assert!(detail.contains("3.10.0 is newer"), "{detail}");
 
     stub.fault(|_| {
         let to = [("location", "https://login.example/?next=api")];
@@ -623,6 +638,10 @@ async fn the_folder_is_writable_and_has_a_checkpoint_of_this_api_or_another() {
     std::fs::write(in_folder("file"), "").unwrap();
     let checked = check(&stub.url, &[("STATE_DIR", &in_folder("file"))]).await;
     checked.fails("STATE_DIR", "is not writable", "set STATE_DIR to a folder");
+    std::os::unix::fs::symlink("/nowhere/state", in_folder("link")).unwrap();
+    let checked = check(&stub.url, &[("STATE_DIR", &in_folder("link"))]).await;
+    let nowhere = "a symbolic link to /nowhere/state, which does not exist";
+    checked.fails("STATE_DIR", nowhere, "set STATE_DIR to a folder");
     let checked = check(&stub.url, &[("STATE_DIR", "/proc")]).await;
     checked.fails("STATE_DIR", "/proc is not writable", "STATE_DIR");
 

@@ -122,6 +122,51 @@ fn a_truncated_checkpoint_is_refused() {
     assert!(matches!(checkpoint.read(), Err(Error::Damaged(..))));
 }
 
+#[test]
+fn a_checkpoint_whose_lock_file_is_deleted_has_one_writer() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Checkpoint::new(folder.path(), "http://here/api");
+    let saved = || memory(Timestamp::now(), None);
+    let mut first = open();
+    first.write(saved()).unwrap();
+    let lock = first.path().with_extension("lock");
+    std::fs::remove_file(&lock).unwrap();
+    let mut second = open();
+    second.lock().unwrap();
+    assert!(matches!(first.write(saved()), Err(Error::InUse(_))));
+    drop(second);
+    std::fs::remove_file(&lock).unwrap();
+    first.write(saved()).unwrap();
+    assert!(matches!(open().lock(), Err(Error::InUse(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_cannot_be_written_is_read() {
+    let (stub, folder) = (small_stub().await, tempfile::tempdir().unwrap());
+    let checkpoint = Checkpoint::new(folder.path(), &stub.url);
+    let lock = checkpoint.path().with_extension("lock");
+    let folder = text(folder.path());
+    let settings = [("STATE_DIR", folder.as_str())];
+    let mut first = agent(&stub.url, &settings).await;
+    cycle(&mut first).await;
+    add(&stub, 1, "FAILED", 0);
+    assert_eq!(failed(&cycle(&mut first).await), Some(1.0));
+    drop(first);
+    // As in a folder that is read-only, the file cannot be created.
+    std::fs::remove_file(&lock).unwrap();
+    std::os::unix::fs::symlink("/nowhere/lock", &lock).unwrap();
+    add(&stub, 2, "FAILED", 0);
+    let mut second = agent(&stub.url, &settings).await;
+    assert_eq!(failed(&current(&second)), Some(1.0));
+    assert_eq!(failed(&cycle(&mut second).await), Some(2.0));
+    // Its content is in use, so it is replaced once that is possible.
+    std::fs::remove_file(&lock).unwrap();
+    add(&stub, 3, "FAILED", 0);
+    assert_eq!(failed(&cycle(&mut second).await), Some(3.0));
+    drop(second);
+    assert_eq!(failed(&current(&agent(&stub.url, &settings).await)), Some(3.0));
+}
+
 /// Reserves the address of a stub, and returns the path of its checkpoint in `folder`.
 fn reserved(folder: &Path) -> (std::net::TcpListener, std::path::PathBuf) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use super::PATIENCE;
 use super::report::Line;
 use crate::blocking::Blocking;
-use crate::checkpoint::{Checkpoint, Error};
+use crate::checkpoint::{self, Checkpoint, Error};
 use crate::commands::health::{self, Probe};
 use crate::http::Security;
 use crate::settings::Settings;
@@ -86,7 +86,7 @@ fn files_of(folder: &Path, api: &str) -> Line {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                 "free space, or set STATE_DIR to a folder on another disk"
             }
-            ErrorKind::NotADirectory => "set STATE_DIR to a folder",
+            ErrorKind::NotADirectory | ErrorKind::NotFound => "set STATE_DIR to a folder",
             _ => "set STATE_DIR to a folder that the agent can write to",
         };
         return Line::fail(STATE_DIR, format!("{shown} is not writable: {error}")).hint(hint);
@@ -129,6 +129,9 @@ fn writable(folder: &Path) -> std::io::Result<()> {
     let absolute = std::path::absolute(folder)?;
     let mut place = absolute.as_path();
     while !place.try_exists()? {
+        if let Some(error) = checkpoint::link_to_nothing(place) {
+            return Err(error);
+        }
         place = place.parent().unwrap_or(Path::new("/"));
     }
     let mut file = tempfile::tempfile_in(place)?;

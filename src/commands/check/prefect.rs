@@ -205,6 +205,11 @@ fn version_line(version: Option<&str>) -> Line {
         let detail = "not reported; Prefect Cloud is always recent enough";
         return Line::ok("version", detail);
     };
+    if version::is_newer_than_tested(version) {
+        let detail = format!("{version} is newer than the versions that this agent is tested with");
+        return Line::warn("version", detail)
+            .hint("the agent reads what it can; see whether there is a newer prefect-otel-agent");
+    }
     let missing = version::missing(version);
     match missing.is_empty() {
         true => Line::ok(

@@ -183,7 +183,7 @@ impl DeliveredFile {
     fn write(&self, baselines: &Baselines) -> io::Result<()> {
         let text = self.encode(baselines)?;
         if let Some(folder) = self.path.parent() {
-            std::fs::create_dir_all(folder)?;
+            checkpoint::create_folder(folder)?;
         }
         checkpoint::replace(&self.path, &text)
     }
