@@ -216,10 +216,10 @@ pub fn core_config(settings: &Settings, options: &Options) -> Config {
         offset: sampling.offset,
         failed_runs_offset: sampling.failed_runs_offset,
         catch_up: sampling.catch_up,
-        task_runs: sampling.task_runs,
+        task_runs: options.has_task_runs(),
         page_limit: settings.prefect.pagination_limit,
         first_page_only: !settings.prefect.pagination_enabled,
-        cardinality_limit: settings.metrics.cardinality_limit,
+        cardinality_limit: options.count_limit(),
         tag_keys: options.tag_keys().clone(),
         unused: options.unused_sections(),
     }

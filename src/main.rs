@@ -164,6 +164,7 @@ async fn run_with(settings: Settings, mut shutdown: Shutdown) -> ExitCode {
         listening_on = %agent.address(),
         endpoints = agent.security(),
         exporters = %settings.otel.metrics,
+        shard = settings.metrics.shard.map(tracing::field::display),
         "started"
     );
     let ended = agent.run(listener, shutdown).await;

@@ -180,7 +180,9 @@ impl Exporters {
                 continue;
             };
             for event in events {
-                if let Some((values, seconds)) = measure(event) {
+                if let Some((values, seconds)) = measure(event)
+                    && options.has_series(family, &values)
+                {
                     let attributes = options.counted(family, &values, event.tags());
                     let histograms = &self.histograms;
                     histograms.record(family, &values, seconds, &attributes);

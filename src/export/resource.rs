@@ -144,6 +144,9 @@ fn name_based(settings: &Settings, resource: &Resource, host: &str) -> Uuid {
             name += &format!(" {key}={value}");
         }
     }
+    if let Some(shard) = settings.metrics.shard {
+        name += &format!(" {shard}");
+    }
     if url.host_str().is_some_and(is_loopback) {
         name += &format!(" {host}");
     }

@@ -19,6 +19,7 @@ mod options;
 mod points;
 mod process;
 mod server;
+mod shard;
 mod task_runs;
 mod work_pools;
 mod work_queues;
@@ -211,6 +212,12 @@ impl Family {
         task_runs::FAMILIES
             .iter()
             .any(|family| family.name == self.name)
+    }
+
+    /// Whether it is about one agent, also if several agents read the same workspace.
+    fn is_of_agent(&self) -> bool {
+        let of_prefect = self.name.starts_with("prefect.");
+        !of_prefect || self.name.starts_with("prefect.agent.") || self.name == server::UP
     }
 
     /// Whether the number of its series grows with the number of Prefect's objects.

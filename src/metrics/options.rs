@@ -12,8 +12,8 @@ use super::{Buckets, Family, Source, catalogue};
 use crate::core::sections::Section;
 use crate::core::snapshot::Snapshot;
 use crate::core::tags::TagKeys;
-use crate::core::tally::Series;
-use crate::settings::{self, Settings};
+use crate::core::tally::{Label, Series};
+use crate::settings::{self, Settings, Shard};
 
 /// The metrics settings.
 #[derive(Debug, Clone)]
@@ -26,6 +26,8 @@ pub struct Options {
     pub failed_runs_limit: usize,
     /// The maximum number of series per family.
     pub cardinality_limit: usize,
+    /// The part of the series that this agent exports, if there are several agents.
+    shard: Option<Shard>,
     run_duration_buckets: Vec<f64>,
     start_delay_buckets: Vec<f64>,
     chosen: HashSet<&'static str>,
@@ -52,6 +54,7 @@ impl Options {
         let tasks = settings.sampling.task_runs;
         let chosen = catalogue()
             .filter(|family| tasks || !family.is_of_task_runs())
+            .filter(|family| metrics.shard.is_none_or(|shard| shard.has_family(family)))
             .map(|family| family.name)
             .filter(|name| match metrics.include.is_empty() {
                 true => *name != LAST_FAILED_FLOW_RUN,
@@ -67,6 +70,7 @@ impl Options {
             offset: settings.sampling.offset,
             failed_runs_limit: settings.sampling.failed_runs_limit,
             cardinality_limit: metrics.cardinality_limit,
+            shard: metrics.shard,
             run_duration_buckets: metrics.run_duration_buckets.clone(),
             start_delay_buckets: metrics.start_delay_buckets.clone(),
             chosen,
@@ -81,6 +85,28 @@ impl Options {
     /// The families that are exported.
     pub fn families(&self) -> impl Iterator<Item = &'static Family> {
         catalogue().filter(|family| self.chosen.contains(family.name))
+    }
+
+    /// Whether this agent exports the series of `family` with these values of its attributes.
+    pub fn has_series(&self, family: &Family, values: &[Label]) -> bool {
+        self.shard.is_none_or(|shard| shard.has_series(family, values))
+    }
+
+    /// Whether this agent exports the series that combine those beyond the limit of a count.
+    pub(super) fn has_overflow(&self) -> bool {
+        self.shard.is_none_or(|shard| shard.index == 0)
+    }
+
+    /// Whether task runs are counted.
+    pub fn has_task_runs(&self) -> bool {
+        self.families().any(Family::is_of_task_runs)
+    }
+
+    /// The maximum number of series of each counter, of all shards: each of them counts everything.
+    pub fn count_limit(&self) -> usize {
+        let shards = self.shard.map_or(1, |shard| shard.count);
+        let shards = usize::try_from(shards).unwrap_or(usize::MAX);
+        self.cardinality_limit.saturating_mul(shards)
     }
 
     /// The sections that no exported family is computed from.

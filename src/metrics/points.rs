@@ -86,7 +86,9 @@ impl<'a> Points<'a> {
             let (values, tags) = split.unwrap_or((series, &[]));
             self.change(values, Some(tags), |point| point.count(total));
         }
-        if let Some(total) = &totals.overflow {
+        if let Some(total) = &totals.overflow
+            && self.options.has_overflow()
+        {
             // The number of these series is unknown, but at least one.
             self.dropped.insert(Vec::new());
             self.change_overflow(|point| point.count(total));
@@ -106,6 +108,9 @@ impl<'a> Points<'a> {
             self.family.attributes.len(),
             "as many values as attributes are declared"
         );
+        if !self.options.has_series(self.family, values) {
+            return;
+        }
         let kept = values.iter().zip(self.family.attributes);
         let kept = kept.filter(|(_, name)| !self.options.leaves_out(name));
         let kept = kept.map(|(value, _)| value);

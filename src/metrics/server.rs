@@ -5,10 +5,13 @@ use std::sync::Arc;
 use super::Family;
 use crate::core::sections::Section;
 
+/// Whether an agent can read Prefect.
+pub(super) const UP: &str = "prefect.up";
+
 pub(super) const FAMILIES: &[Family] = &[
     // Absent before the first cycle has been completed, whether it succeeds or fails.
     Family::gauge(
-        "prefect.up",
+        UP,
         "",
         "1 if Prefect could be read in the last cycle; 0 if not, or if no cycle has been completed for three intervals.",
         &[],

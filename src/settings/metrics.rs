@@ -1,5 +1,7 @@
 //! Which metrics are exported, and how.
 
+use std::fmt;
+
 use super::{Error, Reader, boolean, integer, otel};
 
 /// Which metrics are exported, and how.
@@ -13,6 +15,8 @@ pub struct Metrics {
     pub include: Vec<String>,
     /// Names, or patterns of names, of the families to leave out.
     pub exclude: Vec<String>,
+    /// The part of the series that this agent exports, if there are several agents.
+    pub shard: Option<Shard>,
     /// Attributes for every series.
     pub attributes: Vec<(String, String)>,
     /// Keys of deployment tags that become attributes.
@@ -22,6 +26,24 @@ pub struct Metrics {
     /// Bucket boundaries of start delays, in seconds.
     pub start_delay_buckets: Vec<f64>,
 }
+
+/// One of several agents that share a workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// Its number, from 0.
+    pub index: u32,
+    /// The number of agents.
+    pub count: u32,
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.count)
+    }
+}
+
+/// More agents than this would spend most of their time on reading what the others export.
+const MOST_SHARDS: u32 = 64;
 
 pub(super) fn load(reader: &Reader) -> Result<Metrics, Error> {
     let list = |name: &str| reader.optional(name, |text| Some(items(text)));
@@ -33,6 +55,7 @@ pub(super) fn load(reader: &Reader) -> Result<Metrics, Error> {
         })?,
         include: list("METRICS_INCLUDE")?.unwrap_or_default(),
         exclude: list("METRICS_EXCLUDE")?.unwrap_or_default(),
+        shard: reader.optional("SHARD", shard)?,
         attributes: reader
             .optional("METRICS_ATTRIBUTES", |text| {
                 let pairs = otel::pairs(text)?;
@@ -48,6 +71,18 @@ pub(super) fn load(reader: &Reader) -> Result<Metrics, Error> {
         run_duration_buckets: reader.required("RUN_DURATION_BUCKETS_SECONDS", boundaries)?,
         start_delay_buckets: reader.required("START_DELAY_BUCKETS_SECONDS", boundaries)?,
     })
+}
+
+/// A shard such as `2/4`, or `agent-2/4`: the name of a pod of a StatefulSet ends in its number.
+fn shard(text: &str) -> Option<Shard> {
+    let (index, count) = text.rsplit_once('/')?;
+    let index = match index.rsplit_once('-') {
+        Some((pod, index)) if !pod.is_empty() => index,
+        _ => index,
+    };
+    let count = integer(count, 1, MOST_SHARDS)?;
+    let index = integer(index, 0, count.saturating_sub(1))?;
+    Some(Shard { index, count })
 }
 
 /// The items of a comma-separated list.

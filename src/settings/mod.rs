@@ -35,7 +35,7 @@ mod web;
 
 pub use endpoint::{Protocol, Signal};
 pub(crate) use file::{bounded_yaml, read as read_file, read_bounded};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, Shard};
 pub use otel::{Compression, MetricsExporters, Otel, Otlp, OtlpHeaders, Temporality};
 pub use pem::{OwnCertificate, identity};
 pub use prefect::{Authentication, Credentials, Prefect};

@@ -220,6 +220,12 @@ pub static SETTINGS: &[Setting] = &[
         "Metrics to leave out, applied after `METRICS_INCLUDE`.",
     ),
     metrics(
+        "SHARD",
+        None,
+        "i/n, or the name of a pod that ends in -i, and /n; n from 1 to 64, i from 0 to n-1",
+        "The part of the series that this agent exports, if n agents share a workspace (docs/scaling.md): those whose flow and deployment names hash to i. The first agent, 0, also exports the series that name no flow.",
+    ),
+    metrics(
         "METRICS_ATTRIBUTES",
         None,
         "comma-separated, percent-encoded key=value pairs; keys consist of letters, digits, _ and ., and are not used by any metric",

@@ -41,6 +41,7 @@ mod receivers;
 mod recreate;
 mod secrets;
 mod settings;
+mod shards;
 mod shutdown;
 mod soak;
 mod stack;

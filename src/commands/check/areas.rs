@@ -117,7 +117,7 @@ pub(super) fn areas(settings: &Settings, options: &Options) -> Vec<Area> {
     let unused = options.unused_sections();
     // The core lists are always read, because events are derived from them.
     areas.retain(|area| match area.section {
-        Section::TaskRuns => settings.sampling.task_runs,
+        Section::TaskRuns => options.has_task_runs(),
         section => section.matters() || !unused.contains(&section),
     });
     areas

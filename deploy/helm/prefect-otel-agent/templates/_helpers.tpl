@@ -82,10 +82,11 @@ namespace is written there: it is known when the pod runs, not when the chart is
 {{- $_ := include "prefect-otel-agent.otlpEnv" . | fromYaml | merge $env }}
 {{- if .Values.webConfig.existingSecret }}{{ $_ := set $env "WEB_CONFIG_FILE" "/web/web.yml" }}{{ end }}
 {{- with include "prefect-otel-agent.exporters" . }}{{ $_ := set $env "OTEL_METRICS_EXPORTER" . }}{{ end }}
+{{- if gt (int .Values.replicaCount) 1 }}{{ $_ := set $env "SHARD" (printf "$(POD_NAME)/%d" (int .Values.replicaCount)) }}{{ end }}
 {{- $_ := set $env "OTEL_RESOURCE_ATTRIBUTES" (include "prefect-otel-agent.resourceAttributes" .) }}
 {{- range $name, $value := .Values.env }}{{ $_ := set $env (upper $name) $value }}{{ end }}
 {{- range .Values.extraEnvVars }}{{ $_ := unset $env .name }}{{ end -}}
-# OTEL_RESOURCE_ATTRIBUTES refers to them, so they come first.
+# Other variables refer to them, so they come first.
 - name: POD_NAME
   valueFrom:
     fieldRef:
