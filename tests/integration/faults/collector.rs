@@ -150,10 +150,10 @@ pub(super) const HTTP: &[Row] = &[
 ];
 
 macro_rules! code {
-    ($name:literal, $code:ident) => {
+    ($number:literal, $name:literal, $code:ident) => {
         answer(
             concat!("collector_over_grpc_answers_", $name),
-            concat!("the collector answers every push with gRPC status ", $name),
+            concat!("the collector answers every push with gRPC status ", $number, ", ", stringify!($code)),
             || Answer::Grpc(Status::new(Code::$code, "no")),
             Effect::Unpushed(stringify!($code)),
         )
@@ -173,14 +173,14 @@ const GRPC_TYPE: (&str, &str) = ("content-type", "application/grpc");
 
 #[rustfmt::skip]
 pub(super) const GRPC: &[Row] = &[
-    code!("1_cancelled", Cancelled), code!("2_unknown", Unknown),
-    code!("3_invalid_argument", InvalidArgument), code!("4_deadline_exceeded", DeadlineExceeded),
-    code!("5_not_found", NotFound), code!("6_already_exists", AlreadyExists),
-    code!("7_permission_denied", PermissionDenied), code!("8_resource_exhausted", ResourceExhausted),
-    code!("9_failed_precondition", FailedPrecondition), code!("10_aborted", Aborted),
-    code!("11_out_of_range", OutOfRange), code!("12_unimplemented", Unimplemented),
-    code!("13_internal", Internal), code!("14_unavailable", Unavailable),
-    code!("15_data_loss", DataLoss), code!("16_unauthenticated", Unauthenticated),
+    code!(1, "cancelled", Cancelled), code!(2, "unknown", Unknown),
+    code!(3, "invalid_argument", InvalidArgument), code!(4, "deadline_exceeded", DeadlineExceeded),
+    code!(5, "not_found", NotFound), code!(6, "already_exists", AlreadyExists),
+    code!(7, "permission_denied", PermissionDenied), code!(8, "resource_exhausted", ResourceExhausted),
+    code!(9, "failed_precondition", FailedPrecondition), code!(10, "aborted", Aborted),
+    code!(11, "out_of_range", OutOfRange), code!(12, "unimplemented", Unimplemented),
+    code!(13, "internal", Internal), code!(14, "unavailable", Unavailable),
+    code!(15, "data_loss", DataLoss), code!(16, "unauthenticated", Unauthenticated),
     answer("collector_over_grpc_answers_0_without_a_message", "the collector answers with gRPC status 0 and no message",
         || raw(&[GRPC_TYPE, ("grpc-status", "0")], ""), Effect::Unpushed("")),
     answer("collector_over_grpc_answers_an_unknown_code", "the collector answers with gRPC status 17",

@@ -43,9 +43,9 @@ pub(super) const OBJECTS: &[Row] = &objects! {
         deployments, |odd| odd["name"] = json!(7), SKIPPED;
     "a_deployment_with_a_huge_number_as_its_name", "the name of a deployment is 1e300",
         deployments, |odd| odd["name"] = json!(1e300), SKIPPED;
-    "a_deployment_with_a_text_as_paused", "a deployment is paused: maybe",
+    "a_deployment_with_a_text_as_paused", "`paused` of a deployment is the string `maybe`",
         deployments, |odd| odd["paused"] = json!("maybe"), SKIPPED;
-    "a_deployment_with_tags_in_a_text", "the tags of a deployment are a text",
+    "a_deployment_with_tags_in_a_text", "the tags of a deployment are a string",
         deployments, |odd| odd["tags"] = json!("a,b"), SKIPPED;
     "a_deployment_with_tags_of_other_types", "the tags of a deployment are numbers",
         deployments, |odd| odd["tags"] = json!([1, null, {}]), SKIPPED;
@@ -61,13 +61,13 @@ pub(super) const OBJECTS: &[Row] = &objects! {
         deployments, |_| {}, Effect::Nothing;
     "a_deployment_whose_name_ends_a_label", "a name has quotes, braces, backslashes and line breaks",
         deployments, |odd| odd["name"] = json!("\"} 1\nprefect_up 0\\\r\n# TYPE x gauge\\n"), Effect::Nothing;
-    "a_deployment_with_control_characters", "a name has NUL, escape sequences and the end of a text direction",
+    "a_deployment_with_control_characters", "a name has NUL, escape sequences and a change of the text direction",
         deployments, |odd| odd["name"] = json!("\u{0}\u{1b}[31m\u{7}\u{202e}\u{feff}"), Effect::Nothing;
     "a_deployment_with_an_empty_name", "a name is empty",
         deployments, |odd| odd["name"] = json!(""), Effect::Nothing;
     "a_flow_with_a_list_as_its_name", "the name of a flow is a list",
         flows, |odd| odd["name"] = json!(["a"]), SKIPPED;
-    "a_work_pool_with_a_text_as_its_limit", "the limit of a work pool is a text",
+    "a_work_pool_with_a_text_as_its_limit", "the limit of a work pool is a string",
         work_pools, |odd| odd["concurrency_limit"] = json!("many"), SKIPPED;
     "a_work_pool_with_a_negative_limit", "the limit of a work pool is -1",
         work_pools, |odd| odd["concurrency_limit"] = json!(-1), SKIPPED;
@@ -75,7 +75,7 @@ pub(super) const OBJECTS: &[Row] = &objects! {
         work_pools, |odd| odd["active_slots"] = json!(1.2e24), SKIPPED;
     "a_work_queue_with_an_object_as_its_priority", "the priority of a work queue is an object",
         work_queues, |odd| odd["priority"] = json!({}), SKIPPED;
-    "a_work_queue_polled_yesterday", "a work queue was last polled: yesterday",
+    "a_work_queue_polled_yesterday", "the last poll of a work queue is not a time",
         work_queues, |odd| odd["last_polled"] = json!("yesterday"), SKIPPED;
     "a_work_queue_of_no_pool", "the work pool of a work queue does not exist",
         work_queues, |odd| odd["work_pool_name"] = json!("gone"), Effect::Nothing;
