@@ -89,7 +89,10 @@ impl Checkpoint {
     fn is_locked(&self) -> bool {
         let Some(lock) = &self.lock else { return false };
         let id = |file: fs::Metadata| (file.dev(), file.ino());
-        let (held, there) = (lock.metadata().map(id), fs::metadata(lock_path(&self.path)).map(id));
+        let (held, there) = (
+            lock.metadata().map(id),
+            fs::metadata(lock_path(&self.path)).map(id),
+        );
         match (held, there) {
             (Ok(held), Ok(there)) => held == there,
             (_, Err(error)) => error.kind() != io::ErrorKind::NotFound,
@@ -350,7 +353,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let link = folder.path().join("state");
         std::os::unix::fs::symlink("/nowhere/state", &link).unwrap();
-        let error = Checkpoint::new(&link, "http://here/api").lock().unwrap_err();
+        let error = Checkpoint::new(&link, "http://here/api")
+            .lock()
+            .unwrap_err();
         let expected = format!(
             "STATE_DIR: {}: a symbolic link to /nowhere/state, which does not exist",
             link.display()

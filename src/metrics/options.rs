@@ -89,7 +89,8 @@ impl Options {
 
     /// Whether this agent exports the series of `family` with these values of its attributes.
     pub fn has_series(&self, family: &Family, values: &[Label]) -> bool {
-        self.shard.is_none_or(|shard| shard.has_series(family, values))
+        self.shard
+            .is_none_or(|shard| shard.has_series(family, values))
     }
 
     /// Whether this agent exports the series that combine those beyond the limit of a count.

@@ -349,7 +349,10 @@ async fn a_missing_permission_is_named() {
 fn a_version_is_newer_than_tested_if_its_minor_version_is_later_than_that_of_the_tests() {
     let newest = Version::Newest.number();
     assert!(!version::is_newer_than_tested(newest));
-    let numbers: Vec<u32> = newest.split('.').map(|number| number.parse().unwrap()).collect();
+    let numbers: Vec<u32> = newest
+        .split('.')
+        .map(|number| number.parse().unwrap())
+        .collect();
     let next = format!("{}.{}.0", numbers[0], numbers[1] + 1);
     assert!(version::is_newer_than_tested(&next));
 }

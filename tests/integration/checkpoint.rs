@@ -164,7 +164,10 @@ async fn a_checkpoint_that_cannot_be_written_is_read() {
     add(&stub, 3, "FAILED", 0);
     assert_eq!(failed(&cycle(&mut second).await), Some(3.0));
     drop(second);
-    assert_eq!(failed(&current(&agent(&stub.url, &settings).await)), Some(3.0));
+    assert_eq!(
+        failed(&current(&agent(&stub.url, &settings).await)),
+        Some(3.0)
+    );
 }
 
 /// Reserves the address of a stub, and returns the path of its checkpoint in `folder`.

@@ -9,10 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 use prefect_otel_agent::metrics::{Kind, catalogue};
 use serde_json::{Value, json};
 
+use crate::shards::add_up;
 use crate::support::otlp::Receiver;
 use crate::support::page::Page;
 use crate::support::prefect::Server;
-use crate::shards::add_up;
 use crate::support::process::{AgentProcess, Process, agent_command, wait_for};
 use crate::support::programs::{Prometheus, programs};
 

@@ -13,7 +13,9 @@ pub(crate) fn of_prefect(page: &Page) -> BTreeMap<(String, Labels), f64> {
     let series = page.series.iter().filter(|((name, _), _)| {
         name.starts_with("prefect_") && !name.starts_with("prefect_agent_") && name != "prefect_up"
     });
-    series.map(|(series, value)| (series.clone(), *value)).collect()
+    series
+        .map(|(series, value)| (series.clone(), *value))
+        .collect()
 }
 
 /// Checks that each series of `whole` is in one of `shards`, with the same value unless it is a
@@ -35,14 +37,20 @@ pub(crate) fn add_up(whole: &Page, shards: &[Page]) {
     assert!(different.is_empty(), "{different:#?}");
     for (series, value) in whole {
         let passes = series.0.contains("time") || series.0.contains("seconds");
-        assert!(passes || all[&series] == value, "{series:?}: {value} and {}", all[&series]);
+        assert!(
+            passes || all[&series] == value,
+            "{series:?}: {value} and {}",
+            all[&series]
+        );
     }
 }
 
 /// Adds runs that have just ended: one of each deployment, and one without a deployment.
 fn add_runs(stub: &Stub) {
     let mut contents = stub.contents();
-    let mut runs: Vec<_> = (0..20).map(|number| fleet::ended(number, "FAILED")).collect();
+    let mut runs: Vec<_> = (0..20)
+        .map(|number| fleet::ended(number, "FAILED"))
+        .collect();
     let mut alone = fleet::ended(0, "FAILED");
     alone["deployment_id"] = Value::Null;
     runs.push(alone);

@@ -153,7 +153,12 @@ macro_rules! code {
     ($number:literal, $name:literal, $code:ident) => {
         answer(
             concat!("collector_over_grpc_answers_", $name),
-            concat!("the collector answers every push with gRPC status ", $number, ", ", stringify!($code)),
+            concat!(
+                "the collector answers every push with gRPC status ",
+                $number,
+                ", ",
+                stringify!($code)
+            ),
             || Answer::Grpc(Status::new(Code::$code, "no")),
             Effect::Unpushed(stringify!($code)),
         )

@@ -54,25 +54,41 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
+{{- define "prefect-otel-agent.isSharded" -}}
+{{- if gt (int .Values.replicaCount) 1 }}true{{ end }}
+{{- end }}
+
 {{/*
-service.instance.id, and the label instance of the monitors. The argument "namespace" is how the
-namespace is written there: it is known when the pod runs, not when the chart is rendered without Helm.
+service.instance.id, and the label instance of the monitors. The arguments "namespace" and "pod" are how
+these names are written there: they are known when the pod runs, not when the chart is rendered without
+Helm. Each of several agents has its own.
 */}}
 {{- define "prefect-otel-agent.instance" -}}
-{{- $name := printf "%s/%s" .namespace (include "prefect-otel-agent.fullname" .context) }}
+{{- $sharded := include "prefect-otel-agent.isSharded" .context }}
+{{- $name := printf "%s/%s" .namespace (ternary .pod (include "prefect-otel-agent.fullname" .context) (not (empty $sharded))) }}
 {{- with .context.Values.clusterName }}
 {{- $name = printf "%s/%s" . $name }}
 {{- end }}
-{{- default $name .context.Values.instance }}
+{{- with .context.Values.instance }}
+{{- $name = ternary (printf "%s/%s" . $.pod) . (not (empty $sharded)) }}
+{{- end }}
+{{- $name }}
 {{- end }}
 
 {{/* The targets' labels job and instance are those that the agent has when it pushes. */}}
 {{- define "prefect-otel-agent.relabelings" -}}
 - targetLabel: job
   replacement: {{ .Chart.Name }}
+{{- if include "prefect-otel-agent.isSharded" . }}
+- sourceLabels: [__meta_kubernetes_namespace, __meta_kubernetes_pod_name]
+  separator: /
+  regex: (.+)/(.+)
+  targetLabel: instance
+{{- else }}
 - sourceLabels: [__meta_kubernetes_namespace]
   targetLabel: instance
-  replacement: {{ include "prefect-otel-agent.instance" (dict "namespace" "${1}" "context" .) }}
+{{- end }}
+  replacement: {{ include "prefect-otel-agent.instance" (dict "namespace" "${1}" "pod" "${2}" "context" .) }}
 {{- end }}
 
 {{/* The environment, each variable once: a later source replaces an earlier one. */}}
@@ -82,7 +98,7 @@ namespace is written there: it is known when the pod runs, not when the chart is
 {{- $_ := include "prefect-otel-agent.otlpEnv" . | fromYaml | merge $env }}
 {{- if .Values.webConfig.existingSecret }}{{ $_ := set $env "WEB_CONFIG_FILE" "/web/web.yml" }}{{ end }}
 {{- with include "prefect-otel-agent.exporters" . }}{{ $_ := set $env "OTEL_METRICS_EXPORTER" . }}{{ end }}
-{{- if gt (int .Values.replicaCount) 1 }}{{ $_ := set $env "SHARD" (printf "$(POD_NAME)/%d" (int .Values.replicaCount)) }}{{ end }}
+{{- if include "prefect-otel-agent.isSharded" . }}{{ $_ := set $env "SHARD" (printf "$(POD_NAME)/%d" (int .Values.replicaCount)) }}{{ end }}
 {{- $_ := set $env "OTEL_RESOURCE_ATTRIBUTES" (include "prefect-otel-agent.resourceAttributes" .) }}
 {{- range $name, $value := .Values.env }}{{ $_ := set $env (upper $name) $value }}{{ end }}
 {{- range .Values.extraEnvVars }}{{ $_ := unset $env .name }}{{ end -}}
@@ -172,7 +188,7 @@ file of settings, this is left to the file.
 
 {{- define "prefect-otel-agent.resourceAttributes" -}}
 {{- $attributes := dict "k8s.namespace.name" "$(POD_NAMESPACE)" "k8s.pod.name" "$(POD_NAME)" }}
-{{- $_ := set $attributes "service.instance.id" (include "prefect-otel-agent.instance" (dict "namespace" "$(POD_NAMESPACE)" "context" .)) }}
+{{- $_ := set $attributes "service.instance.id" (include "prefect-otel-agent.instance" (dict "namespace" "$(POD_NAMESPACE)" "pod" "$(POD_NAME)" "context" .)) }}
 {{- with .Values.clusterName }}{{ $_ := set $attributes "k8s.cluster.name" . }}{{ end }}
 {{- $pairs := list }}
 {{- range $key, $value := merge (dict) .Values.resourceAttributes $attributes }}
