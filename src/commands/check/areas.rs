@@ -12,7 +12,6 @@ use crate::metrics::Options;
 use crate::prefect::objects::{Objects, Resource};
 use crate::prefect::request::{FlowRunFilter, Order, Page, Range, TaskRunFilter};
 use crate::prefect::{Answer, Client, Error, Reply, Request};
-use crate::settings::Settings;
 
 const ONE: Page = Page {
     offset: 0,
@@ -78,7 +77,7 @@ impl Area {
 }
 
 /// Everything that the agent requests with these settings, with the smallest possible answers.
-pub(super) fn areas(settings: &Settings, options: &Options) -> Vec<Area> {
+pub(super) fn areas(options: &Options) -> Vec<Area> {
     let now = Timestamp::now();
     let newest_run = Request::FlowRuns {
         filter: FlowRunFilter::default(),

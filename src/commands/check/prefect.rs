@@ -67,7 +67,7 @@ pub(super) async fn check<W: Write>(
         report.add(first.line(url))?;
         return stop(report, failed("version", &error));
     }
-    let results = match read(&client, areas(settings, options)).await {
+    let results = match read(&client, areas(options)).await {
         Ok(results) => results,
         Err(line) => return stop(report, line),
     };
