@@ -78,9 +78,15 @@ impl Checkpoint {
     ///
     /// If another process uses it, or the folder is not writable and has never been used.
     pub fn lock(&mut self) -> Result<(), Error> {
-        if !self.is_locked() {
-            self.lock = Some(lock(&self.path)?);
+        if self.is_locked() {
+            return Ok(());
         }
+        // A folder that has disappeared since it was locked may return with its volume: another one
+        // in its place would hide that.
+        if let (None, Some(folder)) = (&self.lock, self.path.parent()) {
+            create_folder(folder).map_err(|error| Error::Io(folder.to_owned(), error))?;
+        }
+        self.lock = Some(lock(&self.path)?);
         Ok(())
     }
 
@@ -221,9 +227,6 @@ impl Checkpoint {
 fn lock(path: &Path) -> Result<File, Error> {
     let lock = lock_path(path);
     let io = |error| Error::Io(lock.clone(), error);
-    if let Some(folder) = path.parent() {
-        create_folder(folder).map_err(|error| Error::Io(folder.to_owned(), error))?;
-    }
     let file = File::options()
         .create(true)
         .truncate(false)
