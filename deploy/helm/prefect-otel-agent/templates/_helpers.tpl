@@ -65,14 +65,17 @@ Helm. Each of several agents has its own.
 */}}
 {{- define "prefect-otel-agent.instance" -}}
 {{- $sharded := include "prefect-otel-agent.isSharded" .context }}
-{{- $name := printf "%s/%s" .namespace (ternary .pod (include "prefect-otel-agent.fullname" .context) (not (empty $sharded))) }}
-{{- with .context.Values.clusterName }}
-{{- $name = printf "%s/%s" . $name }}
+{{- with .context.Values }}
+{{- if and .instance $sharded }}
+{{- printf "%s/%s" .instance $.pod }}
+{{- else if .instance }}
+{{- .instance }}
+{{- else }}
+{{- $agent := include "prefect-otel-agent.fullname" $.context }}
+{{- if $sharded }}{{ $agent = $.pod }}{{ end }}
+{{- list .clusterName $.namespace $agent | compact | join "/" }}
 {{- end }}
-{{- with .context.Values.instance }}
-{{- $name = ternary (printf "%s/%s" . $.pod) . (not (empty $sharded)) }}
 {{- end }}
-{{- $name }}
 {{- end }}
 
 {{/* The targets' labels job and instance are those that the agent has when it pushes. */}}
