@@ -55,10 +55,7 @@ impl Histograms {
     /// Records a value of the series with `attributes`. `values` are those of the attributes that
     /// `family` declares.
     pub fn record(&self, family: &Family, values: &[Label], seconds: f64, attributes: &[KeyValue]) {
-        let value = |wanted| {
-            let index = family.attributes.iter().position(|name| *name == wanted)?;
-            values.get(index).cloned()
-        };
+        let value = |attribute| family.value(values, attribute).cloned();
         if let (Some(deployment), Some(flow)) = (value(DEPLOYMENT_NAME), value(FLOW_NAME)) {
             let mut recorded = self.recorded();
             let family = recorded.entry(family.name).or_default();

@@ -222,9 +222,14 @@ impl Family {
 
     /// Whether the number of its series grows with the number of Prefect's objects.
     pub fn is_of_prefect(&self) -> bool {
-        self.name.starts_with("prefect.")
-            && !self.name.starts_with("prefect.agent.")
-            && !self.attributes.is_empty()
+        !self.is_of_agent() && !self.attributes.is_empty()
+    }
+
+    /// The value of `attribute`, given the `values` of the declared attributes. None if it is not
+    /// declared.
+    pub fn value<'a>(&self, values: &'a [Label], attribute: &str) -> Option<&'a Label> {
+        let index = self.attributes.iter().position(|name| *name == attribute)?;
+        values.get(index)
     }
 
     /// The name in Prometheus, by the translation that the OpenTelemetry specification defines.

@@ -147,11 +147,7 @@ impl Options {
         values: &[Arc<str>],
         tags: &TagAttributes,
     ) -> Vec<KeyValue> {
-        let value = |wanted| {
-            let mut own = family.attributes.iter().zip(values);
-            let found = own.find(|(name, _)| **name == wanted);
-            found.map(|(_, value)| Arc::clone(value))
-        };
+        let value = |attribute| family.value(values, attribute).cloned();
         let names = match tags.is_empty() {
             true => None,
             false => value(DEPLOYMENT_NAME).zip(value(FLOW_NAME)),

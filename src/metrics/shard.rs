@@ -19,13 +19,10 @@ impl Shard {
 
     /// Whether this shard has the series of `family` with these values of its attributes.
     pub(super) fn has_series(self, family: &Family, values: &[Label]) -> bool {
-        let value = |wanted| {
-            let index = family.attributes.iter().position(|name| *name == wanted)?;
-            values.get(index)
-        };
-        match value(FLOW_NAME) {
+        match family.value(values, FLOW_NAME) {
             Some(flow) => {
-                let deployment = value(DEPLOYMENT_NAME).map_or("", |deployment| deployment);
+                let deployment = family.value(values, DEPLOYMENT_NAME);
+                let deployment = deployment.map_or("", |deployment| deployment);
                 self.index == of_names(flow, deployment, self.count)
             }
             None => self.has_family(family),
