@@ -87,19 +87,18 @@ async fn check_with(api_url: &str, more: &[(&str, &str)], arguments: &[&str]) ->
     let mut command = check_command(api_url, more);
     command.args(arguments);
     eprintln!("{more:?} {api_url}");
-    answered(command).await
+    answered(command)
 }
 
 /// Runs `check` until everything answers within its timeouts, which are those of an operator who
 /// waits, not of a busy machine.
-async fn answered(mut command: Command) -> Checked {
+fn answered(mut command: Command) -> Checked {
     let began = Instant::now();
     loop {
-        let (checked, same) = run(command).await;
+        let checked = run(&mut command);
         if !checked.timed_out() || began.elapsed() > PATIENCE {
             break checked;
         }
-        command = same;
     }
 }
 
@@ -117,22 +116,20 @@ fn check_command(api_url: &str, more: &[(&str, &str)]) -> Command {
     command
 }
 
-async fn run(mut command: Command) -> (Checked, Command) {
+fn run(command: &mut Command) -> Checked {
     let began = Instant::now();
-    let output = tokio::task::spawn_blocking(move || (command.output().unwrap(), command));
-    let (output, command) = output.await.unwrap();
+    let output = tokio::task::block_in_place(|| command.output()).unwrap();
     let took = began.elapsed();
     assert!(output.stderr.is_empty(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(!text.contains('\u{1b}'), "colours go to terminals only");
     // What a reader of the test's output wants to see.
     eprintln!("{text}");
-    let checked = Checked {
+    Checked {
         code: output.status.code(),
         text,
         took,
-    };
-    (checked, command)
+    }
 }
 
 async fn listener() -> (TcpListener, u16) {
@@ -449,7 +446,7 @@ async fn servers_that_never_answer_do_not_hold_it_up() {
         ("REQUEST_TIMEOUT_SECONDS", "60"),
         ("MAX_RETRIES", "9"),
     ];
-    let (checked, _) = run(check_command(&format!("{url}/api"), &settings)).await;
+    let checked = run(&mut check_command(&format!("{url}/api"), &settings));
     drop(silent);
     checked.fails("Prefect", "", "did not answer within 5 s");
     checked.fails(
@@ -625,7 +622,7 @@ async fn a_full_disk_fails_although_an_empty_file_can_be_created() {
     let full =
         "mount -t tmpfs -o size=8k none $STATE_DIR && head -c 8192 /dev/zero >$STATE_DIR/filler";
     let script = format!("{full} && exec \"$0\" \"$@\"");
-    let checked = answered(by_shell(command, true, &script)).await;
+    let checked = answered(by_shell(command, true, &script));
     checked.fails("STATE_DIR", "No space left on device", "free space");
 }
 

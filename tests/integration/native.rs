@@ -9,11 +9,12 @@ use jiff::{SignedDuration, Timestamp};
 use prefect_otel_agent::metrics::{Kind, catalogue};
 use serde_json::{Value, json};
 
+use crate::once::once;
 use crate::shards::add_up;
 use crate::support::otlp::Receiver;
 use crate::support::page::Page;
 use crate::support::prefect::Server;
-use crate::support::process::{AgentProcess, Process, agent_command, wait_for};
+use crate::support::process::{AgentProcess, Process, wait_for};
 use crate::support::programs::{Prometheus, programs};
 
 const TASKS: &str = "
@@ -452,17 +453,15 @@ fn every_family_is_right_and_every_recipe_answers() {
 
 /// Four agents, each with a quarter of the series, export what one agent does.
 fn check_shards(server: &Server) {
-    let once = |shard: &str| {
+    let page = |shard: &str| {
         let settings = [
-            ("PREFECT_API_URL", server.url.as_str()),
             ("METRICS_INCLUDE", "*"),
             ("TASK_RUNS_ENABLED", "True"),
             ("SHARD", shard),
         ];
-        let mut command = agent_command(&settings);
-        let output = command.args(["once", "--format", "prometheus"]).output();
-        Page::parse(&String::from_utf8(output.unwrap().stdout).unwrap())
+        let printed = once(&server.url, &settings, "prometheus").stdout;
+        Page::parse(&String::from_utf8(printed).unwrap())
     };
-    let shards = ["0/4", "1/4", "2/4", "3/4"].map(once);
-    add_up(&once("0/1"), &shards);
+    let shards = ["0/4", "1/4", "2/4", "3/4"].map(page);
+    add_up(&page("0/1"), &shards);
 }

@@ -11,14 +11,13 @@ use crate::support::programs::programs;
 use crate::support::small_stub;
 use crate::support::stack::Collector;
 
-async fn once(url: &str, settings: &[(&str, &str)], format: &str) -> Output {
+/// What `once` prints in this format.
+pub(crate) fn once(url: &str, settings: &[(&str, &str)], format: &str) -> Output {
     let mut all = vec![("PREFECT_API_URL", url), ("MAX_RETRIES", "0")];
     all.extend(settings);
     let mut command = agent_command(&all);
     command.args(["once", "--format", format]);
-    tokio::task::spawn_blocking(move || command.output().unwrap())
-        .await
-        .unwrap()
+    tokio::task::block_in_place(|| command.output()).unwrap()
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -37,13 +36,13 @@ async fn one_cycle_is_printed_in_each_format_and_leaves_no_trace() {
         ("STATE_DIR", folder.path().to_str().unwrap()),
     ];
 
-    let prometheus = once(&stub.url, &settings, "prometheus").await;
+    let prometheus = once(&stub.url, &settings, "prometheus");
     assert!(prometheus.status.success(), "{prometheus:?}");
     let page = Page::parse(text(&prometheus.stdout));
     assert_eq!(page.value("prefect_up", &[]), Some(1.0));
     assert_eq!(text(&prometheus.stderr), "");
 
-    let table = once(&stub.url, &settings, "table").await;
+    let table = once(&stub.url, &settings, "table");
     assert!(table.status.success(), "{table:?}");
     let lines: Vec<_> = text(&table.stdout).lines().collect();
     let column = lines[0].find("VALUE").unwrap();
@@ -55,7 +54,7 @@ async fn one_cycle_is_printed_in_each_format_and_leaves_no_trace() {
     let values_are_aligned = |line: &&str| line.chars().nth(column - 1) == Some(' ');
     assert!(lines.iter().all(values_are_aligned), "{lines:#?}");
 
-    let json = once(&stub.url, &settings, "otlp-json").await;
+    let json = once(&stub.url, &settings, "otlp-json");
     assert!(json.status.success(), "{json:?}");
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
     let scopes = json["resourceMetrics"].as_array().unwrap().iter();
@@ -90,7 +89,7 @@ async fn one_cycle_is_printed_in_each_format_and_leaves_no_trace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prefect_that_cannot_be_read_is_exit_code_1_and_one_line_that_says_why() {
     let url = format!("http://127.0.0.1:{}/api", free_port());
-    let output = once(&url, &[], "prometheus").await;
+    let output = once(&url, &[], "prometheus");
     assert_eq!(output.status.code(), Some(1));
     let page = Page::parse(text(&output.stdout));
     assert_eq!(page.value("prefect_up", &[]), Some(0.0));
@@ -106,7 +105,7 @@ async fn the_real_collector_reads_its_json() {
         return;
     };
     let stub = small_stub().await;
-    let json = once(&stub.url, &[], "otlp-json").await.stdout;
+    let json = once(&stub.url, &[], "otlp-json").stdout;
     let arrives = move || {
         let collector = Collector::start(&programs);
         let answer = reqwest::blocking::Client::new()
