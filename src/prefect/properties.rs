@@ -10,7 +10,7 @@ use super::objects::Resource;
 use super::request::{FlowRunFilter, Order, Page, TaskRunFilter};
 use super::retry_after;
 use super::runs::FlowRun;
-use super::{Answer, Error, Listed, Request, http_date};
+use super::{Answer, Error, Request, http_date};
 use crate::properties::lines::{assert_is_a_short_line, first_line};
 use crate::secrets::Secrets;
 
@@ -128,6 +128,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
+    use super::super::Listed;
     use super::super::decode::objects;
     use super::super::runs::StateType;
     use super::super::url;
