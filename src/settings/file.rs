@@ -9,6 +9,7 @@ use config::{File, FileFormat, Source as _, Value, ValueKind};
 use yaml_rust2::parser::{Event, Parser};
 
 use super::Error;
+use crate::clip::{LONGEST_MESSAGE, message};
 
 /// The maximum depth of a YAML text.
 const DEEPEST: u32 = 32;
@@ -74,8 +75,9 @@ pub(crate) fn bounded_yaml(text: &str) -> Result<(), &'static str> {
     }
 }
 
-/// The values in a file. The parser's message quotes the lines around an error, which may contain a
-/// secret, so only the position of the error is kept.
+/// The values in a file. Of the parser's message, only the line with the position of the error is
+/// kept. The others quote the content, which may contain a secret, and so does a message about its
+/// type.
 pub(super) fn parse(
     content: &str,
     format: FileFormat,
@@ -85,10 +87,13 @@ pub(super) fn parse(
     }
     let parsed = File::from_str(content, format).collect();
     parsed.map_err(|error| {
-        let message = error.to_string();
-        let first = message.lines().next().unwrap_or_default();
-        let place = first.contains("line").then_some(first);
-        invalid(place.unwrap_or_default())
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        match first {
+            _ if first.starts_with("invalid type") => "it is not a table of settings".to_owned(),
+            _ if first.contains("line") => invalid(&message(first, LONGEST_MESSAGE)),
+            _ => invalid(""),
+        }
     })
 }
 
@@ -125,6 +130,14 @@ mod tests {
         assert!(read_bounded(&pipe).unwrap_err().contains("a pipe"));
         let endless = read_bounded(Path::new("/dev/zero"));
         assert!(endless.unwrap_err().contains("larger than"));
+    }
+
+    #[test]
+    fn a_file_that_is_one_text_is_refused_without_its_content() {
+        for text in ["PREFECT_API_KEY=hunter2 in one line", "- hunter2 # line", "7"] {
+            let reason = parse(text, FileFormat::Yaml).unwrap_err();
+            assert_eq!(reason, "it is not a table of settings");
+        }
     }
 
     #[test]
