@@ -45,7 +45,8 @@ fn masked(secret: &str, text: &str) {
     assert_eq!(secrets.hidden(&hidden), hidden);
     assert!(secret.len() < 4 || !hidden.contains(secret), "{hidden:?}");
     let unrelated = Secrets::of(["unrelated-s3cr3t"]);
-    if !said.contains("unrelated-s3cr3t") {
+    // It is masked in percent-encoding, too.
+    if !said.contains("s3cr3t") {
         assert_eq!(unrelated.hidden(&said), said);
     }
 }
