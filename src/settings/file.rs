@@ -134,7 +134,11 @@ mod tests {
 
     #[test]
     fn a_file_that_is_one_text_is_refused_without_its_content() {
-        for text in ["PREFECT_API_KEY=hunter2 in one line", "- hunter2 # line", "7"] {
+        for text in [
+            "PREFECT_API_KEY=hunter2 in one line",
+            "- hunter2 # line",
+            "7",
+        ] {
             let reason = parse(text, FileFormat::Yaml).unwrap_err();
             assert_eq!(reason, "it is not a table of settings");
         }
