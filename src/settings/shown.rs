@@ -1,6 +1,7 @@
 //! How values are shown in messages and reports: without secrets.
 
 use super::setting::Setting;
+use crate::clip::{LONGEST_MESSAGE, message};
 
 /// What is shown for a secret.
 pub(super) const MASKED: &str = "********";
@@ -13,7 +14,7 @@ pub(super) fn shown(setting: &Setting, value: &str) -> String {
         (false, has) if has || may_have_token => {
             "the value (not shown, since it may contain credentials)".to_owned()
         }
-        (false, _) => format!("{value:?}"),
+        (false, _) => format!("{:?}", message(value, LONGEST_MESSAGE)),
     }
 }
 
