@@ -1,6 +1,7 @@
 //! The agent: wires the modules, and runs the cycles and the publisher concurrently.
 
 use std::net::SocketAddr;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
+use tracing::Instrument as _;
 
 use crate::cycles::{self, Cycles};
 use crate::export::prometheus::Page;
@@ -19,6 +21,7 @@ use crate::publisher::{Publisher, Report};
 use crate::settings::{self, Settings};
 use crate::shutdown::Shutdown;
 use crate::status;
+use crate::workspaces::Workspaces;
 
 /// The times within which the steps of the shutdown end, counted from its beginning. The whole
 /// process must end within five seconds.
@@ -66,12 +69,11 @@ impl Ended {
     }
 }
 
-/// One agent: cycles, and a publisher that does not wait for them.
+/// One agent: the cycles of each workspace, and a publisher that does not wait for them.
 pub struct Agent {
-    cycles: Cycles,
-    publisher: Publisher,
-    /// The last published report.
-    last: Report,
+    workspaces: Workspaces,
+    /// The last published reports.
+    last: Vec<Report>,
     exporters: Arc<Exporters>,
     requests: RequestMetrics,
     latest: status::Latest,
@@ -100,30 +102,20 @@ impl Agent {
             exporters.recorder(&SERVED_DURATION),
             options.common().to_vec(),
         );
-        let interval = settings.sampling.interval;
-        let status = status::Writer::new(settings);
-        let latest = status.latest();
-        let mut publisher = Publisher::new(
-            Arc::clone(&exporters),
-            Arc::clone(&options),
-            requests.clone(),
-            status,
-            settings.reloads(),
-            interval,
-        );
-        let mut cycles = Cycles::new(settings, options, Arc::clone(&exporters)).await?;
-        // The content of the checkpoint is published before anything is counted.
-        let restored = cycles.restored();
-        publisher.publish(&restored).await;
+        let exporting = Arc::clone(&exporters);
+        let mut workspaces =
+            Workspaces::new(settings, options, exporting, requests.clone()).await?;
+        // The content of the checkpoints is published before anything is counted.
+        let restored = workspaces.restored();
+        workspaces.publisher.publish(&restored).await;
         let agent = Agent {
-            cycles,
-            publisher,
+            latest: workspaces.publisher.status(),
+            workspaces,
             last: restored,
             exporters,
             requests,
-            latest,
             security,
-            interval,
+            interval: settings.sampling.interval,
             address,
         };
         Ok((agent, listener))
@@ -149,52 +141,53 @@ impl Agent {
         self.latest.clone()
     }
 
-    /// Runs one cycle and publishes the result.
+    /// Runs one cycle of each workspace and publishes the results.
     pub async fn cycle(&mut self) {
-        self.last = self.cycles.next().await;
-        self.publisher.publish(&self.last).await;
+        self.last = self.workspaces.cycle().await;
+        self.workspaces.publisher.publish(&self.last).await;
     }
 
     /// Runs until `shutdown`: the first cycle immediately, then one per interval. Then sends a last
     /// push. The shutdown takes less than five seconds, whatever does not respond.
     pub async fn run(self, listener: TcpListener, mut shutdown: Shutdown) -> Ended {
-        let (mut cycles, publisher) = (self.cycles, self.publisher);
+        let Workspaces {
+            all,
+            publisher,
+            readiness,
+        } = self.workspaces;
         let (stop_serving, stopped) = Shutdown::new();
-        let page = self.exporters.page();
-        let readiness = cycles.readiness.clone();
-        let security = self.security;
-        let published = publisher.published.clone();
         let router = http::router(
-            page,
-            published,
+            self.exporters.page(),
+            publisher.published.clone(),
             self.latest,
             readiness,
             self.requests,
-            &security,
+            &self.security,
         );
         let limits = Limits::default();
-        let server = tokio::spawn(http::serve(listener, router, security, limits, stopped));
-        let (reports, published) = watch::channel(self.last);
-        let publisher = tokio::spawn(publisher.run(published));
-        let mut ticks = tokio::time::interval(self.interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        loop {
-            tokio::select! {
-                () = shutdown.wait() => break,
-                _ = ticks.tick() => {}
-            }
-            tokio::select! {
-                () = shutdown.wait() => break,
-                report = cycles.next() => {
-                    reports.send_replace(report);
-                }
-            }
+        let server = tokio::spawn(http::serve(
+            listener,
+            router,
+            self.security,
+            limits,
+            stopped,
+        ));
+        let (mut sampling, mut reports) = (Vec::new(), Vec::new());
+        for (workspace, last) in all.into_iter().zip(self.last) {
+            let (sender, receiver) = watch::channel(last);
+            reports.push(receiver);
+            let span = workspace.span();
+            let sample = sample(workspace.cycles, self.interval, sender, shutdown.clone());
+            sampling.push(tokio::spawn(sample.instrument(span)));
         }
+        let publisher = tokio::spawn(publisher.run(reports));
+        shutdown.wait().await;
         let ended = Ended {
             asked: Instant::now(),
         };
-        let last = cycles.end(LAST_CHECKPOINT).await;
-        drop(reports);
+        let last = futures_util::future::join_all(sampling).await;
+        let last: Result<Vec<_>, _> = last.into_iter().collect();
+        let last = last.unwrap_or_else(|error| resume_unwind(error.into_panic()));
         stop_serving.now();
         let answers = tokio::time::timeout(LAST_ANSWERS, server);
         let push = push_last(publisher, &last, ended.asked + LAST_PUSH);
@@ -203,8 +196,32 @@ impl Agent {
     }
 }
 
+/// Runs the cycles of a workspace until `shutdown`. Returns the last report.
+async fn sample(
+    mut cycles: Cycles,
+    interval: Duration,
+    reports: watch::Sender<Report>,
+    mut shutdown: Shutdown,
+) -> Report {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            () = shutdown.wait() => break,
+            _ = ticks.tick() => {}
+        }
+        tokio::select! {
+            () = shutdown.wait() => break,
+            report = cycles.next() => {
+                reports.send_replace(report);
+            }
+        }
+    }
+    cycles.end(LAST_CHECKPOINT).await
+}
+
 /// Pushes `last` as soon as the publisher has ended. All of this ends at `end`.
-async fn push_last(publisher: JoinHandle<Publisher>, last: &Report, end: Instant) {
+async fn push_last(publisher: JoinHandle<Publisher>, last: &[Report], end: Instant) {
     match tokio::time::timeout_at(end.into(), publisher).await {
         Ok(Ok(publisher)) => {
             let left = end.saturating_duration_since(Instant::now());

@@ -19,6 +19,7 @@ use crate::metrics::Options;
 use crate::metrics::agent::{CYCLE_DURATION, CycleCounts, REQUEST_DURATION, SECTION_DURATION};
 use crate::prefect::objects::null;
 use crate::prefect::{self, Client, RequestObserver, RequestRecord};
+use crate::publications::Publications;
 use crate::publisher::Report;
 use crate::sampler::Sampler;
 use crate::settings::Settings;
@@ -38,28 +39,56 @@ pub enum Error {
 /// An exporter is not in use if it has delivered nothing for this long and for four intervals.
 const IN_USE: Duration = Duration::from_secs(120);
 
-/// Runs cycles, one after the other.
+/// What the cycles of all workspaces share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The exporters.
+    pub exporters: Arc<Exporters>,
+    /// What has been published.
+    pub publications: Publications,
+    /// Whether a recent cycle could read Prefect.
+    pub readiness: Readiness,
+}
+
+impl Shared {
+    /// For the cycles of these settings: none of them has read Prefect.
+    pub fn new(settings: &Settings, exporters: Arc<Exporters>) -> Self {
+        let stale_after = settings
+            .sampling
+            .interval
+            .saturating_mul(STALE_AFTER_INTERVALS);
+        let all = settings.each().into_iter();
+        let longest = all
+            .map(|(_, settings)| settings.prefect.request_timeout)
+            .max();
+        Shared {
+            exporters,
+            publications: Publications::default(),
+            readiness: Readiness::new(stale_after.saturating_add(longest.unwrap_or_default())),
+        }
+    }
+}
+
+/// Runs the cycles of a workspace, one after the other.
 pub struct Cycles {
     sampler: Sampler,
     keeper: Keeper,
-    exporters: Arc<Exporters>,
+    shared: Shared,
+    /// The place of the workspace in a publication.
+    place: usize,
     options: Arc<Options>,
     counts: CycleCounts,
-    /// Whether a recent cycle could read Prefect.
-    pub readiness: Readiness,
     condition: Condition,
     in_use: Duration,
     /// Whether the last cycle could read Prefect.
     up: bool,
-    /// The last state with events that histograms measure.
-    measured: u64,
     journal: Journal,
     calls: Arc<Calls>,
 }
 
 impl Cycles {
-    /// Creates the cycles according to `settings`, resuming from the checkpoint. No request is sent
-    /// to Prefect yet.
+    /// Creates the cycles of the workspace at `place` according to its `settings`, resuming from the
+    /// checkpoint. No request is sent to Prefect yet.
     ///
     /// # Errors
     ///
@@ -67,12 +96,13 @@ impl Cycles {
     pub async fn new(
         settings: &Settings,
         options: Arc<Options>,
-        exporters: Arc<Exporters>,
+        shared: Shared,
+        place: usize,
     ) -> Result<Self, Error> {
         let calls = Arc::new(Calls::default());
         let observer = Arc::new(Requests {
             calls: Arc::clone(&calls),
-            recorder: exporters.recorder(&REQUEST_DURATION),
+            recorder: shared.exporters.recorder(&REQUEST_DURATION),
             common: options.common().to_vec(),
         });
         let client = Client::new(&settings.prefect, observer)?;
@@ -81,18 +111,16 @@ impl Cycles {
         let request_timeout = settings.prefect.request_timeout;
         let deadline = Sampler::deadline(&config, request_timeout);
         let interval = config.interval;
-        let stale_after = interval.saturating_mul(STALE_AFTER_INTERVALS);
         Ok(Cycles {
             sampler: Sampler::new(Core::new(config, saved), client, deadline),
             keeper,
-            exporters,
+            shared,
+            place,
             options,
             counts: CycleCounts::default(),
-            readiness: Readiness::new(stale_after.saturating_add(request_timeout)),
             condition: Condition::default(),
             in_use: IN_USE.max(interval.saturating_mul(4)),
             up: false,
-            measured: 0,
             journal: Journal::new(interval),
             calls,
         })
@@ -109,18 +137,18 @@ impl Cycles {
     pub async fn next(&mut self) -> Report {
         let started = Instant::now();
         let span = tracing::debug_span!("cycle", outcome = tracing::field::Empty);
-        let shown = self.exporters.shown(self.in_use);
-        self.sampler.mark_shown(shown);
+        let shown = self.shared.exporters.shown(self.in_use);
+        let publications = &self.shared.publications;
+        self.sampler
+            .mark_shown(publications.state(shown, self.place));
         let cycle = self.sampler.cycle(&mut self.keeper);
         let cycle = cycle.instrument(span.clone()).await;
         let outcome = cycle.outcome();
         span.record("outcome", outcome.as_str());
         self.counts.count(outcome);
-        if self.measured <= shown {
-            forget_deleted(self.exporters.histograms(), &cycle.state.snapshot);
-        }
-        if !cycle.events.is_empty() {
-            self.measured = cycle.state.number;
+        if self.shared.publications.has_measured(shown) {
+            let histograms = self.shared.exporters.histograms();
+            forget_deleted(histograms, self.place, &cycle.state.snapshot);
         }
         let (duration, now) = (started.elapsed(), Timestamp::now());
         self.record(&cycle, duration);
@@ -128,7 +156,7 @@ impl Cycles {
         let snapshot = &cycle.state.snapshot;
         self.up = snapshot.up;
         if self.up {
-            self.readiness.good_cycle();
+            self.shared.readiness.good_cycle();
         }
         tracing::debug!(
             outcome = outcome.as_str(),
@@ -147,7 +175,7 @@ impl Cycles {
     pub async fn end(&mut self, patience: Duration) -> Report {
         self.keeper.patience = patience;
         let cycle = self.sampler.end(&mut self.keeper).await;
-        self.exporters.measure(&cycle.events);
+        self.measure(&cycle);
         let mut report = self.report(cycle.state);
         if self.up {
             // A cancelled cycle does not mean that Prefect cannot be read.
@@ -170,19 +198,32 @@ impl Cycles {
     fn record(&self, cycle: &Cycle, duration: Duration) {
         let record = |family, value: &str, duration: Duration| {
             let attributes = self.options.counted(family, &[Arc::from(value)], &[]);
-            let recorder = self.exporters.recorder(family);
+            let recorder = self.shared.exporters.recorder(family);
             recorder.record(duration.as_secs_f64(), &attributes);
         };
         record(&CYCLE_DURATION, cycle.outcome().as_str(), duration);
         for (section, duration) in &cycle.durations {
             record(&SECTION_DURATION, section.as_str(), *duration);
         }
-        self.exporters.measure(&cycle.events);
+        self.measure(cycle);
+    }
+
+    fn measure(&self, cycle: &Cycle) {
+        let Shared {
+            exporters,
+            publications,
+            ..
+        } = &self.shared;
+        if !cycle.events.is_empty() {
+            exporters.measure(self.place, &self.options, &cycle.events);
+            publications.note_measured();
+        }
     }
 }
 
-/// Drops the histogram series of deleted deployments and flows, if their lists are fresh.
-fn forget_deleted(histograms: &Histograms, snapshot: &Snapshot) {
+/// Drops the histogram series of deleted deployments and flows of a workspace, if their lists are
+/// fresh.
+fn forget_deleted(histograms: &Histograms, place: usize, snapshot: &Snapshot) {
     if !snapshot.is_fresh(&[Section::Deployments, Section::Flows]) {
         return;
     }
@@ -197,7 +238,7 @@ fn forget_deleted(histograms: &Histograms, snapshot: &Snapshot) {
     let flows = inventory.flows.values();
     let flows: HashSet<_> = flows.map(|flow| flow.name.label()).collect();
     let null = null();
-    histograms.forget(|deployment, flow| {
+    histograms.forget(place, |deployment, flow| {
         // A run may have no deployment.
         match *deployment == null {
             true => *flow == null || flows.contains(flow),

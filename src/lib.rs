@@ -16,7 +16,8 @@
 //! - [`export`]: OpenTelemetry's meter providers, OTLP, the Prometheus bridge;
 //! - [`http`]: `/metrics`, `/healthz`, `/readyz`, the status page; [`status`]: its content;
 //! - [`cycles`]: read, count, write the checkpoint, report; [`publisher`]: publishes the reports at
-//!   its own pace;
+//!   its own pace; [`publications`]: which states it has published; [`workspaces`]: the cycles of
+//!   each workspace;
 //! - [`agent`]: wires the modules, starts and stops;
 //! - [`cli`]: arguments; [`commands`]: every command but `run`; [`docgen`]: the generated references;
 //! - [`telemetry`]: the agent's own logs and traces; [`resource_usage`]: its CPU time and memory;
@@ -63,6 +64,7 @@ pub mod prefect;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
 mod proxy;
+pub mod publications;
 pub mod publisher;
 pub mod resource_usage;
 mod rotation;
@@ -74,3 +76,4 @@ pub mod status;
 pub mod stdio;
 pub mod telemetry;
 mod tls;
+pub mod workspaces;

@@ -16,6 +16,7 @@ use prefect_otel_agent::settings::{self, Settings, Sources};
 use prefect_otel_agent::shutdown::Shutdown;
 use prefect_otel_agent::{cli, stdio, telemetry};
 use tikv_jemallocator::Jemalloc;
+use tracing::field;
 
 /// Series come and go on all threads for months. The arenas of glibc keep what one thread frees and
 /// another one would need, so memory grows for hours; those of jemalloc return it.
@@ -160,11 +161,12 @@ async fn run_with(settings: Settings, mut shutdown: Shutdown) -> ExitCode {
     }
     tracing::info!(
         version = cli::VERSION,
-        prefect_api_url = %settings.prefect.api_url,
+        prefect_api_url = settings.workspaces.is_empty().then(|| field::display(&settings.prefect.api_url)),
+        workspaces = (!settings.workspaces.is_empty()).then_some(settings.workspaces.len()),
         listening_on = %agent.address(),
         endpoints = agent.security(),
         exporters = %settings.otel.metrics,
-        shard = settings.metrics.shard.map(tracing::field::display),
+        shard = settings.metrics.shard.map(field::display),
         "started"
     );
     let ended = agent.run(listener, shutdown).await;

@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
@@ -17,8 +19,9 @@ use crate::export::Exporters;
 use crate::http::{Published, RequestMetrics};
 use crate::metrics::agent::{Checkpoints, CycleCounts, Stats};
 use crate::metrics::{self, Kind, Lingering, Options, Reading, View};
+use crate::publications::Publications;
 use crate::resource_usage::ResourceUsage;
-use crate::settings::Reloads;
+use crate::settings::{Reloads, Settings};
 use crate::status;
 use crate::status::journal::Journal;
 
@@ -40,63 +43,107 @@ pub struct Report {
     pub journal: Arc<Journal>,
 }
 
-/// Publishes reports to every exporter.
+/// A workspace whose reports are published.
+pub struct Source {
+    options: Arc<Options>,
+    status: status::Source,
+}
+
+impl Source {
+    /// The workspace with this name, if there are several, and these settings.
+    pub fn new(name: Option<&Arc<str>>, options: Arc<Options>, settings: &Settings) -> Self {
+        Source {
+            options,
+            status: status::Source::new(name, settings),
+        }
+    }
+}
+
+/// Publishes the reports of all workspaces to every exporter.
 pub struct Publisher {
     exporters: Arc<Exporters>,
     options: Arc<Options>,
+    sources: Vec<Source>,
+    lingering: Vec<Lingering>,
+    publications: Publications,
     usage: ResourceUsage,
     requests: RequestMetrics,
     status: status::Writer,
     reloads: Reloads,
     started: Instant,
-    lingering: Lingering,
     /// When it last published.
     pub published: Published,
     /// After this time without a new state, the last one is published again.
     patience: Duration,
+    /// How long the first new state waits for those of the other workspaces.
+    grace: Duration,
 }
 
 impl Publisher {
-    /// A publisher of states that are expected every `interval`.
+    /// A publisher of the reports of `sources`.
     pub fn new(
+        settings: &Settings,
         exporters: Arc<Exporters>,
+        publications: Publications,
         options: Arc<Options>,
+        sources: Vec<Source>,
         requests: RequestMetrics,
-        status: status::Writer,
-        reloads: Reloads,
-        interval: Duration,
     ) -> Self {
+        let interval = settings.sampling.interval;
         let stale_after = interval.saturating_mul(STALE_AFTER_INTERVALS);
         Publisher {
             exporters,
             options,
+            lingering: sources.iter().map(|_| Lingering::default()).collect(),
+            sources,
+            publications,
             usage: ResourceUsage::default(),
             requests,
-            status,
-            reloads,
+            status: status::Writer::new(settings),
+            reloads: settings.reloads(),
             started: Instant::now(),
-            lingering: Lingering::default(),
             published: Published::new(stale_after.saturating_add(SLOWEST)),
             // Cycles vary in length, so a new state may be slightly late.
             patience: interval.mul_f64(1.25),
+            grace: interval.mul_f64(0.25),
         }
     }
 
-    /// Publishes reports until their sender is dropped.
-    pub async fn run(mut self, mut reports: watch::Receiver<Report>) -> Self {
+    /// The latest status.
+    pub fn status(&self) -> status::Latest {
+        self.status.latest()
+    }
+
+    /// Publishes reports until a sender is dropped.
+    pub async fn run(mut self, mut reports: Vec<watch::Receiver<Report>>) -> Self {
+        while self.changed(&mut reports).await {
+            let current = reports.iter_mut();
+            let current: Vec<_> = current
+                .map(|report| report.borrow_and_update().clone())
+                .collect();
+            self.publish(&current).await;
+        }
+        self
+    }
+
+    /// Waits until it is time to publish: each workspace has a new report, or the others are late.
+    /// `false` if a sender was dropped.
+    async fn changed(&self, reports: &mut [watch::Receiver<Report>]) -> bool {
+        let mut end = Instant::now() + self.patience;
+        let waiting = reports.iter_mut().map(|report| report.changed());
+        let mut waiting: FuturesUnordered<_> = waiting.collect();
         loop {
-            let changed = tokio::time::timeout(self.patience, reports.changed()).await;
-            if let Ok(Err(_)) = changed {
-                return self;
+            match tokio::time::timeout_at(end.into(), waiting.next()).await {
+                Ok(Some(Ok(()))) => end = end.min(Instant::now() + self.grace),
+                Ok(Some(Err(_))) => return false,
+                Ok(None) | Err(_) => return true,
             }
-            let report = reports.borrow_and_update().clone();
-            self.publish(&report).await;
         }
     }
 
-    /// Publishes a report.
-    pub async fn publish(&mut self, report: &Report) {
-        let (number, readings) = (report.state.number, self.readings(report));
+    /// Publishes the report of each workspace.
+    pub async fn publish(&mut self, reports: &[Report]) {
+        let (number, readings) = self.publication(reports);
         let exporters = Arc::clone(&self.exporters);
         // Rendering tens of thousands of series would block the runtime's threads. The pool for
         // blocking tasks may be used up, for example if names are not resolved.
@@ -109,9 +156,9 @@ impl Publisher {
         }
     }
 
-    /// Publishes the last report and shuts the exporters down, within `patience`.
-    pub async fn finish(mut self, report: &Report, patience: Duration) {
-        let mut readings = self.readings(report);
+    /// Publishes the last reports and shuts the exporters down, within `patience`.
+    pub async fn finish(mut self, reports: &[Report], patience: Duration) {
+        let (number, mut readings) = self.publication(reports);
         // Gauges end with the process over OTLP, as they do on `/metrics`: the next process does
         // not know which series this one has exported. Counters are kept, so that receivers get
         // their last values.
@@ -120,16 +167,14 @@ impl Publisher {
                 reading.points = Arc::default();
             }
         }
-        let number = report.state.number;
         self.exporters.shutdown(number, readings, patience).await;
     }
 
-    fn readings(&mut self, report: &Report) -> Vec<Reading> {
-        let snapshot = report.state.snapshot.aged(report.made.elapsed());
-        let tags = self.options.tag_attributes(&snapshot);
-        let stats = Stats {
-            cycles: report.cycles,
-            checkpoints: report.checkpoints.clone(),
+    /// The number and the readings of a publication.
+    fn publication(&mut self, reports: &[Report]) -> (u64, Vec<Reading>) {
+        let states = reports.iter().map(|report| report.state.number);
+        let number = self.publications.add(states.collect());
+        let agent = Stats {
             reloads: self.reloads.read(),
             started: self.started,
             published: SystemTime::now(),
@@ -138,17 +183,41 @@ impl Publisher {
             points: self.exporters.points(),
             active_requests: self.requests.active(),
         };
-        let view = View {
-            snapshot: &snapshot,
-            ..View::of(&report.state, &stats, &self.options, &tags)
-        };
-        let readings = metrics::read(&view, &mut self.lingering, self.started.elapsed());
-        self.status.write(&status::Input {
-            view: &view,
-            readings: &readings,
-            journal: &report.journal,
-            delivered: self.exporters.delivered(),
-        });
-        readings
+        let all = || reports.iter().zip(&self.sources);
+        let snapshots: Vec<_> = all()
+            .map(|(report, source)| {
+                let snapshot = report.state.snapshot.aged(report.made.elapsed());
+                let tags = source.options.tag_attributes(&snapshot);
+                (snapshot, tags)
+            })
+            .collect();
+        let views: Vec<_> = all()
+            .zip(&snapshots)
+            .map(|((report, source), (snapshot, tags))| View {
+                snapshot,
+                cycles: report.cycles,
+                checkpoints: report.checkpoints.as_ref(),
+                ..View::of(&report.state, &source.options, tags)
+            })
+            .collect();
+        let uptime = self.started.elapsed();
+        let readings = metrics::read(&views, &mut self.lingering, &agent, &self.options, uptime);
+        let inputs = all().zip(&views);
+        let inputs: Vec<_> = inputs
+            .map(|((report, source), view)| status::Input {
+                source: &source.status,
+                view,
+                journal: &report.journal,
+            })
+            .collect();
+        self.status.write(
+            &inputs,
+            &status::Common {
+                agent: &agent,
+                readings: &readings,
+                delivered: self.exporters.delivered(),
+            },
+        );
+        (number, readings)
     }
 }

@@ -250,7 +250,7 @@ impl Publishing {
         let (process, _) = steady(series);
         let (exporters, collector) =
             Exporters::collecting(&process.settings, &process.options).unwrap();
-        exporters.measure(&process.events);
+        exporters.measure(0, &process.options, &process.events);
         Publishing {
             process,
             exporters,
@@ -279,10 +279,12 @@ impl Publishing {
         let options = &self.process.options;
         let stats = Stats::new(Instant::now(), SystemTime::UNIX_EPOCH);
         let tags = options.tag_attributes(&state.snapshot);
-        let view = View::of(state, &stats, options, &tags);
+        let view = View::of(state, options, &tags);
         metrics::read(
-            &view,
-            &mut self.lingering,
+            &[view],
+            std::slice::from_mut(&mut self.lingering),
+            &stats,
+            options,
             moment(self.process.number).uptime,
         )
     }

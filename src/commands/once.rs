@@ -12,15 +12,15 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint, number_data_point};
 
-use crate::cycles::{self, Cycles};
+use crate::cycles;
 use crate::docgen;
 use crate::export::{self, Exporters};
 use crate::http::RequestMetrics;
 use crate::metrics::Options;
 use crate::metrics::agent::SERVED_DURATION;
-use crate::publisher::Publisher;
 use crate::settings::{self, MetricsExporters, Settings};
-use crate::{status, stdio, telemetry};
+use crate::workspaces::Workspaces;
+use crate::{stdio, telemetry};
 
 /// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,19 +75,14 @@ pub async fn run(settings: Settings, format: Format) -> Result<bool, Error> {
     let exporters = Arc::new(exporters);
     let served = exporters.recorder(&SERVED_DURATION);
     let requests = RequestMetrics::new(served, options.common().to_vec());
-    let interval = settings.sampling.interval;
-    let mut publisher = Publisher::new(
-        Arc::clone(&exporters),
-        Arc::clone(&options),
-        requests,
-        status::Writer::new(&settings),
-        settings.reloads(),
-        interval,
-    );
-    let mut cycles = Cycles::new(&settings, options, Arc::clone(&exporters)).await?;
-    let url = &settings.prefect.api_url;
-    let report = with_progress(&format!("reading {url}"), cycles.next()).await;
-    publisher.publish(&report).await;
+    let mut workspaces =
+        Workspaces::new(&settings, options, Arc::clone(&exporters), requests).await?;
+    let target = match settings.workspaces.len() {
+        0 => settings.prefect.api_url.to_string(),
+        count => format!("{count} workspaces"),
+    };
+    let reports = with_progress(&format!("reading {target}"), workspaces.cycle()).await;
+    workspaces.publisher.publish(&reports).await;
     let text = match format {
         Format::Prometheus => exporters.page().map(|page| page.scrape().to_vec()),
         Format::Table => Some(table(&collector.collect()?).into_bytes()),
@@ -99,7 +94,7 @@ pub async fn run(settings: Settings, format: Format) -> Result<bool, Error> {
     };
     stdio::print(&text.unwrap_or_default())?;
     logs.shutdown(Duration::ZERO).await;
-    Ok(report.state.snapshot.up)
+    Ok(reports.iter().all(|report| report.state.snapshot.up))
 }
 
 /// The settings of an agent that exports nothing, stores nothing, and logs only failures.

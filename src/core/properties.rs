@@ -173,8 +173,9 @@ fn read_families(state: &State, lingering: &mut Lingering, moment: Moment) {
     };
     let stats = Stats::new(Instant::now(), SystemTime::UNIX_EPOCH);
     let tags = options.tag_attributes(&state.snapshot);
-    let view = View::of(state, &stats, &options, &tags);
-    for reading in read(&view, lingering, moment.uptime) {
+    let view = View::of(state, &options, &tags);
+    let lingering = std::slice::from_mut(lingering);
+    for reading in read(&[view], lingering, &stats, &options, moment.uptime) {
         let mut known = HashSet::new();
         for point in reading.points.iter() {
             let name = reading.family.name;

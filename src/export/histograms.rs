@@ -30,8 +30,9 @@ pub struct Histograms {
 /// The series of one family since the providers were last replaced.
 #[derive(Debug, Default)]
 struct Recorded {
-    /// Hashes of the attributes of each series, by deployment name and flow name.
-    places: HashMap<[Label; 2], HashSet<u64>>,
+    /// Hashes of the attributes of each series, by the workspace's place, deployment name and flow
+    /// name.
+    places: HashMap<(usize, [Label; 2]), HashSet<u64>>,
     count: usize,
     /// Whether the limit of series was exceeded.
     is_full: bool,
@@ -52,33 +53,42 @@ impl Histograms {
         self.outlets.push(Arc::clone(measured));
     }
 
-    /// Records a value of the series with `attributes`. `values` are those of the attributes that
-    /// `family` declares.
-    pub fn record(&self, family: &Family, values: &[Label], seconds: f64, attributes: &[KeyValue]) {
+    /// Records a value of the series with `attributes`, of the workspace at `place`. `values` are
+    /// those of the attributes that `family` declares.
+    pub fn record(
+        &self,
+        family: &Family,
+        place: usize,
+        values: &[Label],
+        seconds: f64,
+        attributes: &[KeyValue],
+    ) {
         let value = |attribute| family.value(values, attribute).cloned();
         if let (Some(deployment), Some(flow)) = (value(DEPLOYMENT_NAME), value(FLOW_NAME)) {
             let mut recorded = self.recorded();
             let family = recorded.entry(family.name).or_default();
-            family.note([deployment, flow], attributes, self.limit);
+            family.note((place, [deployment, flow]), attributes, self.limit);
         }
         for outlet in &self.outlets {
             outlet.record(family.name, seconds, attributes);
         }
     }
 
-    /// Drops the series of deleted deployments if there are more than 1,000 of them and they
-    /// outnumber the others, or if they leave no room for new series below the limit. Returns
-    /// whether it did. `is_alive` gets the deployment name and the flow name; series of families
-    /// without these attributes count as alive.
+    /// Drops the series of deleted deployments of the workspace at `place` if there are more than
+    /// 1,000 of them and they outnumber the others, or if they leave no room for new series below
+    /// the limit. Returns whether it did. `is_alive` gets the deployment name and the flow name;
+    /// series of families without these attributes count as alive.
     ///
     /// Everything recorded before must have been delivered: exporters that have not delivered it
     /// lose it.
-    pub fn forget(&self, is_alive: impl Fn(&Label, &Label) -> bool) -> bool {
+    pub fn forget(&self, place: usize, is_alive: impl Fn(&Label, &Label) -> bool) -> bool {
         let mut recorded = self.recorded();
         let (mut live, mut dead, mut in_the_way) = (0, 0, false);
         for family in recorded.values() {
             let gone = family.places.iter();
-            let gone = gone.filter(|([deployment, flow], _)| !is_alive(deployment, flow));
+            let gone = gone.filter(|((of, [deployment, flow]), _)| {
+                *of == place && !is_alive(deployment, flow)
+            });
             let gone: usize = gone.map(|(_, series)| series.len()).sum();
             live = family.count.saturating_sub(gone).saturating_add(live);
             dead = gone.saturating_add(dead);
@@ -108,7 +118,7 @@ impl Histograms {
 }
 
 impl Recorded {
-    fn note(&mut self, place: [Label; 2], attributes: &[KeyValue], limit: usize) {
+    fn note(&mut self, place: (usize, [Label; 2]), attributes: &[KeyValue], limit: usize) {
         let mut hasher = DefaultHasher::new();
         attributes.hash(&mut hasher);
         let series = hasher.finish();

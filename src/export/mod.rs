@@ -143,7 +143,7 @@ impl Exporters {
             common: Arc::new(common),
             outlets: Vec::new(),
             recorders: HashMap::new(),
-            histograms: Histograms::new(options.cardinality_limit),
+            histograms: Histograms::new(options.histogram_limit()),
             bridge: None,
             pushes: Vec::new(),
             points: None,
@@ -172,9 +172,9 @@ impl Exporters {
         self.recorders.get(family.name).cloned().unwrap_or_default()
     }
 
-    /// Records the events of a cycle into the families that are measured from them.
-    pub fn measure(&self, events: &[Event]) {
-        let options = &self.common.options;
+    /// Records the events of a cycle of the workspace at `place` into the families that are measured
+    /// from them.
+    pub fn measure(&self, place: usize, options: &Options, events: &[Event]) {
         for family in options.families() {
             let Source::Measured(measure) = family.source else {
                 continue;
@@ -185,7 +185,7 @@ impl Exporters {
                 {
                     let attributes = options.counted(family, &values, event.tags());
                     let histograms = &self.histograms;
-                    histograms.record(family, &values, seconds, &attributes);
+                    histograms.record(family, place, &values, seconds, &attributes);
                 }
             }
         }
@@ -209,7 +209,7 @@ impl Exporters {
             .collect()
     }
 
-    /// Publishes the readings of state `number` to every exporter.
+    /// Publishes the readings of the publication `number` to every exporter.
     pub fn publish(&self, number: u64, readings: Vec<Reading>) {
         self.set(readings);
         if let Some(bridge) = &self.bridge {
@@ -231,8 +231,8 @@ impl Exporters {
         }
     }
 
-    /// The latest state that every exporter in use has delivered, by a push that was accepted or by
-    /// a scrape. An exporter is in use if it has delivered a state within `window`.
+    /// The latest publication that every exporter in use has delivered, by a push that was accepted
+    /// or by a scrape. An exporter is in use if it has delivered one within `window`.
     pub fn shown(&self, window: Duration) -> u64 {
         let pushes = self.pushes.iter().map(Push::shown);
         shown::by_all(
@@ -254,7 +254,7 @@ impl Exporters {
         self.bridge.as_ref().map(Bridge::page)
     }
 
-    /// Pushes the readings of state `number` and shuts the exporters down, within `patience`.
+    /// Pushes the readings of the publication `number` and shuts the exporters down, within `patience`.
     /// `/metrics` is no longer served.
     pub async fn shutdown(&self, number: u64, readings: Vec<Reading>, patience: Duration) {
         self.set(readings);

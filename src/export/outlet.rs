@@ -43,7 +43,7 @@ pub(super) enum Part {
 impl Part {
     fn of(family: &Family) -> Self {
         match family.source {
-            Source::Read(..) | Source::Counted(_) => Part::Observed,
+            Source::Read(..) | Source::Agent(_) | Source::Counted(_) => Part::Observed,
             Source::Recorded => Part::Recorded,
             Source::Measured(_) => Part::Measured,
         }
@@ -130,8 +130,8 @@ fn limit(family: &Family, common: &Common, coming: &[Reading]) -> usize {
             let next = next.map_or(0, |reading| reading.points.len());
             now.max(next).saturating_mul(2).max(FEWEST)
         }
-        Part::Measured => common.options.cardinality_limit,
-        Part::Recorded => FEW,
+        Part::Measured => common.options.histogram_limit(),
+        Part::Recorded => FEW.saturating_mul(common.options.workspaces),
     }
 }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::blocking::within;
 use crate::checkpoint;
-use crate::settings::Settings;
+use crate::settings::{Cloud, Settings};
 
 const SERVICE_NAME: &str = "service.name";
 const INSTANCE_ID: &str = "service.instance.id";
@@ -32,14 +32,23 @@ const DISTINGUISHING: [&str; 6] = [
     "k8s.namespace.name",
 ];
 
-/// `service.name`, `service.version`, `service.instance.id`, and the attributes from the settings,
-/// which take precedence. With `STATE_DIR`, the id is stored there.
+/// `service.name`, `service.version`, `service.instance.id`, the ids of a workspace of Prefect Cloud
+/// if it is the only one, and the attributes from the settings, which take precedence. With
+/// `STATE_DIR`, the id of the instance is stored there.
 pub fn resource(settings: &Settings) -> Resource {
     let own = [
         (SERVICE_NAME, env!("CARGO_PKG_NAME").to_owned()),
         ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
     ];
     let own = own.map(|(key, value)| KeyValue::new(key, value));
+    let cloud = Cloud::at(&settings.prefect.api_url).filter(|_| settings.workspaces.is_empty());
+    let cloud = cloud.map(|Cloud { account, workspace }| {
+        [
+            ("prefect.account.id", account),
+            ("prefect.workspace.id", workspace),
+        ]
+    });
+    let cloud = cloud.into_iter().flatten();
     let given = settings.otel.resource.iter().cloned();
     let named = settings
         .otel
@@ -49,6 +58,7 @@ pub fn resource(settings: &Settings) -> Resource {
     let resource = Resource::builder_empty()
         .with_detector(Box::new(TelemetryResourceDetector))
         .with_attributes(own)
+        .with_attributes(cloud.map(|(key, value)| KeyValue::new(key, value)))
         .with_attributes(given.map(|(key, value)| KeyValue::new(key, value)))
         .with_attributes(named)
         .build();
@@ -190,6 +200,21 @@ mod tests {
     const URL: &str = "PREFECT_API_URL";
     const PREFECT: (&str, &str) = (URL, "http://prefect:4200/api");
     const ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
+
+    #[test]
+    fn a_workspace_of_prefect_cloud_is_named_by_its_ids() {
+        let cloud = "https://api.prefect.cloud/api/accounts/a-1/workspaces/w-2/";
+        let ids = |environment: &[(&str, &str)]| {
+            let resource = resource(&settings(environment));
+            let keys = ["prefect.account.id", "prefect.workspace.id"];
+            keys.map(|key| resource.get(&key.into()).map(|value| value.to_string()))
+        };
+        let of_url = [Some("a-1".to_owned()), Some("w-2".to_owned())];
+        assert_eq!(ids(&[(URL, cloud)]), of_url);
+        assert_eq!(ids(&[PREFECT]), [None, None]);
+        let given = (ATTRIBUTES, "prefect.account.id=own");
+        assert_eq!(ids(&[(URL, cloud), given])[0].as_deref(), Some("own"));
+    }
 
     #[test]
     fn agents_with_the_same_settings_are_one_agent() {

@@ -11,15 +11,16 @@ mod server;
 pub(crate) mod web_config;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, VARY,
     X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use serde::Deserialize;
 use tower_http::compression::CompressionLayer;
 
 pub use freshness::{Published, Readiness};
@@ -100,9 +101,17 @@ async fn status_page() -> Response {
     ([(CONTENT_SECURITY_POLICY, policy)], FRESH, Html(html)).into_response()
 }
 
-async fn status_json(State(status): State<Latest>) -> Response {
-    let json = [(CONTENT_TYPE, "application/json")];
-    (json, FRESH, status.json()).into_response()
+/// Which workspace is asked for, if there are several.
+#[derive(Deserialize)]
+struct Selection {
+    workspace: Option<String>,
+}
+
+async fn status_json(State(status): State<Latest>, selection: Query<Selection>) -> Response {
+    match status.json(selection.workspace.as_deref()) {
+        Some(json) => ([(CONTENT_TYPE, "application/json")], FRESH, json).into_response(),
+        None => (StatusCode::NOT_FOUND, "there is no such workspace\n").into_response(),
+    }
 }
 
 async fn ready(State(readiness): State<Readiness>) -> Response {

@@ -59,22 +59,20 @@ pub const SECTION_DURATION: Family = Family::recorded(
     Buckets::Fixed(CYCLE_SECONDS),
 );
 
-const SERIES: Family = Family::gauge(
+const SERIES: Family = Family::of_agent(
     "prefect.agent.series",
     "{series}",
     "Number of series exported for each metric, except histograms.",
     &["metric"],
-    &[],
     |_, _| {},
 );
 
 /// Series beyond the limit, by metric.
-pub const SERIES_DROPPED: Family = Family::gauge(
+pub const SERIES_DROPPED: Family = Family::of_agent(
     "prefect.agent.series.dropped",
     "{series}",
     "Number of series of each metric beyond METRICS_CARDINALITY_LIMIT. They are combined into one series with otel_metric_overflow=\"true\".",
     &["metric"],
-    &[],
     |_, _| {},
 );
 
@@ -105,7 +103,7 @@ pub(super) const FAMILIES: &[Family] = &[
         &["outcome"],
         |view, points| {
             for outcome in Outcome::ALL {
-                let cycles = view.agent.cycles.of(outcome) as f64;
+                let cycles = view.cycles.of(outcome) as f64;
                 points.set([Arc::from(outcome.as_str())], cycles);
             }
         },
@@ -122,14 +120,13 @@ pub(super) const FAMILIES: &[Family] = &[
             });
         },
     ),
-    Family::gauge(
+    Family::of_agent(
         "prefect.agent.last_published.time",
         "s",
         "Time at which the agent last published its metrics, as Unix time: at least every 1.25 SAMPLE_INTERVAL_SECONDS, even if a cycle hangs. If it no longer advances, the agent is not running or its pushes do not arrive.",
         &[],
-        &[],
-        |view, points| {
-            if let Ok(time) = view.agent.published.duration_since(UNIX_EPOCH) {
+        |agent, points| {
+            if let Ok(time) = agent.published.duration_since(UNIX_EPOCH) {
                 points.set([], time.as_secs_f64());
             }
         },
@@ -159,48 +156,49 @@ pub(super) const FAMILIES: &[Family] = &[
             of_sections(view, points, |state| Some(state.lag?.as_secs_f64()));
         },
     ),
-    Family::counter(
+    Family::of_agent(
         "prefect.agent.exports",
         "{export}",
         "Number of pushes of each exporter by outcome: success (accepted), failure (refused or not delivered), skipped (replaced by a newer push while another one was being sent).",
         &["exporter", "outcome"],
-        |view, points| {
-            for (exporter, outcome, count) in &view.agent.exports {
+        |agent, points| {
+            for (exporter, outcome, count) in &agent.exports {
                 points.set([Arc::from(*exporter), Arc::from(*outcome)], *count as f64);
             }
         },
-    ),
-    Family::counter(
+    )
+    .of_kind(Kind::Counter),
+    Family::of_agent(
         "prefect.agent.export.points",
         "{point}",
         "Number of data points pushed over OTLP by outcome: accepted, rejected (by the receiver, in a partial success), failed (the message was refused or not delivered; the next push includes their values), dropped (a single point is larger than OTLP_MAX_MESSAGE_BYTES).",
         &["exporter", "outcome"],
-        |view, points| {
-            for (exporter, outcome, count) in &view.agent.points {
+        |agent, points| {
+            for (exporter, outcome, count) in &agent.points {
                 points.set([Arc::from(*exporter), Arc::from(*outcome)], *count as f64);
             }
         },
-    ),
+    )
+    .of_kind(Kind::Counter),
     Family::counter(
         "prefect.agent.checkpoints",
         "{checkpoint}",
         "Number of checkpoints by outcome: success (written to STATE_DIR), failure (could not be written; the previous one is kept). Only with STATE_DIR.",
         &["outcome"],
         |view, points| {
-            if let Some(checkpoints) = &view.agent.checkpoints {
+            if let Some(checkpoints) = view.checkpoints {
                 points.set([Arc::from("success")], checkpoints.written as f64);
                 points.set([Arc::from("failure")], checkpoints.failed as f64);
             }
         },
     ),
-    Family::gauge(
+    Family::of_agent(
         "prefect.agent.last_reload.successful",
         "",
         "1 if the file in this setting could be read and used when it was last read; 0 if not: the agent uses its previous content. Only for settings whose files are read again while the agent runs.",
         &["setting"],
-        &[],
-        |view, points| {
-            for (setting, failure) in &view.agent.reloads {
+        |agent, points| {
+            for (setting, failure) in &agent.reloads {
                 let value = if failure.is_none() { 1.0 } else { 0.0 };
                 points.set([Arc::clone(setting)], value);
             }
@@ -210,17 +208,14 @@ pub(super) const FAMILIES: &[Family] = &[
     SERIES_DROPPED,
     REQUEST_DURATION,
     SERVED_DURATION,
-    Family {
-        kind: Kind::UpDownCounter,
-        ..Family::gauge(
-            "http.server.active_requests",
-            "{request}",
-            "Number of requests to the agent's HTTP endpoints that are being served.",
-            &[],
-            &[],
-            |view, points| points.set([], view.agent.active_requests as f64),
-        )
-    },
+    Family::of_agent(
+        "http.server.active_requests",
+        "{request}",
+        "Number of requests to the agent's HTTP endpoints that are being served.",
+        &[],
+        |agent, points| points.set([], agent.active_requests as f64),
+    )
+    .of_kind(Kind::UpDownCounter),
 ];
 
 fn of_sections(
@@ -235,7 +230,7 @@ fn of_sections(
     }
 }
 
-/// The agent's cycles by their outcome.
+/// The cycles of a workspace by their outcome.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CycleCounts([u64; Outcome::ALL.len()]);
 
@@ -258,7 +253,7 @@ impl CycleCounts {
     }
 }
 
-/// The checkpoints of this process.
+/// The checkpoints of a workspace in this process.
 #[derive(Debug, Clone, Default)]
 pub struct Checkpoints {
     /// The number of those that were written.
@@ -286,10 +281,6 @@ impl Checkpoints {
 /// The agent's statistics about itself.
 #[derive(Debug, Clone)]
 pub struct Stats {
-    /// Its cycles.
-    pub cycles: CycleCounts,
-    /// Its checkpoints, if they are enabled.
-    pub checkpoints: Option<Checkpoints>,
     /// The settings whose files are read again; since when, and why, this fails.
     pub reloads: BTreeMap<Arc<str>, Option<Failure>>,
     /// When it started.
@@ -310,8 +301,6 @@ impl Stats {
     /// Those of an agent that has done nothing yet.
     pub fn new(started: Instant, published: SystemTime) -> Self {
         Stats {
-            cycles: CycleCounts::default(),
-            checkpoints: None,
             reloads: BTreeMap::new(),
             started,
             published,

@@ -36,8 +36,10 @@ use crate::core::sections::Section;
 use crate::core::snapshot::{LastRuns, Snapshot};
 use crate::core::tally::Label;
 use crate::prefect::Id;
+use agent::{Checkpoints, CycleCounts};
 pub use lingering::Lingering;
 pub use options::{Options, TagAttributes};
+use points::Size;
 pub use points::{Point, Points};
 
 /// The kind of instrument.
@@ -82,6 +84,8 @@ pub enum Source {
     /// Computed from the workspace once per publication. Withheld while one of the sections is
     /// stale.
     Read(&'static [Section], fn(&View<'_>, &mut Points<'_>)),
+    /// Computed once per publication from the agent's statistics, whatever workspaces it reads.
+    Agent(fn(&agent::Stats, &mut Points<'_>)),
     /// Counted by the core, each event once.
     Counted(Counter),
     /// Measured from each event.
@@ -161,7 +165,26 @@ impl Family {
         }
     }
 
-    /// A counter of the agent's own activity.
+    /// A gauge of the agent's process.
+    const fn of_agent(
+        name: &'static str,
+        unit: &'static str,
+        help: &'static str,
+        attributes: &'static [&'static str],
+        read: fn(&agent::Stats, &mut Points<'_>),
+    ) -> Self {
+        Family {
+            source: Source::Agent(read),
+            ..Family::gauge(name, unit, help, attributes, &[], |_, _| {})
+        }
+    }
+
+    /// The same as a counter or as a sum that also decreases.
+    const fn of_kind(self, kind: Kind) -> Self {
+        Family { kind, ..self }
+    }
+
+    /// A counter of the agent's activity in a workspace.
     const fn counter(
         name: &'static str,
         unit: &'static str,
@@ -267,7 +290,7 @@ pub fn catalogue() -> impl Iterator<Item = &'static Family> {
     .flatten()
 }
 
-/// Everything that families are computed from.
+/// Everything that the families of a workspace are computed from.
 pub struct View<'a> {
     /// The workspace.
     pub snapshot: &'a Snapshot,
@@ -275,8 +298,10 @@ pub struct View<'a> {
     pub counters: &'a AllTotals,
     /// The last runs of each deployment, by its id.
     pub last_runs: &'a HashMap<Id, LastRuns>,
-    /// The agent's statistics about itself.
-    pub agent: &'a agent::Stats,
+    /// The cycles so far.
+    pub cycles: CycleCounts,
+    /// The checkpoints so far, if they are enabled.
+    pub checkpoints: Option<&'a Checkpoints>,
     /// The metrics settings.
     pub options: &'a Options,
     /// The tag values of the snapshot's deployments.
@@ -284,18 +309,14 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// A view of `state`.
-    pub fn of(
-        state: &'a State,
-        agent: &'a agent::Stats,
-        options: &'a Options,
-        tags: &'a TagAttributes,
-    ) -> Self {
+    /// A view of `state`, before the first cycle.
+    pub fn of(state: &'a State, options: &'a Options, tags: &'a TagAttributes) -> Self {
         View {
             snapshot: &state.snapshot,
             counters: &state.counters,
             last_runs: &state.last_runs,
-            agent,
+            cycles: CycleCounts::default(),
+            checkpoints: None,
             options,
             tags,
         }
@@ -310,30 +331,46 @@ pub struct Reading {
     pub points: Arc<Vec<Point>>,
 }
 
-/// Computes every exported family from `view` at `uptime`. `lingering` remembers the series of
-/// earlier readings.
-pub fn read(view: &View<'_>, lingering: &mut Lingering, uptime: Duration) -> Vec<Reading> {
+/// Computes every exported family of `workspaces` and of the agent at `uptime`. For each workspace,
+/// `lingering` remembers the series of earlier readings.
+pub fn read(
+    workspaces: &[View<'_>],
+    lingering: &mut [Lingering],
+    agent: &agent::Stats,
+    options: &Options,
+    uptime: Duration,
+) -> Vec<Reading> {
     let mut sizes = HashMap::new();
-    let mut readings: Vec<Reading> = view
-        .options
+    let mut readings: Vec<Reading> = options
         .families()
         .filter_map(|family| {
-            let mut points = Points::new(family, view.options, view.tags);
+            let (mut all, mut size) = (Vec::new(), Size::default());
+            let mut add = |points: Points<'_>| {
+                size.add(points.size());
+                // Most agents read one workspace.
+                match all.is_empty() {
+                    true => all = points.into_vec(),
+                    false => all.extend(points.into_vec()),
+                }
+            };
             match family.source {
                 Source::Recorded | Source::Measured(_) => return None,
-                Source::Read(sections, read) if view.snapshot.is_fresh(sections) => {
-                    read(view, &mut points);
-                    if family.lingers {
-                        points.add_zeros(lingering, uptime);
+                Source::Agent(read) => {
+                    let no_tags = TagAttributes::new();
+                    let mut points = Points::new(family, options, &no_tags);
+                    read(agent, &mut points);
+                    add(points);
+                }
+                Source::Read(..) | Source::Counted(_) => {
+                    for (view, lingering) in workspaces.iter().zip(lingering.iter_mut()) {
+                        add(of_workspace(family, view, lingering, uptime));
                     }
                 }
-                Source::Counted(counter) => points.add_totals(view.counters.of(counter)),
-                Source::Read(..) => lingering.withhold(family, uptime),
             }
-            sizes.insert(family.name, points.size());
+            sizes.insert(family.name, size);
             Some(Reading {
                 family,
-                points: Arc::new(points.into_vec()),
+                points: Arc::new(all),
             })
         })
         .collect();
@@ -342,7 +379,8 @@ pub fn read(view: &View<'_>, lingering: &mut Lingering, uptime: Duration) -> Vec
             .iter()
             .find(|size| size.family == reading.family.name)
         {
-            let mut points = Points::new(reading.family, view.options, view.tags);
+            let no_tags = TagAttributes::new();
+            let mut points = Points::new(reading.family, options, &no_tags);
             for (name, counted) in &sizes {
                 points.set([Arc::from(*name)], (size.of)(counted));
             }
@@ -350,6 +388,26 @@ pub fn read(view: &View<'_>, lingering: &mut Lingering, uptime: Duration) -> Vec
         }
     }
     readings
+}
+
+fn of_workspace<'a>(
+    family: &'static Family,
+    view: &View<'a>,
+    lingering: &mut Lingering,
+    uptime: Duration,
+) -> Points<'a> {
+    let mut points = Points::new(family, view.options, view.tags);
+    match family.source {
+        Source::Read(sections, read) if view.snapshot.is_fresh(sections) => {
+            read(view, &mut points);
+            if family.lingers {
+                points.add_zeros(lingering, uptime);
+            }
+        }
+        Source::Counted(counter) => points.add_totals(view.counters.of(counter)),
+        _ => lingering.withhold(family, uptime),
+    }
+    points
 }
 
 #[cfg(test)]

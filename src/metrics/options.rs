@@ -15,6 +15,9 @@ use crate::core::tags::TagKeys;
 use crate::core::tally::{Label, Series};
 use crate::settings::{self, Settings, Shard};
 
+/// The attribute with the name of the workspace, if an agent reads several.
+const WORKSPACE: &str = "prefect.workspace";
+
 /// The metrics settings.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -28,6 +31,8 @@ pub struct Options {
     pub cardinality_limit: usize,
     /// The part of the series that this agent exports, if there are several agents.
     shard: Option<Shard>,
+    /// The number of workspaces whose series are exported together.
+    pub workspaces: usize,
     run_duration_buckets: Vec<f64>,
     start_delay_buckets: Vec<f64>,
     chosen: HashSet<&'static str>,
@@ -71,6 +76,7 @@ impl Options {
             failed_runs_limit: settings.sampling.failed_runs_limit,
             cardinality_limit: metrics.cardinality_limit,
             shard: metrics.shard,
+            workspaces: settings.workspaces.len().max(1),
             run_duration_buckets: metrics.run_duration_buckets.clone(),
             start_delay_buckets: metrics.start_delay_buckets.clone(),
             chosen,
@@ -80,6 +86,15 @@ impl Options {
             tag_keys: TagKeys::new(tag_labels.clone().map(String::as_str)),
             tag_labels: tag_labels.map(|key| Key::from(key.clone())).collect(),
         })
+    }
+
+    /// The same for one of several workspaces, whose series have its name.
+    #[must_use]
+    pub fn of_workspace(&self, name: &Arc<str>) -> Self {
+        let mut options = self.clone();
+        let name = opentelemetry::StringValue::from(Arc::clone(name));
+        options.attributes.push(KeyValue::new(WORKSPACE, name));
+        options
     }
 
     /// The families that are exported.
@@ -110,13 +125,20 @@ impl Options {
         self.cardinality_limit.saturating_mul(shards)
     }
 
+    /// The maximum number of series of each histogram, of all workspaces.
+    pub fn histogram_limit(&self) -> usize {
+        self.cardinality_limit.saturating_mul(self.workspaces)
+    }
+
     /// The sections that no exported family is computed from.
     pub fn unused_sections(&self) -> Vec<Section> {
         let read: HashSet<Section> = self
             .families()
             .filter_map(|family| match family.source {
                 Source::Read(sections, _) => Some(sections),
-                Source::Counted(_) | Source::Measured(_) | Source::Recorded => None,
+                Source::Agent(_) | Source::Counted(_) | Source::Measured(_) | Source::Recorded => {
+                    None
+                }
             })
             .flatten()
             .copied()
@@ -231,7 +253,7 @@ fn check_keys(metrics: &settings::Metrics) -> Result<(), settings::Error> {
     let mut taken: HashSet<String> = catalogue()
         .flat_map(|family| family.attributes)
         .map(|name| label(name))
-        .chain(["le", "quantile", "job", "instance"].map(str::to_owned))
+        .chain(["le", "quantile", "job", "instance", WORKSPACE].map(label))
         .collect();
     let attributes = metrics.attributes.iter().map(|(key, _)| key);
     let attributes = attributes.map(|key| ("METRICS_ATTRIBUTES", key));

@@ -34,12 +34,20 @@ impl Point {
 }
 
 /// The number of series of a family.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Size {
     /// Exported.
     pub series: usize,
     /// Beyond the limit.
     pub dropped: usize,
+}
+
+impl Size {
+    /// Adds those of another workspace.
+    pub(super) fn add(&mut self, other: Size) {
+        self.series = self.series.saturating_add(other.series);
+        self.dropped = self.dropped.saturating_add(other.dropped);
+    }
 }
 
 /// Collects the points of one family.

@@ -4,38 +4,35 @@
 use super::{Family, Kind};
 
 pub(super) const FAMILIES: &[Family] = &[
-    Family::counter(
+    Family::of_agent(
         "process.cpu.time",
         "s",
         "CPU time of the agent.",
         &[],
-        |view, points| {
-            if let Some(process) = view.agent.process {
+        |agent, points| {
+            if let Some(process) = agent.process {
                 points.set([], process.cpu_seconds);
             }
         },
-    ),
-    Family {
-        kind: Kind::UpDownCounter,
-        ..Family::gauge(
-            "process.memory.usage",
-            "By",
-            "Resident memory of the agent.",
-            &[],
-            &[],
-            |view, points| {
-                if let Some(process) = view.agent.process {
-                    points.set([], process.memory_bytes as f64);
-                }
-            },
-        )
-    },
-    Family::gauge(
+    )
+    .of_kind(Kind::Counter),
+    Family::of_agent(
+        "process.memory.usage",
+        "By",
+        "Resident memory of the agent.",
+        &[],
+        |agent, points| {
+            if let Some(process) = agent.process {
+                points.set([], process.memory_bytes as f64);
+            }
+        },
+    )
+    .of_kind(Kind::UpDownCounter),
+    Family::of_agent(
         "process.uptime",
         "s",
         "Time since the agent started.",
         &[],
-        &[],
-        |view, points| points.set([], view.agent.started.elapsed().as_secs_f64()),
+        |agent, points| points.set([], agent.started.elapsed().as_secs_f64()),
     ),
 ];

@@ -17,7 +17,7 @@ pub(super) const FAMILIES: &[Family] = &[
         &[],
         &[],
         |view, points| {
-            if view.agent.cycles.any() {
+            if view.cycles.any() {
                 points.set([], if view.snapshot.up { 1.0 } else { 0.0 });
             }
         },

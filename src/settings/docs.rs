@@ -31,6 +31,34 @@ certificates of these connections are read at the start only.
 If the name of an environment variable looks like a misspelled setting (`SAMPLE_INTERVAL`), a warning suggests the
 setting. Warnings are logged at startup, and shown by `check` and `config`.
 
+## Several workspaces
+
+One agent can read several workspaces, each with its own credentials, checkpoint and `prefect_up`:
+
+```toml
+prefect_api_key_file = \"/run/secrets/prefect-api-key\"
+
+[[workspaces]]
+name = \"prod\"
+prefect_api_url = \"https://api.prefect.cloud/api/accounts/<account id>/workspaces/<workspace id>\"
+
+[[workspaces]]
+name = \"on-premises\"
+prefect_api_url = \"http://prefect:4200/api\"
+prefect_api_auth_string_file = \"/run/secrets/prefect-password\"
+```
+
+- Every series of a workspace has its name as the attribute `prefect.workspace` (the label `prefect_workspace`). A new name
+  starts new series.
+- The settings of the group Prefect can differ between workspaces. Those of a workspace take precedence over all other
+  sources. A workspace with its own key or auth string uses no other key or auth string. `PREFECT_API_URL` outside the
+  list and the Prefect profile are not used.
+- Each workspace has its own requests, timeouts, counters and `METRICS_CARDINALITY_LIMIT`: one that cannot be read affects
+  no other. `/readyz` is ready while at least one can be read. All are published together, once per interval.
+- Workspaces on one server share `MAX_CONCURRENT_REQUESTS`: each has an equal part, but at least two requests at a time.
+- With `STATE_DIR`, each workspace has its own checkpoint, which belongs to its URL. The `service.instance.id` is that of
+  the first workspace; set it in `OTEL_RESOURCE_ATTRIBUTES` if the order may change.
+
 ## OpenTelemetry variables
 
 Variables that start with `OTEL_` follow the OpenTelemetry specification, so that variables set for a whole cluster do not

@@ -4,15 +4,15 @@
 //! flags, and the other modules turn the values into [`Settings`]. Secrets are wrapped, so that
 //! neither `Debug` nor a log can print them.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Url;
 
+mod config_file;
 pub mod docs;
 mod endpoint;
 mod file;
@@ -25,6 +25,7 @@ mod profile;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 mod proxy;
+mod reader;
 mod reload;
 pub mod report;
 mod setting;
@@ -32,21 +33,23 @@ mod shown;
 mod sources;
 pub mod table;
 mod web;
+mod workspaces;
 
 pub use endpoint::{Protocol, Signal};
 pub(crate) use file::{bounded_yaml, read as read_file, read_bounded};
 pub use metrics::{Metrics, Shard};
 pub use otel::{Compression, MetricsExporters, Otel, Otlp, OtlpHeaders, Temporality};
 pub use pem::{OwnCertificate, identity};
-pub use prefect::{Authentication, Credentials, Prefect};
+pub use prefect::{Authentication, CLOUD, Cloud, Credentials, Prefect};
 pub use profile::Profile;
+use reader::Reader;
 pub use reload::{Reload, Reloads, Watched};
 use shown::shown;
 pub use sources::Sources;
-use sources::{Found, Merged};
 use table::{SETTINGS, Setting};
 pub(crate) use web::{BEARER_TOKEN_FILE, WEB_CONFIG_FILE};
 pub use web::{Token, Web};
+pub use workspaces::Workspace;
 
 /// Why the settings cannot be used: one line, without secrets.
 #[derive(Debug, thiserror::Error)]
@@ -117,8 +120,10 @@ impl Error {
 /// All settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How to connect to Prefect.
+    /// How to connect to Prefect; with several workspaces, to the first of them.
     pub prefect: Prefect,
+    /// The workspaces that the file names.
+    pub workspaces: Vec<Workspace>,
     /// What is read, and how often.
     pub sampling: Sampling,
     /// The folder for the checkpoint.
@@ -183,9 +188,27 @@ impl Settings {
         let signals = [&otel.otlp_metrics, &otel.otlp_traces, &otel.otlp_logs];
         let headers = signals.into_iter().flatten();
         let headers = headers.filter_map(|otlp| Some(otlp.reload.as_ref()?.watched()));
-        let prefect = self.prefect.reload.as_ref().map(Reload::watched);
-        let all = prefect.into_iter().chain(headers).chain(&self.web.watched);
+        let workspaces = self.workspaces.iter().map(|workspace| &workspace.prefect);
+        let all = std::iter::once(&self.prefect).chain(workspaces);
+        let prefect = all.filter_map(|prefect| Some(prefect.reload.as_ref()?.watched()));
+        let all = prefect.chain(headers).chain(&self.web.watched);
         Reloads(all.cloned().collect())
+    }
+
+    /// The settings of each workspace, with its name if there are several.
+    pub fn each(&self) -> Vec<(Option<Arc<str>>, Settings)> {
+        if self.workspaces.is_empty() {
+            return vec![(None, self.clone())];
+        }
+        let all = self.workspaces.iter().map(|Workspace { name, prefect }| {
+            let settings = Settings {
+                prefect: prefect.clone(),
+                workspaces: Vec::new(),
+                ..self.clone()
+            };
+            (Some(Arc::clone(name)), settings)
+        });
+        all.collect()
     }
 
     /// Merges and validates the settings from `sources`.
@@ -197,8 +220,13 @@ impl Settings {
     pub fn load(sources: &Sources) -> Result<Self, Error> {
         proxy::learn_passwords(sources);
         let reader = Reader::new(sources)?;
+        let workspaces = workspaces::load(&reader)?;
         let settings = Settings {
-            prefect: prefect::load(&reader)?,
+            prefect: match workspaces.first() {
+                Some(first) => first.prefect.clone(),
+                None => prefect::load(&reader)?,
+            },
+            workspaces,
             sampling: sampling(&reader)?,
             state_dir: reader.optional("STATE_DIR", |text| {
                 (!text.is_empty()).then(|| PathBuf::from(text))
@@ -266,148 +294,6 @@ fn sampling(reader: &Reader) -> Result<Sampling, Error> {
         })?,
         task_runs: reader.required("TASK_RUNS_ENABLED", boolean)?,
     })
-}
-
-/// Reads settings from the merged sources, according to their declarations.
-struct Reader {
-    merged: Merged,
-    warnings: RefCell<Vec<String>>,
-    /// What is used instead of values that are not supported, by the names of the settings.
-    replaced: RefCell<BTreeMap<String, Option<String>>>,
-}
-
-impl Reader {
-    fn new(sources: &Sources) -> Result<Self, Error> {
-        let mut merged = Merged::new(sources)?;
-        let warnings = std::mem::take(&mut merged.warnings);
-        Ok(Reader {
-            warnings: warnings.into(),
-            ..Reader::of(merged)
-        })
-    }
-
-    fn of(merged: Merged) -> Self {
-        Reader {
-            merged,
-            warnings: RefCell::default(),
-            replaced: RefCell::default(),
-        }
-    }
-
-    /// What reads the settings with these names again, if a secret among them is in a file.
-    fn reload<T>(
-        &self,
-        names: &[&str],
-        read: impl Fn(&Reader) -> Result<T, Error> + Send + Sync + 'static,
-    ) -> Option<Reload<T>> {
-        let merged = self.merged.only(names);
-        let files = merged.files();
-        (!files.is_empty()).then(|| Reload::new(files, move || read(&Reader::of(merged.clone()))))
-    }
-
-    /// Adds a warning, but only once: a setting may be read for several signals.
-    fn warn(&self, warning: String) {
-        let mut warnings = self.warnings.borrow_mut();
-        if !warnings.contains(&warning) {
-            warnings.push(warning);
-        }
-    }
-
-    fn setting(&self, name: &str) -> Result<&'static Setting, Error> {
-        SETTINGS
-            .iter()
-            .find(|setting| setting.name == name)
-            .ok_or_else(|| Error::Internal(format!("{name} is not declared")))
-    }
-
-    fn optional<T>(
-        &self,
-        name: &str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, Error> {
-        self.of_signal(name, None, parse)
-    }
-
-    /// For a setting with a default.
-    fn required<T>(&self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, Error> {
-        self.optional(name, parse)?
-            .ok_or_else(|| Error::Internal(format!("{name} has no default")))
-    }
-
-    /// For a setting that can be set per signal.
-    fn of_signal<T>(
-        &self,
-        name: &str,
-        signal: Option<Signal>,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, Error> {
-        let setting = self.setting(name)?;
-        parsed(setting, self.merged.find_for(setting, signal)?, parse)
-    }
-
-    /// For a setting of the OpenTelemetry specification: a value that is not valid causes a warning
-    /// and is treated as unset. Such variables may be set for a whole cluster, with a value that
-    /// other programs support.
-    fn lenient<T>(
-        &self,
-        name: &str,
-        signal: Option<Signal>,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, Error> {
-        let setting = self.setting(name)?;
-        let Some(found) = self.merged.find_for(setting, signal)? else {
-            return Ok(None);
-        };
-        let value = parse(found.value.trim());
-        if value.is_some() {
-            return Ok(value);
-        }
-        self.warn_of(setting, &found);
-        Ok(setting.default.and_then(parse))
-    }
-
-    /// Like `lenient`, for a setting with a default.
-    fn lenient_required<T>(
-        &self,
-        name: &str,
-        signal: Option<Signal>,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Result<T, Error> {
-        self.lenient(name, signal, parse)?
-            .ok_or_else(|| Error::Internal(format!("{name} has no default")))
-    }
-
-    /// Notes what is used instead of the value of `name`.
-    fn replace(&self, name: &str, instead: Option<&str>) {
-        let mut replaced = self.replaced.borrow_mut();
-        replaced.insert(name.to_owned(), instead.map(str::to_owned));
-    }
-
-    fn warn_of(&self, setting: &Setting, found: &Found) {
-        let value = shown(setting, &found.value);
-        let instead = match setting.default {
-            Some(default) => format!("using {default}"),
-            None => "it is ignored".to_owned(),
-        };
-        self.replace(&found.name, setting.default);
-        self.warn(format!(
-            "{}: {value} is not supported; accepted: {}; {instead}",
-            found.name, setting.accepts
-        ));
-    }
-}
-
-fn parsed<T>(
-    setting: &Setting,
-    found: Option<Found>,
-    parse: impl Fn(&str) -> Option<T>,
-) -> Result<Option<T>, Error> {
-    let Some(Found { name, value }) = found else {
-        return Ok(None);
-    };
-    parse(value.trim())
-        .map(Some)
-        .ok_or_else(|| Error::value(setting, &name, &value))
 }
 
 fn boolean(text: &str) -> Option<bool> {

@@ -44,6 +44,37 @@ pub struct Prefect {
     pub pagination_limit: usize,
 }
 
+/// A workspace of Prefect Cloud.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cloud {
+    /// The id of the account.
+    pub account: String,
+    /// The id of the workspace.
+    pub workspace: String,
+}
+
+impl Cloud {
+    /// The workspace whose API is at this URL, if it is one of Prefect Cloud.
+    /// <https://docs.prefect.io/v3/how-to-guides/cloud/connect-to-cloud>
+    pub fn at(api_url: &Url) -> Option<Self> {
+        let segments = api_url.path().trim_end_matches('/').split('/');
+        match segments.collect::<Vec<_>>().as_slice() {
+            ["", "api", "accounts", account, "workspaces", workspace]
+                if api_url.host_str() == Some(CLOUD) =>
+            {
+                Some(Cloud {
+                    account: (*account).to_owned(),
+                    workspace: (*workspace).to_owned(),
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The host of the API of Prefect Cloud.
+pub const CLOUD: &str = "api.prefect.cloud";
+
 /// How the agent authenticates to Prefect.
 #[derive(Debug, Clone)]
 pub struct Authentication {

@@ -23,6 +23,9 @@ pub(super) const SETTINGS: [&str; 6] = [
     "PREFECT_API_TLS_INSECURE_SKIP_VERIFY",
 ];
 
+/// Of these, the ones that authenticate the agent: one replaces the other.
+pub(super) const CREDENTIALS: [&str; 2] = ["PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"];
+
 /// The name and location of a profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {

@@ -1,10 +1,11 @@
 //! What must hold for any text in a setting, a file of settings, or Prefect's file of profiles.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use config::FileFormat;
 
-use super::file::{parse, text};
+use super::config_file::{ConfigFile, known};
 use super::profile;
 use super::report::report;
 use super::table::SETTINGS;
@@ -117,16 +118,20 @@ pub fn profiles(data: &[u8]) {
     }
 }
 
-/// A file of settings, in TOML or YAML: it has values, or the reason why it cannot be used is a
-/// line.
+/// A file of settings, in TOML or YAML: it has settings, and workspaces with names and URLs of their
+/// own, or the reason why it cannot be used is a line.
 pub fn files(data: &[u8]) {
     let Ok(content) = std::str::from_utf8(data) else {
         return;
     };
     for format in [FileFormat::Toml, FileFormat::Yaml] {
-        match parse(content, format) {
-            Ok(values) => _ = values.values().map(text).collect::<Vec<_>>(),
-            Err(reason) => assert_is_a_short_line(&reason),
+        match ConfigFile::parse(content, format, Path::new("file"), &known()) {
+            Ok(file) => {
+                let all = file.workspaces.iter();
+                let names: HashSet<_> = all.map(|workspace| &workspace.name).collect();
+                assert_eq!(names.len(), file.workspaces.len());
+            }
+            Err(reason) => assert_is_a_short_line(&reason.to_string()),
         }
     }
 }
@@ -204,8 +209,9 @@ mod tests {
             content in "([a-z_]{0,8}: ?[\\[\\]{}&*!\"'a-z0-9]{0,6}\n?){0,6}",
         ) {
             let content = format!("prefect_api_key: {SECRET}\n{content}");
-            if let Err(reason) = parse(&content, FileFormat::Yaml) {
-                has_no_secret(&reason);
+            let file = ConfigFile::parse(&content, FileFormat::Yaml, Path::new("file"), &known());
+            if let Err(reason) = file {
+                has_no_secret(&reason.to_string());
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The settings in use: the value and the source of each.
 
+use super::config_file::Table;
 use super::setting::Setting;
 use super::shown::{MASKED, masked};
 use super::sources::{Merged, Sources, Written};
@@ -18,12 +19,30 @@ pub fn report(sources: &Sources) -> Result<Reference, Error> {
     // Only for what they replace: `Settings::load` returns their errors.
     _ = sampling(&reader);
     _ = Otel::load(&reader);
-    let rows = SETTINGS.iter().flat_map(|setting| rows(&reader, setting));
+    let workspaces = &reader.merged.workspaces;
+    // Each workspace has its own URL.
+    let is_used = |setting: &&Setting| workspaces.is_empty() || setting.name != "PREFECT_API_URL";
+    let of_all = SETTINGS.iter().filter(is_used);
+    let of_all = of_all.flat_map(|setting| rows(&reader, setting));
+    let own = workspaces.iter().flat_map(|table| own(&reader, table));
     Ok(Reference {
         title: "Settings in use",
         introduction: "",
-        rows: rows.collect(),
+        rows: of_all.chain(own).collect(),
     })
+}
+
+/// The rows of the settings that a workspace has of its own.
+fn own(reader: &Reader, table: &Table) -> Vec<Row> {
+    let of_workspace = Reader::of(reader.merged.of_workspace(table));
+    let is_own = |setting: &&Setting| {
+        let names = setting.names();
+        { table.values.iter() }.any(|(name, _)| names.contains(name))
+    };
+    let settings = SETTINGS.iter().filter(is_own);
+    settings
+        .flat_map(|setting| rows(&of_workspace, setting))
+        .collect()
 }
 
 /// The rows of a setting: its own, and one for each signal that has its own value.

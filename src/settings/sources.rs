@@ -1,15 +1,14 @@
 //! The sources of settings, and their order of precedence: defaults < Prefect profile < file <
 //! environment < flags.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use config::{FileFormat, ValueKind};
-
-use super::file::{parse, read, text};
-use super::near::{nearest_key, nearest_variable};
+use super::config_file::{self, ConfigFile, Known, Table};
+use super::file::read;
+use super::near::nearest_variable;
 use super::profile::{self, Profile};
 use super::setting::{Setting, for_signal};
 use super::table::SETTINGS;
@@ -53,6 +52,7 @@ pub(super) enum Origin {
     File(PathBuf),
     Environment,
     Flag,
+    Workspace(String),
 }
 
 impl fmt::Display for Origin {
@@ -63,6 +63,7 @@ impl fmt::Display for Origin {
             Origin::File(path) => write!(f, "file {}", path.display()),
             Origin::Environment => f.write_str("environment"),
             Origin::Flag => f.write_str("flag"),
+            Origin::Workspace(name) => write!(f, "workspace {name:?}"),
         }
     }
 }
@@ -91,34 +92,35 @@ pub(super) struct Merged {
     values: BTreeMap<String, Written>,
     /// The profile that is used.
     pub(super) profile: Option<Profile>,
+    /// The workspaces of the file.
+    pub(super) workspaces: Vec<Table>,
     /// Warnings about the sources.
     pub(super) warnings: Vec<String>,
 }
 
-/// Settings by each of their names.
-type Known = HashMap<String, &'static Setting>;
-
 impl Merged {
     pub(super) fn new(sources: &Sources) -> Result<Self, Error> {
-        let known: Known = SETTINGS
-            .iter()
-            .flat_map(|setting| setting.names().into_iter().map(move |name| (name, setting)))
-            .collect();
+        let known = config_file::known();
         let mut merged = Merged {
             values: BTreeMap::new(),
             profile: None,
+            workspaces: Vec::new(),
             warnings: Vec::new(),
         };
         if let Some(path) = &sources.file {
-            for (name, value) in file(path, &known)? {
+            let file = ConfigFile::load(path, &known)?;
+            for (name, value) in file.settings {
                 merged.set(name, value, Origin::File(path.clone()));
             }
+            merged.workspaces = file.workspaces;
         }
         merged.add_environment(&sources.environment, &known)?;
         for (name, value) in &sources.flags {
             merged.set(name.clone(), value.clone(), Origin::Flag);
         }
-        if !merged.values.contains_key("PREFECT_API_URL") {
+        if !merged.workspaces.is_empty() {
+            merged.ignore_url();
+        } else if !merged.values.contains_key("PREFECT_API_URL") {
             merged.add_profile(sources);
         }
         for setting in SETTINGS {
@@ -181,10 +183,9 @@ impl Merged {
             let file = format!("{name}_FILE");
             self.values.contains_key(name) || self.values.contains_key(&file)
         };
-        let credentials = ["PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"];
-        let has_credentials = credentials.into_iter().any(is_set);
+        let has_credentials = profile::CREDENTIALS.into_iter().any(is_set);
         let is_overridden =
-            |name: &str| is_set(name) || (has_credentials && credentials.contains(&name));
+            |name: &str| is_set(name) || (has_credentials && profile::CREDENTIALS.contains(&name));
         let mut wanted = profile::SETTINGS.to_vec();
         wanted.retain(|name| !is_overridden(name));
         for name in wanted {
@@ -196,12 +197,40 @@ impl Merged {
         self.profile = Some(profile);
     }
 
+    /// Each workspace has its own URL.
+    fn ignore_url(&mut self) {
+        if let Some(Written { origin, .. }) = self.values.remove("PREFECT_API_URL") {
+            self.warnings.push(format!(
+                "PREFECT_API_URL ({origin}) is ignored, because the file of --config has workspaces"
+            ));
+        }
+    }
+
+    /// The settings of a workspace: its own, and the others as they are for all.
+    pub(super) fn of_workspace(&self, workspace: &Table) -> Self {
+        let mut merged = Merged {
+            workspaces: Vec::new(),
+            warnings: Vec::new(),
+            ..self.clone()
+        };
+        let has_credentials = { workspace.values.iter() }
+            .any(|(name, _)| profile::CREDENTIALS.contains(&without_file(name)));
+        // Key and auth string are treated as one, and so are a secret and its file.
+        merged.values.retain(|name, _| {
+            let name = without_file(name);
+            let is_replaced = { workspace.values.iter() }.any(|(own, _)| without_file(own) == name);
+            !(is_replaced || (has_credentials && profile::CREDENTIALS.contains(&name)))
+        });
+        for (name, value) in &workspace.values {
+            let origin = Origin::Workspace(workspace.name.clone());
+            merged.set(name.clone(), value.clone(), origin);
+        }
+        merged
+    }
+
     /// Only the settings with these names, and the files of their secrets.
     pub(super) fn only(&self, names: &[&str]) -> Self {
-        let is_wanted = |name: &String| {
-            let name = name.strip_suffix(FILE).unwrap_or(name);
-            names.contains(&name)
-        };
+        let is_wanted = |name: &String| names.contains(&without_file(name));
         let values = self.values.iter();
         let values = values.filter(|(name, _)| is_wanted(name));
         Merged {
@@ -209,6 +238,7 @@ impl Merged {
                 .map(|(name, written)| (name.clone(), written.clone()))
                 .collect(),
             profile: None,
+            workspaces: Vec::new(),
             warnings: Vec::new(),
         }
     }
@@ -238,7 +268,7 @@ impl Merged {
         let found = |name: &str| {
             let Written { value, origin } = self.written(name)?.clone();
             let name = match origin {
-                Origin::Profile(profile) => format!("{name} ({profile})"),
+                Origin::Profile(_) | Origin::Workspace(_) => format!("{name} ({origin})"),
                 _ => name.to_owned(),
             };
             Some(Found { name, value })
@@ -289,8 +319,9 @@ fn is_service_link(name: &str, value: &str) -> bool {
     name.contains("_PORT") && (value.starts_with("tcp://") || value.starts_with("udp://"))
 }
 
-fn key(name: &str) -> String {
-    name.to_ascii_lowercase()
+/// The name of a setting; for `NAME_FILE`, that of the secret.
+fn without_file(name: &str) -> &str {
+    name.strip_suffix(FILE).unwrap_or(name)
 }
 
 /// Reads the secret in the file of a setting. A file without a secret is a mistake, or being
@@ -305,50 +336,5 @@ fn read_secret(setting: &str, path: &Path) -> Result<String, Error> {
             path: path.to_owned(),
             reason: format!("it is empty; write the secret to it, or unset {setting}"),
         }),
-    }
-}
-
-/// The settings in a file, by the environment's spelling.
-fn file(path: &Path, known: &Known) -> Result<Vec<(String, String)>, Error> {
-    let unreadable = |reason: String| Error::File {
-        setting: "--config".to_owned(),
-        path: path.to_owned(),
-        reason,
-    };
-    let format = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("toml") => FileFormat::Toml,
-        Some("yaml" | "yml") => FileFormat::Yaml,
-        _ => {
-            return Err(unreadable(
-                "its name must end in .toml, .yaml or .yml".to_owned(),
-            ));
-        }
-    };
-    let content = read("--config", path)?;
-    let values = parse(&content, format).map_err(unreadable)?;
-    let sorted: BTreeMap<_, _> = values.iter().collect();
-    let mut settings = Vec::new();
-    for (written, value) in sorted {
-        let name = written.to_ascii_uppercase();
-        let setting = known.get(&name).filter(|_| *written == key(&name));
-        let setting = setting.ok_or_else(|| unknown_key(written, path, known))?;
-        match text(value) {
-            Some(value) => settings.push((name, value)),
-            None if matches!(value.kind, ValueKind::Nil) => {}
-            None => return Err(Error::value(setting, &name, &value.to_string())),
-        }
-    }
-    Ok(settings)
-}
-
-fn unknown_key(written: &str, path: &Path, known: &Known) -> Error {
-    let near = nearest_key(written, known.keys().map(String::as_str));
-    Error::UnknownKey {
-        key: written.to_owned(),
-        path: path.to_owned(),
-        hint: match near {
-            Some(near) => format!("did you mean {}?", key(near)),
-            None => "`prefect-otel-agent settings` lists all".to_owned(),
-        },
     }
 }

@@ -9,6 +9,7 @@ mod prefect;
 mod profile;
 mod report;
 mod secrets;
+mod workspaces;
 
 fn load(environment: &[(&str, &str)]) -> Result<Settings, Error> {
     load_all(None, environment, &[])

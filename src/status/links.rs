@@ -3,6 +3,8 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
 
+use crate::settings::{CLOUD, Cloud};
+
 /// All characters except the unreserved ones of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -18,21 +20,18 @@ impl Ui {
     /// The user interface for the API at `api`: a server has both at the same address, Prefect Cloud
     /// at different ones.
     pub(super) fn of(api: &Url) -> Self {
-        let path = api.path().trim_end_matches('/');
         let mut ui = api.clone();
         ui.set_query(None);
         ui.set_fragment(None);
-        let cloud = api.host_str() == Some("api.prefect.cloud");
-        let segments: Vec<_> = path.split('/').collect();
-        let path = match (cloud, segments.as_slice()) {
-            (true, ["", "api", "accounts", account, "workspaces", workspace]) => {
+        let path = match Cloud::at(api) {
+            Some(Cloud { account, workspace }) => {
                 if ui.set_host(Some("app.prefect.cloud")).is_err() {
                     return Ui(None);
                 }
                 format!("/account/{account}/workspace/{workspace}")
             }
-            (true, _) => return Ui(None),
-            (false, _) => match path.strip_suffix("/api") {
+            None if api.host_str() == Some(CLOUD) => return Ui(None),
+            None => match api.path().trim_end_matches('/').strip_suffix("/api") {
                 Some(base) => base.to_owned(),
                 None => return Ui(None),
             },

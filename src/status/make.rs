@@ -12,7 +12,7 @@ use super::model::{
     Agent, Bar, Condition, Cycles, Exporter, FlowRuns, Links, Prefect, Pushes, Requests,
     Section as SectionRow, SectionCondition, Series, Severity, State, States, Status, Workspace,
 };
-use super::{Input, Writer, deployments, links, problems};
+use super::{Common, Input, Writer, deployments, links, problems};
 use crate::core::Outcome;
 use crate::core::clock::before;
 use crate::core::sections::Section;
@@ -30,40 +30,46 @@ const STATES: usize = 20;
 const UNFINISHED: &[Section] = &[Section::ActiveRuns, Section::ScheduledRuns];
 
 impl Writer {
-    pub(super) fn make(&self, input: &Input<'_>) -> Status {
+    pub(super) fn make(&self, input: &Input<'_>, common: &Common<'_>) -> Status {
         let Input {
+            source,
             view,
-            readings,
             journal,
-            delivered,
         } = input;
+        let Common {
+            agent,
+            readings,
+            delivered,
+        } = common;
         let snapshot = view.snapshot;
-        let published = Timestamp::try_from(view.agent.published).unwrap_or_default();
+        let published = Timestamp::try_from(agent.published).unwrap_or_default();
         let sections = sections(snapshot, journal);
         let series = series(readings);
-        let problems = problems::of(input, &sections, &series);
+        let problems = problems::of(input, common, &sections, &series);
         let worst = |severity| problems.iter().any(|problem| problem.severity == severity);
         let status = match () {
-            () if !view.agent.cycles.any() => Condition::Starting,
+            () if !view.cycles.any() => Condition::Starting,
             () if worst(Severity::Critical) => Condition::Down,
             () if worst(Severity::Warning) => Condition::Degraded,
             () => Condition::Healthy,
         };
-        let uptime = view.agent.started.elapsed();
+        let uptime = agent.started.elapsed();
         Status {
             status,
             published: millis(published),
+            name: source.name.clone(),
+            workspaces: Vec::new(),
             agent: Agent {
                 version: env!("CARGO_PKG_VERSION"),
                 started: millis(before(published, uptime)),
                 uptime_seconds: seconds(uptime),
                 sample_interval_seconds: seconds(self.interval),
                 inventory_interval_seconds: seconds(self.inventory_interval),
-                cpu_seconds: view.agent.process.map(|process| process.cpu_seconds),
-                memory_bytes: view.agent.process.map(|process| process.memory_bytes),
+                cpu_seconds: agent.process.map(|process| process.cpu_seconds),
+                memory_bytes: agent.process.map(|process| process.memory_bytes),
             },
             prefect: Prefect {
-                api_url: self.api_url.clone(),
+                api_url: source.api_url.clone(),
                 version: snapshot.version.as_deref().map(name),
                 up: snapshot.up,
                 down_since: journal.down_since.map(millis),
@@ -72,11 +78,11 @@ impl Writer {
             workspace: workspace(snapshot),
             cycles: cycles(view, journal, published),
             flow_runs: flow_runs(snapshot),
-            deployments: deployments::troubled(view, &self.ui),
+            deployments: deployments::troubled(view, &source.ui),
             requests: requests(journal),
             exporters: delivered.iter().map(exporter).collect(),
             links: Links {
-                prefect: self.ui.home(),
+                prefect: source.ui.home(),
                 metrics: self.serves_metrics.then_some("/metrics"),
                 documentation: links::documentation("README.md"),
             },
@@ -152,7 +158,7 @@ fn workspace(snapshot: &Snapshot) -> Workspace {
 }
 
 fn cycles(view: &View<'_>, journal: &Journal, published: Timestamp) -> Cycles {
-    let counts = view.agent.cycles;
+    let counts = view.cycles;
     let since = before(published, WINDOW);
     let bars = journal.bars.iter().filter(|bar| bar.ended >= since);
     Cycles {

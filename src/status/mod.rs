@@ -19,36 +19,77 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::export::Delivered;
+use crate::metrics::agent::Stats;
 use crate::metrics::{Reading, View};
 use crate::secrets::without_query;
 use crate::settings::Settings;
 use journal::Journal;
 use links::Ui;
 
-/// The latest JSON of `/status`.
+/// The latest JSON of `/status`, for each workspace by its name.
 #[derive(Debug, Clone, Default)]
-pub struct Latest(Arc<RwLock<Bytes>>);
+pub struct Latest(Arc<RwLock<Vec<Json>>>);
+
+/// The name of a workspace, if there are several, and its status.
+type Json = (Option<Arc<str>>, Bytes);
 
 impl Latest {
-    /// The JSON.
-    pub fn json(&self) -> Bytes {
-        let json = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        json.clone()
+    /// The JSON of this workspace, or of the first one. `None` if there is none with this name.
+    pub fn json(&self, workspace: Option<&str>) -> Option<Bytes> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(wanted) = workspace else {
+            return Some(
+                all.first()
+                    .map(|(_, json)| json.clone())
+                    .unwrap_or_default(),
+            );
+        };
+        let found = all.iter().find(|(name, _)| name.as_deref() == Some(wanted));
+        found.map(|(_, json)| json.clone())
     }
 
-    fn set(&self, json: Vec<u8>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Bytes::from(json);
+    fn set(&self, all: Vec<Json>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = all;
     }
 }
 
-/// The data that a status is generated from.
+/// A workspace whose status is generated.
+#[derive(Debug)]
+pub struct Source {
+    name: Option<Arc<str>>,
+    /// The settings do not accept a URL with credentials.
+    api_url: String,
+    ui: Ui,
+}
+
+impl Source {
+    /// The workspace with this name, if there are several, and these settings.
+    pub fn new(name: Option<&Arc<str>>, settings: &Settings) -> Self {
+        let api_url = &settings.prefect.api_url;
+        Source {
+            name: name.cloned(),
+            api_url: without_query(api_url.as_str()).to_owned(),
+            ui: Ui::of(api_url),
+        }
+    }
+}
+
+/// The data that the status of a workspace is generated from.
 pub struct Input<'a> {
-    /// The data that the metrics are generated from.
+    /// The workspace.
+    pub source: &'a Source,
+    /// The data that its metrics are generated from.
     pub view: &'a View<'a>,
+    /// The history of its cycles and requests.
+    pub journal: &'a Journal,
+}
+
+/// The data that is the same for all workspaces.
+pub struct Common<'a> {
+    /// The agent's statistics about itself.
+    pub agent: &'a Stats,
     /// The metrics.
     pub readings: &'a [Reading],
-    /// The history of cycles and requests.
-    pub journal: &'a Journal,
     /// The state of the exporters.
     pub delivered: Vec<Delivered>,
 }
@@ -56,9 +97,6 @@ pub struct Input<'a> {
 /// Generates the status.
 #[derive(Debug)]
 pub struct Writer {
-    /// The settings do not accept a URL with credentials.
-    api_url: String,
-    ui: Ui,
     interval: Duration,
     inventory_interval: Duration,
     serves_metrics: bool,
@@ -68,10 +106,7 @@ pub struct Writer {
 impl Writer {
     /// A writer for these settings.
     pub fn new(settings: &Settings) -> Self {
-        let api_url = &settings.prefect.api_url;
         Writer {
-            api_url: without_query(api_url.as_str()).to_owned(),
-            ui: Ui::of(api_url),
             interval: settings.sampling.interval,
             inventory_interval: settings.sampling.inventory_interval,
             serves_metrics: settings.otel.metrics.prometheus,
@@ -84,11 +119,27 @@ impl Writer {
         self.latest.clone()
     }
 
-    /// Generates the status, which is the latest from now on.
-    pub fn write(&self, input: &Input<'_>) {
-        match serde_json::to_vec(&self.make(input)) {
-            Ok(json) => self.latest.set(json),
-            Err(error) => tracing::error!(%error, "the status cannot be encoded as JSON"),
+    /// Generates the status of each workspace, which is the latest from now on.
+    pub fn write(&self, inputs: &[Input<'_>], common: &Common<'_>) {
+        let made = inputs.iter().map(|input| self.make(input, common));
+        let mut made: Vec<_> = made.collect();
+        let named = inputs.iter().zip(&made);
+        let workspaces: Vec<_> = named
+            .filter_map(|(input, status)| {
+                Some(model::Named {
+                    name: input.source.name.clone()?,
+                    status: status.status,
+                })
+            })
+            .collect();
+        let mut all = Vec::new();
+        for (input, status) in inputs.iter().zip(&mut made) {
+            status.workspaces.clone_from(&workspaces);
+            match serde_json::to_vec(status) {
+                Ok(json) => all.push((input.source.name.clone(), Bytes::from(json))),
+                Err(error) => tracing::error!(%error, "the status cannot be encoded as JSON"),
+            }
         }
+        self.latest.set(all);
     }
 }

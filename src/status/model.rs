@@ -1,5 +1,7 @@
 //! The fields of `/status`. Their names are stable; `docs/deployment.md` describes them.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -7,6 +9,10 @@ use serde::Serialize;
 pub(super) struct Status {
     pub(super) status: Condition,
     pub(super) published: Timestamp,
+    /// The name of the workspace that this is about, if there are several.
+    pub(super) name: Option<Arc<str>>,
+    /// All workspaces, if there are several.
+    pub(super) workspaces: Vec<Named>,
     pub(super) problems: Vec<Problem>,
     pub(super) agent: Agent,
     pub(super) prefect: Prefect,
@@ -19,6 +25,12 @@ pub(super) struct Status {
     pub(super) exporters: Vec<Exporter>,
     pub(super) series: Vec<Series>,
     pub(super) links: Links,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Named {
+    pub(super) name: Arc<str>,
+    pub(super) status: Condition,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::Input;
 use super::format::{error, millis};
 use super::journal::{Failing, culprit};
 use super::links;
 use super::model::{Problem, Section as SectionRow, SectionCondition, Series, Severity};
+use super::{Common, Input};
 use crate::failure::Failure;
 use crate::secrets::without_query;
 
@@ -15,15 +15,20 @@ use crate::secrets::without_query;
 const CATCHING_UP: Duration = Duration::from_secs(900);
 
 /// The problems, worst first.
-pub(super) fn of(input: &Input<'_>, sections: &[SectionRow], series: &[Series]) -> Vec<Problem> {
-    if !input.view.agent.cycles.any() {
+pub(super) fn of(
+    input: &Input<'_>,
+    common: &Common<'_>,
+    sections: &[SectionRow],
+    series: &[Series],
+) -> Vec<Problem> {
+    if !input.view.cycles.any() {
         return Vec::new();
     }
     let mut problems = match input.view.snapshot.up {
         false => vec![down(input)],
         true => unread(sections),
     };
-    let failing = input.delivered.iter();
+    let failing = common.delivered.iter();
     let failing = failing.filter(|exporter| exporter.failing_since.is_some());
     problems.extend(failing.map(|exporter| {
         Problem {
@@ -38,7 +43,7 @@ pub(super) fn of(input: &Input<'_>, sections: &[SectionRow], series: &[Series]) 
         }
     }));
     problems.extend(unwritten(input));
-    problems.extend(not_reloaded(input));
+    problems.extend(not_reloaded(common));
     problems.extend(counted(sections, series));
     problems
 }
@@ -111,7 +116,7 @@ fn unread(sections: &[SectionRow]) -> Vec<Problem> {
 
 /// Checkpoints cannot be written.
 fn unwritten(input: &Input<'_>) -> Option<Problem> {
-    let checkpoints = input.view.agent.checkpoints.as_ref()?;
+    let checkpoints = input.view.checkpoints?;
     let title = "Checkpoints cannot be written".to_owned();
     let advice = "Nothing is lost while the agent runs. After a restart, counters would resume from the previous checkpoint, or start at zero if there is none. Check the disk and the permissions of STATE_DIR.";
     let runbook = "PrefectAgentCheckpointsFailing";
@@ -120,8 +125,8 @@ fn unwritten(input: &Input<'_>) -> Option<Problem> {
 }
 
 /// Files that have been read at the start and cannot be read or used now.
-fn not_reloaded(input: &Input<'_>) -> impl Iterator<Item = Problem> {
-    let reloads = input.view.agent.reloads.iter();
+fn not_reloaded(common: &Common<'_>) -> impl Iterator<Item = Problem> {
+    let reloads = common.agent.reloads.iter();
     let advice = "The agent uses the previous content. Correct the file; no restart is needed.";
     reloads.filter_map(move |(setting, failure)| {
         let title = format!("{setting}: the file cannot be used");

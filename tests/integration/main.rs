@@ -50,3 +50,4 @@ mod support;
 mod truth;
 mod tutorial;
 mod web_config;
+mod workspaces;

@@ -86,13 +86,21 @@ pub async fn run(
     for warning in &settings.warnings {
         report.add(Line::warn("settings", warning))?;
     }
-    prefect::check(&settings, &options, &mut report).await?;
+    let workspaces = settings.each();
+    for (name, settings) in &workspaces {
+        report.workspace.clone_from(name);
+        prefect::check(settings, &options, &mut report).await?;
+    }
+    report.workspace = None;
     receivers::check(&settings, &mut report).await?;
     if let Some(line) = machine::security(&settings) {
         report.add(line)?;
     }
     report.add(machine::port(&settings).await)?;
-    report.add(machine::state_dir(&settings).await)?;
+    for (name, settings) in &workspaces {
+        report.workspace.clone_from(name);
+        report.add(machine::state_dir(settings).await)?;
+    }
     Ok(match report.end()? {
         true => Verdict::Good,
         false => Verdict::Bad,

@@ -1,6 +1,7 @@
 //! The lines of the report.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -50,6 +51,9 @@ impl Status {
 pub(super) struct Line {
     status: Status,
     pub(super) check: &'static str,
+    /// The workspace that it is about, if there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workspace: Option<Arc<str>>,
     detail: String,
     /// What to do about it.
     hint: Option<String>,
@@ -60,6 +64,7 @@ impl Line {
         Line {
             status,
             check,
+            workspace: None,
             detail: scrubbed(&detail.into()),
             hint: None,
         }
@@ -105,11 +110,9 @@ impl Line {
             true => format!("\u{1b}[{}m{status}\u{1b}[0m", self.status.color()),
             false => status,
         };
-        let mut text = format!(
-            "{status}  {:WHAT$}  {}\n",
-            self.check,
-            visible(&self.detail)
-        );
+        let workspace = self.workspace.iter().map(|name| format!("{name}: "));
+        let detail = workspace.chain([self.detail.clone()]).collect::<String>();
+        let mut text = format!("{status}  {:WHAT$}  {}\n", self.check, visible(&detail));
         if let Some(hint) = &self.hint {
             let indent = STATUS + WHAT + 4;
             text += &format!("{:indent$}hint: {}\n", "", visible(hint));
@@ -130,6 +133,8 @@ pub(super) struct Report<W> {
     format: Format,
     colored: bool,
     lines: Vec<Line>,
+    /// The workspace that the next lines are about, if there are several.
+    pub(super) workspace: Option<Arc<str>>,
 }
 
 impl<W: Write> Report<W> {
@@ -139,10 +144,12 @@ impl<W: Write> Report<W> {
             format,
             colored,
             lines: Vec::new(),
+            workspace: None,
         }
     }
 
-    pub(super) fn add(&mut self, line: Line) -> io::Result<()> {
+    pub(super) fn add(&mut self, mut line: Line) -> io::Result<()> {
+        line.workspace.clone_from(&self.workspace);
         if self.format == Format::Text {
             self.out.write_all(line.text(self.colored).as_bytes())?;
             self.out.flush()?;

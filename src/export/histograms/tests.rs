@@ -57,7 +57,7 @@ impl Exported {
         let mut values = vec![Label::from("etl"); family.attributes.len()];
         values[0] = Label::from(first);
         let attributes = self.options.counted(family, &values, &[]);
-        self.histograms.record(family, &values, 1.5, &attributes);
+        self.histograms.record(family, 0, &values, 1.5, &attributes);
     }
 
     fn run(&self, deployment: &str) {
@@ -66,7 +66,7 @@ impl Exported {
 
     fn forget_all_but(&self, alive: &[&str]) -> bool {
         self.histograms
-            .forget(|deployment, _| alive.contains(&&**deployment))
+            .forget(0, |deployment, _| alive.contains(&&**deployment))
     }
 
     fn pushed(&self) -> Vec<Series> {
@@ -173,7 +173,7 @@ fn many_series_of_existing_deployments_are_not_reset() {
     }
     let forgotten = exported
         .histograms
-        .forget(|deployment, _| deployment.starts_with("alive"));
+        .forget(0, |deployment, _| deployment.starts_with("alive"));
     assert!(!forgotten);
     let alive = exported.pushed();
     let alive = alive.iter().find(|(name, ..)| name == "alive").unwrap();

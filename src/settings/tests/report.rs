@@ -138,3 +138,33 @@ fn queries_of_urls_are_masked() {
     assert_eq!(value("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT"), "********");
     assert_eq!(value("PREFECT_API_URL"), "http://h/api#********");
 }
+
+#[test]
+fn what_a_workspace_sets_itself_is_there_with_its_name() {
+    let file = file(
+        ".yaml",
+        "max_retries: 1
+workspaces:
+- name: prod
+  prefect_api_url: http://prod/api
+  prefect_api_key: hunter2
+- name: test
+  prefect_api_url: http://test/api
+  max_retries: 0
+",
+    );
+    let rows = report(Some(file.path().into()), &[], &[]);
+    let of = |name: &str| -> Vec<_> {
+        let rows = rows.iter().filter(|row| row["setting"] == name);
+        rows.map(|row| [&row["value"], &row["source"]]).collect()
+    };
+    let (prod, test) = ("workspace \"prod\"", "workspace \"test\"");
+    let urls = [["http://prod/api", prod], ["http://test/api", test]];
+    assert_eq!(json!(of("PREFECT_API_URL")), json!(urls));
+    let keys = json!([[null, "not set"], ["********", prod]]);
+    assert_eq!(json!(of("PREFECT_API_KEY")), keys);
+    let from_file = format!("file {}", file.path().display());
+    let retries = json!([["1", from_file], ["0", test]]);
+    assert_eq!(json!(of("MAX_RETRIES")), retries);
+    assert!(!format!("{rows:?}").contains("hunter2"), "{rows:?}");
+}

@@ -70,6 +70,27 @@ function overall() {
   setText(byId("since"), `${prefect} at ${report.prefect.api_url} · updated ${age(sincePublished())} ago`);
 }
 
+// The other workspaces of the agent, if there are several.
+function workspaces() {
+  const create = () => {
+    const item = document.createElement("li");
+    const link = make("a", "", item);
+    make("span", "dot", link).setAttribute("aria-hidden", "true");
+    make("span", "", link);
+    make("small", "", link);
+    return item;
+  };
+  list(byId("workspaces"), report.workspaces, ({ name }) => name, create, (item, { name, status }) => {
+    const [look, text] = LOOKS[status] || LOOKS.starting;
+    const [link] = item.children;
+    setAttribute(link, "href", `?workspace=${encodeURIComponent(name)}`);
+    setAttribute(link, "aria-current", name === report.name ? "page" : null);
+    setClass(link.children[0], `dot ${look}`);
+    setText(link.children[1], name);
+    setText(link.children[2], status === "healthy" ? "" : text);
+  });
+}
+
 function problems() {
   const looks = { critical: "bad", warning: "warn", info: "" };
   const names = { critical: "Critical", warning: "Warning", info: "Note" };
@@ -243,6 +264,7 @@ function tick() {
 
 function show() {
   tick();
+  workspaces();
   tiles();
   chart();
   runStates("unfinished", report.flow_runs.unfinished);
@@ -256,7 +278,7 @@ function show() {
 
 async function load() {
   const signal = AbortSignal.timeout(PATIENCE_SECONDS * 1000);
-  const answer = await fetch("status", { signal, cache: "no-store" });
+  const answer = await fetch(`status${location.search}`, { signal, cache: "no-store" });
   if (!answer.ok) throw new Error(`status ${answer.status}`);
   const next = await answer.json();
   const date = Date.parse(answer.headers.get("date"));
