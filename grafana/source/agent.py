@@ -15,11 +15,11 @@ def range_and_hour(selector):
 
 def tiles():
     # Nothing was pushed, where the agent is only scraped: then no push failed either.
-    pushes = select("prefect_agent_exports_total", 'outcome="failure"')
+    pushes = of_agent("prefect_agent_exports_total", 'outcome="failure"')
     no_push = f"0 * count({select('prefect_agent_section_age_seconds')})"
     failed = {name: f"{text} or {no_push}" for name, text in range_and_hour(pushes).items()}
-    series = f"sum({select('prefect_agent_series')})"
-    dropped = f"sum({select('prefect_agent_series_dropped')}) or {no_push}"
+    series = f"sum({of_agent('prefect_agent_series')})"
+    dropped = f"sum({of_agent('prefect_agent_series_dropped')}) or {no_push}"
     memory = f"max({agents_only(of_agent('process_memory_usage_bytes'))})"
     uptime = f"round(min({agents_only(of_agent('process_uptime_seconds'))}))"
     # Without it, the tile would show the end of its line for as long as that is in the time range.
@@ -127,8 +127,8 @@ def requests():
 
 
 def output():
-    exports = select("prefect_agent_exports_total")
-    points = select("prefect_agent_export_points_total")
+    exports = of_agent("prefect_agent_exports_total")
+    points = of_agent("prefect_agent_export_points_total")
     to_agent = of_agent("http_server_request_duration_seconds_count")
     return [
         row("Pushes, series and requests"),
@@ -153,7 +153,7 @@ def output():
         graph(
             "Series by metric",
             "The ten metrics with the most series.",
-            {"{{metric}}": f"topk(10, max by (metric) ({select('prefect_agent_series')}))"},
+            {"{{metric}}": f"topk(10, max by (metric) ({of_agent('prefect_agent_series')}))"},
             width=6,
             decimals=0,
         ),

@@ -1,7 +1,7 @@
 """Selectors and the expressions that are made of them."""
 
-# Every metric of Prefect and of the agent is selected by these. The agent does not set
-# prefect_workspace unless it reports more than one workspace: `.*` matches its absence.
+# Every metric of a workspace is selected by these. The agent does not set prefect_workspace unless
+# it reads several workspaces: `.*` matches its absence.
 SCOPE = 'job=~"$job", instance=~"$instance", prefect_workspace=~"$workspace"'
 AGENT = "job, instance, prefect_workspace"
 DEPLOYMENT = f"{AGENT}, flow_name, deployment_name"
@@ -22,12 +22,13 @@ def select(metric, *matchers):
 
 
 def of_agent(metric, *matchers):
-    """A metric that other services have too, of the agents alone."""
+    """A metric of the agents themselves, whatever workspaces they read."""
     matchers = ", ".join(['job=~"$job"', 'instance=~"$instance"', *matchers])
     return f"{metric}{{{matchers}}}"
 
 
 def agents_only(expression):
+    """Of a metric that other services have too, the series of the agents."""
     return f"{expression} and on (job, instance) {select('prefect_agent_section_age_seconds')}"
 
 

@@ -3,9 +3,9 @@
 from . import style
 from .links import board
 from .panels import stat
-from .select import AGENT, agents_only, of_agent, select
+from .select import agents_only, of_agent, select
 
-PUBLISHED = f"max by (job, instance) ({select('prefect_agent_last_published_time_seconds')})"
+PUBLISHED = f"max by (job, instance) ({of_agent('prefect_agent_last_published_time_seconds')})"
 DEAD = 60  # seconds
 
 
@@ -13,11 +13,11 @@ def last_published():
     """When each agent last published, in the last hour: of a dead one, only the past tells. An
     agent of the same job that appeared at about that time, or later, has replaced it (a new pod
     has another instance)."""
-    agent = f"max by ({AGENT})"
-    published = select("prefect_agent_last_published_time_seconds")
+    agent = "max by (job, instance)"
+    published = of_agent("prefect_agent_last_published_time_seconds")
     last = f"{agent} (last_over_time({published}[1h]))"
-    newest = f"max by (job, prefect_workspace) (min_over_time({published}[1d]) and {published})"
-    return f"{last} unless ({last} < time() - {DEAD} < on (job, prefect_workspace) group_left () ({newest} + 300))"
+    newest = f"max by (job) (min_over_time({published}[1d]) and {published})"
+    return f"{last} unless ({last} < time() - {DEAD} < on (job) group_left () ({newest} + 300))"
 
 
 def named(name, label, expression):

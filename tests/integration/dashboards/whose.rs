@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use prefect_otel_agent::metrics::Source;
+
 use super::json::{Panel, dashboards, none, panels_that};
 use super::queries::{Query, Selector, catalogue};
 use crate::support::programs::{Prometheus, programs};
@@ -52,6 +54,16 @@ fn every_panel_follows_the_variables() {
 }
 
 /// The labels that distinguish objects with the same name in different workspaces.
+/// Whether the series of a metric belong to a workspace, and not to the agent as a whole.
+fn is_of_workspace(metric: &str) -> bool {
+    let mut families = prefect_otel_agent::metrics::catalogue();
+    let of_agent = families.any(|family| {
+        let is_of_agent = matches!(family.source, Source::Agent(_));
+        is_of_agent && family.prometheus_name() == metric
+    });
+    metric.starts_with("prefect_") && !of_agent
+}
+
 const WHOSE: [(&str, &str); 3] = [
     ("job", "job"),
     ("instance", "instance"),
@@ -75,14 +87,12 @@ fn every_query_selects_job_instance_and_workspace() {
             .flat_map(Query::selectors)
         {
             for (label, variable) in WHOSE {
-                // Metrics of the process do not belong to a workspace.
-                let has = label != "prefect_workspace" || selector.metric.starts_with("prefect_");
-                let known = catalogue.contains_key(&selector.metric);
-                if known && has && !selector.uses(label, variable) {
-                    wrong.insert(format!(
-                        "{} without {label}=~\"${variable}\"",
-                        selector.metric
-                    ));
+                let metric = &selector.metric;
+                let has = label != "prefect_workspace" || is_of_workspace(metric);
+                let known = catalogue.contains_key(metric);
+                if known && has != selector.uses(label, variable) {
+                    let how = if has { "without" } else { "with" };
+                    wrong.insert(format!("{metric} {how} {label}=~\"${variable}\""));
                 }
             }
         }
