@@ -3,6 +3,7 @@
 #[path = "../../tests/simulation/prefect.rs"]
 mod prefect;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -243,6 +244,7 @@ pub(crate) struct Publishing {
     exporters: Exporters,
     collector: Collector,
     lingering: Lingering,
+    published: Cell<u64>,
 }
 
 impl Publishing {
@@ -256,6 +258,7 @@ impl Publishing {
             exporters,
             collector,
             lingering: Lingering::default(),
+            published: Cell::default(),
         }
     }
 
@@ -300,7 +303,10 @@ impl Publishing {
 
     /// Renders the page of `/metrics`.
     pub(crate) fn render(&self, readings: Vec<Reading>) {
-        self.exporters.publish(1, readings);
+        let number = self.published.get() + 1;
+        self.published.set(number);
+        self.exporters.publish(number, readings);
+        self.exporters.page().unwrap().scrape();
     }
 
     /// Encodes a push.

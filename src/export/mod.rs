@@ -1,8 +1,8 @@
 //! OpenTelemetry: meter providers, instruments and readers.
 //!
 //! With each publication, the readings of the catalogue are stored for the instruments' callbacks,
-//! the text of `/metrics` is rendered, and a push is queued. Every exporter gets the same readings;
-//! `shown` keeps track of which have been delivered.
+//! and a push is queued; the text of `/metrics` is rendered when it is asked for. Every exporter gets
+//! the same readings; `shown` keeps track of which have been delivered.
 
 mod collected;
 pub mod console;
@@ -211,23 +211,26 @@ impl Exporters {
 
     /// Publishes the readings of the publication `number` to every exporter.
     pub fn publish(&self, number: u64, readings: Vec<Reading>) {
-        self.set(readings);
-        if let Some(bridge) = &self.bridge {
-            bridge.render(number);
-        }
+        self.set(number, readings);
         for push in &self.pushes {
             push.offer(number);
         }
     }
 
-    fn set(&self, readings: Vec<Reading>) {
+    fn set(&self, number: u64, readings: Vec<Reading>) {
         // A push may be collected at any time: before it can contain new points, there is room for
         // them.
         for outlets in &self.outlets {
             outlets.observed.fit(&readings);
         }
-        for reading in readings {
-            self.common.slots.set(reading.family.name, reading.points);
+        let replace = || {
+            for reading in readings {
+                self.common.slots.set(reading.family.name, reading.points);
+            }
+        };
+        match &self.bridge {
+            Some(bridge) => bridge.publish(number, replace),
+            None => replace(),
         }
     }
 
@@ -257,7 +260,7 @@ impl Exporters {
     /// Pushes the readings of the publication `number` and shuts the exporters down, within `patience`.
     /// `/metrics` is no longer served.
     pub async fn shutdown(&self, number: u64, readings: Vec<Reading>, patience: Duration) {
-        self.set(readings);
+        self.set(number, readings);
         let ends = self.pushes.iter().map(|push| push.finish(number, patience));
         futures_util::future::join_all(ends).await;
         self.outlets.iter().for_each(Outlets::shutdown);

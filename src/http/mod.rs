@@ -63,7 +63,7 @@ pub fn router(
 }
 
 async fn metrics(State(page): State<Page>, method: Method, headers: HeaderMap) -> Response {
-    let rendered = page.current();
+    let rendered = page.current().await;
     let packed = match encoding::prefers_gzip(&headers) {
         true => rendered.gzip().await,
         false => None,

@@ -305,13 +305,13 @@ async fn a_page_is_compressed_once() {
     let mut agent = agent(&stub.url, &[]).await;
     agent.cycle().await;
     let page = agent.page().unwrap();
-    let rendered = page.current();
+    let rendered = page.current().await;
     let packed = rendered.gzip().await.unwrap();
     assert!(packed.len() < rendered.text().len() / 2);
-    let again = page.current().gzip().await.unwrap();
+    let again = page.current().await.gzip().await.unwrap();
     assert_eq!(packed.as_ptr(), again.as_ptr(), "the same bytes");
     agent.cycle().await;
-    let next = page.current().gzip().await.unwrap();
+    let next = page.current().await.gzip().await.unwrap();
     assert_ne!(packed.as_ptr(), next.as_ptr(), "another page");
 }
 
