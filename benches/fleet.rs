@@ -2,14 +2,16 @@
 //!
 //!     cargo bench --bench fleet
 //!
-//! The agent runs as a separate process in its default mode: it reads a stub of Prefect on loopback,
-//! pushes over OTLP to a receiver and serves `/metrics`. Every deployment has run, so histograms are
-//! filled, and in each cycle runs of one in a hundred deployments end. CPU time and memory are those
-//! that Linux reports for the process: CPU time with a resolution of 10 ms, as the mean of ten
-//! cycles, half of which read the inventory; memory after these cycles.
+//! The agent runs as a separate process in its default mode: it reads stubs of Prefect on loopback,
+//! pushes over OTLP to a receiver and serves `/metrics`, which is scraped once per cycle. Every
+//! deployment has run, so histograms are filled, and in each cycle runs of one in a hundred
+//! deployments end. CPU time and memory are those that Linux reports for the process: CPU time with a
+//! resolution of 10 ms, as the mean of ten cycles, half of which read the inventory; memory after
+//! these cycles.
 //!
 //! A second table shows what reading 585 active and 3,000 due runs costs if none of them changes: by
-//! difference, and by listing.
+//! difference, and by listing. With `UPDATE_DOCS=1`, the first table replaces that of the
+//! documentation.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,10 +21,14 @@
     missing_docs
 )]
 
+mod measured;
 #[path = "../tests/integration/support/mod.rs"]
 mod support;
 
+use std::io::Write as _;
 use std::time::Duration;
+
+use measured::{cpu, mebibytes, memory, milliseconds, publish, table};
 
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -33,12 +39,13 @@ use support::process::{AgentProcess, wait_for};
 use support::stub::{Contents, Stub};
 use tokio::runtime::Runtime;
 
-const SIZES: [usize; 3] = [120, 1_200, 10_000];
+/// Workspaces, and deployments of each.
+const SIZES: [(usize, usize); 5] = [(1, 120), (1, 200), (20, 200), (1, 1_200), (1, 10_000)];
 const CYCLES: u32 = 10;
 
 /// What the agent costs at one size, per cycle unless noted otherwise.
 struct Cost {
-    series: usize,
+    lines: usize,
     requests: f64,
     received: f64,
     cpu_first: Duration,
@@ -74,24 +81,6 @@ fn ended(deployments: usize, deployment: usize, state: &str) -> Value {
     run
 }
 
-/// CPU time of a process: user and system.
-fn cpu(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let (_, fields) = stat.rsplit_once(')').unwrap();
-    let fields: Vec<&str> = fields.split_whitespace().collect();
-    let ticks = [11, 12].map(|index: usize| fields[index].parse::<u64>().unwrap());
-    // USER_HZ is 100 on every Linux.
-    Duration::from_millis((ticks[0] + ticks[1]) * 10)
-}
-
-/// Resident memory of a process in bytes.
-fn memory(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes = line.unwrap().trim().strip_suffix(" kB").unwrap();
-    kibibytes.parse::<f64>().unwrap() * 1024.0
-}
-
 /// Ends a run of each of these deployments.
 fn end_runs(stub: &Stub, size: usize, deployments: impl Iterator<Item = usize>) {
     let mut contents = stub.contents();
@@ -102,9 +91,24 @@ fn end_runs(stub: &Stub, size: usize, deployments: impl Iterator<Item = usize>) 
     }
 }
 
-fn measure(runtime: &Runtime, stub: &Stub, size: usize) -> Cost {
-    *stub.contents() = Contents::default();
-    sized(&mut stub.contents(), size);
+/// A file that names these workspaces.
+fn file(stubs: &[Stub]) -> tempfile::NamedTempFile {
+    let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    for (number, stub) in stubs.iter().enumerate() {
+        let url = &stub.url;
+        let table = format!("[[workspaces]]\nname = \"{number}\"\nprefect_api_url = \"{url}\"\n");
+        file.write_all(table.as_bytes()).unwrap();
+    }
+    file
+}
+
+fn measure(runtime: &Runtime, (workspaces, size): (usize, usize)) -> Cost {
+    let stubs: Vec<_> = (0..workspaces)
+        .map(|_| runtime.block_on(Stub::start()))
+        .collect();
+    for stub in &stubs {
+        sized(&mut stub.contents(), size);
+    }
     let (receiver, endpoint) = runtime.block_on(over_http());
     let settings = [
         ("SAMPLE_INTERVAL_SECONDS", "10"),
@@ -114,28 +118,46 @@ fn measure(runtime: &Runtime, stub: &Stub, size: usize) -> Cost {
         ("METRICS_CARDINALITY_LIMIT", "200000"),
         ("LOG_LEVEL", "DEBUG"),
     ];
-    let agent = AgentProcess::start(&stub.url, &settings);
+    let file = file(&stubs);
+    let agent = AgentProcess::start_as(&stubs[0].url, &settings, |mut command| {
+        if workspaces > 1 {
+            command.arg("--config").arg(file.path());
+        }
+        command
+    });
     let pid = agent.process.id();
-    wait_for_cycles(&agent, 1);
+    let wait_for_cycles = |count| wait_for_cycles(&agent, workspaces as u32 * count);
+    wait_for_cycles(1);
     let cpu_first = cpu(pid);
-    end_runs(stub, size, 0..size);
-    wait_for_cycles(&agent, 3);
-    stub.take_requests();
+    for stub in &stubs {
+        end_runs(stub, size, 0..size);
+    }
+    wait_for_cycles(3);
+    let take_requests = || {
+        stubs
+            .iter()
+            .flat_map(Stub::take_requests)
+            .collect::<Vec<_>>()
+    };
+    take_requests();
     receiver.take_pushes();
     let cpu_before = cpu(pid);
     for cycle in 0..CYCLES {
-        end_runs(stub, size, (0..size).skip(cycle as usize).step_by(100));
-        wait_for_cycles(&agent, 4 + cycle);
+        for stub in &stubs {
+            end_runs(stub, size, (0..size).skip(cycle as usize).step_by(100));
+        }
+        wait_for_cycles(4 + cycle);
+        agent.get("/metrics");
     }
     let (cpu_after, memory) = (cpu(pid), memory(pid));
     let cycles = f64::from(CYCLES);
-    let requests = stub.take_requests();
+    let requests = take_requests();
     let received: usize = requests.iter().map(|request| request.bytes).sum();
     let pushes = receiver.take_pushes();
     let pushed: usize = pushes.iter().map(|push| push.metrics.encoded_len()).sum();
     let (_, page) = agent.get("/metrics");
     Cost {
-        series: Page::parse(&page).series.len(),
+        lines: Page::parse(&page).series.len(),
         requests: requests.len() as f64 / cycles,
         received: received as f64 / cycles,
         cpu_first,
@@ -146,39 +168,45 @@ fn measure(runtime: &Runtime, stub: &Stub, size: usize) -> Cost {
     }
 }
 
-/// Prints a row of the table: a value for each size.
-fn row(name: &str, costs: &[Cost], value: impl Fn(&Cost) -> String) {
-    let values: Vec<_> = costs.iter().map(value).collect();
-    println!("| {name} | {} |", values.join(" | "));
+/// A row of the table: its name, and the value at each size.
+fn row(name: &str, costs: &[Cost], value: impl Fn(&Cost) -> String) -> Vec<String> {
+    let values = costs.iter().map(value);
+    std::iter::once(name.to_owned()).chain(values).collect()
 }
 
-fn table(costs: &[Cost]) {
-    let sizes = SIZES.map(|size| format!("{size} deployments"));
-    println!("| per cycle | {} |", sizes.join(" | "));
-    println!("|---|{}", "---:|".repeat(SIZES.len()));
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    row("series", costs, |cost| cost.series.to_string());
-    row("requests", costs, |cost| format!("{:.1}", cost.requests));
-    row("received from Prefect", costs, |cost| kib(cost.received));
-    row("CPU time, first cycle", costs, |cost| {
-        format!("{:.0} ms", ms(cost.cpu_first))
+fn costs_as_table(costs: &[Cost]) -> String {
+    let sizes = SIZES.map(|(workspaces, size)| match workspaces {
+        1 => format!("{size} deployments"),
+        _ => format!("{workspaces} × {size}"),
     });
-    row("CPU time", costs, |cost| format!("{:.0} ms", ms(cost.cpu)));
-    row("CPU time per series", costs, |cost| {
-        format!("{:.1} µs", ms(cost.cpu) * 1e3 / cost.series as f64)
-    });
-    row("memory", costs, |cost| {
-        format!("{:.0} MiB", cost.memory / f64::from(1 << 20))
-    });
-    row("memory per series", costs, |cost| {
-        kib(cost.memory / cost.series as f64)
-    });
-    row("text of `/metrics`", costs, |cost| kib(cost.page as f64));
-    row("push, uncompressed", costs, |cost| kib(cost.pushed));
-}
-
-fn kib(bytes: f64) -> String {
-    format!("{:.1} KiB", bytes / 1024.0)
+    let head: Vec<_> = std::iter::once("per cycle".to_owned())
+        .chain(sizes)
+        .collect();
+    let per_line = |total: f64, cost: &Cost| total / cost.lines as f64;
+    let rows = [
+        row("requests", costs, |cost| format!("{:.1}", cost.requests)),
+        row("received from Prefect", costs, |cost| {
+            mebibytes(cost.received)
+        }),
+        row("CPU time", costs, |cost| milliseconds(cost.cpu)),
+        row("CPU time, first cycle", costs, |cost| {
+            milliseconds(cost.cpu_first)
+        }),
+        row("memory", costs, |cost| mebibytes(cost.memory)),
+        row("lines of `/metrics`", costs, |cost| cost.lines.to_string()),
+        row("CPU time per line", costs, |cost| {
+            let micros = per_line(cost.cpu.as_secs_f64() * 1e6, cost);
+            format!("{micros:.1} µs")
+        }),
+        row("memory per line", costs, |cost| {
+            format!("{:.1} KiB", per_line(cost.memory, cost) / 1024.0)
+        }),
+        row("text of `/metrics`", costs, |cost| {
+            mebibytes(cost.page as f64)
+        }),
+        row("push, uncompressed", costs, |cost| mebibytes(cost.pushed)),
+    ];
+    table(&head, &rows)
 }
 
 /// Waits until the agent has completed `count` cycles, according to its log, since scraping
@@ -247,9 +275,12 @@ fn main() {
     let runtime = Runtime::new().unwrap();
     let stub = runtime.block_on(Stub::start());
     let _guard = runtime.enter();
-    let costs = SIZES.map(|size| measure(&runtime, &stub, size));
-    table(&costs);
-    *stub.contents() = Contents::default();
+    let costs = SIZES.map(|size| measure(&runtime, size));
+    publish(
+        "fleets",
+        &costs_as_table(&costs),
+        &["docs/performance.md", "docs/scaling.md"],
+    );
     fleet::large(&mut stub.contents());
     fleet::due(&mut stub.contents());
     unchanged(&stub);
