@@ -16,7 +16,7 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY examples/service/Cargo.toml examples/service/
 RUN mkdir -p src benches examples/service/src \
-    && for file in build.rs src/main.rs benches/fleet.rs benches/instructions.rs benches/time.rs examples/service/src/main.rs; do echo 'fn main() {}' >"$file"; done \
+    && for file in build.rs src/main.rs benches/beside.rs benches/fleet.rs benches/instructions.rs benches/time.rs examples/service/src/main.rs; do echo 'fn main() {}' >"$file"; done \
     && touch src/lib.rs examples/service/src/lib.rs
 
 FROM manifests AS numbers-build

@@ -176,6 +176,20 @@ fn the_image_is_built_without_unneeded_stages_and_packages() {
     }
 }
 
+/// Cargo refuses a manifest with a target whose file does not exist.
+#[test]
+fn the_image_is_built_with_a_file_for_every_target_of_the_manifest() {
+    let manifest = project_text("Cargo.toml");
+    let benches = manifest.split("[[bench]]\nname = \"").skip(1);
+    let benches: Vec<_> = benches.flat_map(|rest| rest.split('"').next()).collect();
+    assert!(benches.len() > 1, "{benches:?}");
+    let dockerfile = project_text("Dockerfile");
+    for bench in benches {
+        let file = format!(" benches/{bench}.rs ");
+        assert!(dockerfile.contains(&file), "{file}");
+    }
+}
+
 #[test]
 fn the_images_have_labels() {
     let Some(compose) = with_variables("the_images_have_labels", PUSH) else {
