@@ -13,6 +13,9 @@ pub enum Cadence {
     Cycle,
     /// Every `INVENTORY_INTERVAL_SECONDS`, since it changes rarely.
     Inventory,
+    /// The same, but up to half as often if reading it keeps Prefect busy: it may have tens of
+    /// thousands of objects.
+    LargeInventory,
 }
 
 /// Declares the sections, one per row.
@@ -57,9 +60,9 @@ sections! {
     /// The server itself: whether it answers, and its version.
     Server = "server", Cycle, false;
     /// All deployments.
-    Deployments = "deployments", Inventory, true;
+    Deployments = "deployments", LargeInventory, true;
     /// All flows.
-    Flows = "flows", Inventory, true;
+    Flows = "flows", LargeInventory, true;
     /// All work pools.
     WorkPools = "work_pools", Inventory, true;
     /// All work queues.
@@ -91,6 +94,10 @@ pub const STALE_AFTER_INTERVALS: u32 = 3;
 /// or an unexpected answer.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(600);
 
+/// Reading a large list takes at most this part of Prefect's time, as long as it is not read less
+/// often than every second interval. After two intervals, one more can pass before the list is stale.
+const SHARE_OF_TIME: u32 = 60;
+
 /// Timer ticks are a little early or late, which must not delay a reading by a whole interval.
 const SLACK: Duration = Duration::from_millis(500);
 
@@ -116,6 +123,8 @@ pub struct Status {
     has_read: bool,
     /// Whether one of its requests was answered with a list in the current cycle.
     has_list: bool,
+    /// How long the last complete reading took, from the beginning of its cycle.
+    reading: Duration,
     /// Time spent waiting for its requests in the current cycle.
     took: Duration,
 }
@@ -135,6 +144,8 @@ pub struct Sections {
     all: Vec<(Section, Status)>,
     interval: Duration,
     inventory_interval: Duration,
+    /// When the current cycle began, as uptime.
+    began: Duration,
 }
 
 impl Sections {
@@ -150,6 +161,7 @@ impl Sections {
             all: all.map(|section| (*section, Status::default())).collect(),
             interval,
             inventory_interval,
+            began: Duration::ZERO,
         }
     }
 
@@ -174,7 +186,20 @@ impl Sections {
     fn interval(&self, section: Section) -> Duration {
         match section.cadence() {
             Cadence::Cycle => self.interval,
-            Cadence::Inventory => self.inventory_interval,
+            Cadence::Inventory | Cadence::LargeInventory => self.inventory_interval,
+        }
+    }
+
+    /// The time from one reading of a section to the next one.
+    fn due_after(&self, section: Section, status: &Status) -> Duration {
+        let interval = self.inventory_interval;
+        match section.cadence() {
+            Cadence::Cycle => Duration::ZERO,
+            Cadence::Inventory => interval,
+            Cadence::LargeInventory => status
+                .reading
+                .saturating_mul(SHARE_OF_TIME)
+                .clamp(interval, interval.saturating_mul(2)),
         }
     }
 
@@ -196,20 +221,15 @@ impl Sections {
     /// Begins a cycle: decides which sections are due.
     pub(super) fn begin(&mut self, uptime: Duration) {
         let soon = uptime.saturating_add(SLACK);
-        for index in 0..self.all.len() {
-            let interval = self
-                .all
-                .get(index)
-                .map(|(section, _)| self.interval(*section));
-            let (Some(interval), Some((section, status))) = (interval, self.all.get_mut(index))
-            else {
-                continue;
-            };
-            let interval = match section.cadence() {
-                Cadence::Cycle => Duration::ZERO,
-                Cadence::Inventory => interval,
-            };
-            let since = status.read_at.filter(|_| status.failures == 0);
+        self.began = uptime;
+        let all = self.all.iter();
+        let due_after: Vec<_> = all
+            .map(|(section, status)| self.due_after(*section, status))
+            .collect();
+        for ((_, status), interval) in self.all.iter_mut().zip(due_after) {
+            let read_at = status.read_at.filter(|_| status.failures == 0);
+            // A reading that took seconds does not delay the next one by a cycle.
+            let since = read_at.map(|at| at.saturating_sub(status.reading));
             let waited = since.is_none_or(|at| soon.saturating_sub(at) >= interval);
             status.due = waited && soon >= status.retry_at;
             status.ended = false;
@@ -271,12 +291,14 @@ impl Sections {
 
     /// Notes that the section has been read completely.
     pub(super) fn read(&mut self, section: Section, uptime: Duration) {
+        let reading = uptime.saturating_sub(self.began);
         self.update(section, |status| {
             if status.ended && !status.has_read {
                 // Another of its requests failed in this cycle.
                 return;
             }
             status.read_at = Some(uptime);
+            status.reading = reading;
             status.absent = false;
             status.failures = 0;
             status.retry_at = Duration::ZERO;
@@ -303,7 +325,7 @@ impl Sections {
             }
             status.failures = status.failures.saturating_add(1);
             // Runs are requested in every cycle: what happens to them cannot wait.
-            let waits = section.cadence() == Cadence::Inventory;
+            let waits = section.cadence() != Cadence::Cycle;
             if waits && !error.is_transient() && !error.is_timeout() {
                 let doubled = 2_u32.saturating_pow(status.failures.saturating_sub(1).min(10));
                 let wait = interval.saturating_mul(doubled.saturating_sub(1));
@@ -399,6 +421,31 @@ mod tests {
             if due {
                 sections.read(Section::Flows, up(seconds));
             }
+        }
+    }
+
+    #[test]
+    fn a_large_list_is_read_up_to_half_as_often_if_reading_it_takes_long() {
+        for (took, expected) in [
+            (1, [60, 120, 180]),
+            (2, [120, 240, 360]),
+            (9, [120, 240, 360]),
+        ] {
+            let mut sections = sections();
+            let (mut deployments, mut workers) = (Vec::new(), 0);
+            for seconds in (0..=360).step_by(30) {
+                sections.begin(up(seconds));
+                if sections.is_pending(Section::Deployments) {
+                    deployments.push(seconds);
+                    sections.read(Section::Deployments, up(seconds + took));
+                }
+                if sections.is_pending(Section::Workers) {
+                    workers += 1;
+                    sections.read(Section::Workers, up(seconds + took));
+                }
+            }
+            assert_eq!(deployments[1..4], expected, "{took}");
+            assert!(workers > 4, "{took}: {workers}");
         }
     }
 

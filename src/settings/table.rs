@@ -163,7 +163,7 @@ pub static SETTINGS: &[Setting] = &[
         "INVENTORY_INTERVAL_SECONDS",
         Some("60"),
         SECONDS,
-        "How often deployments, flows, work pools, work queues, workers, concurrency limits, automations and the run history are read.",
+        "How often deployments, flows, work pools, work queues, workers, concurrency limits, automations and the run history are read. Deployments and flows are read up to half as often if that takes longer than 1/60 of this time.",
     ),
     sampling(
         "SCHEDULED_LOOKAHEAD_MINUTES",
