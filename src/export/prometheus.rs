@@ -118,13 +118,18 @@ impl Source {
             return rendered;
         }
         let last = self.last();
-        let mut text = Vec::with_capacity(last.text.len());
+        // Room for the text to grow by a little without being copied to twice the room.
+        let mut text = Vec::with_capacity(last.text.len().saturating_mul(17) / 16);
         let mut families = self.outlets.gather();
         families.sort_by(|one, other| one.name().cmp(other.name()));
-        if let Err(error) = TextEncoder::new().encode(&families, &mut text) {
-            tracing::error!(%error, "cannot render /metrics; the previous text is served");
-            return last;
+        // What is encoded is dropped: families take several times the memory of their text.
+        for family in families {
+            if let Err(error) = TextEncoder::new().encode(&[family], &mut text) {
+                tracing::error!(%error, "cannot render /metrics; the previous text is served");
+                return last;
+            }
         }
+        text.shrink_to_fit();
         let new = Rendered {
             text: Bytes::from(text),
             packed: Arc::default(),
