@@ -20,7 +20,7 @@ impl Collected {
         outlets.collect().map(Collected)
     }
 
-    /// The parts that are not empty. No metric is in both.
+    /// The parts that are not empty. No series is in two of them, but a histogram may be.
     pub(super) fn parts(&self) -> impl Iterator<Item = &ResourceMetrics> {
         let has_metrics = |part: &&ResourceMetrics| {
             let mut scopes = part.scope_metrics();

@@ -5,17 +5,20 @@
 //! deployments. The other series start at zero again with their next value: a reset, with a new
 //! start time, as after a restart.
 //! <https://opentelemetry.io/docs/specs/otel/metrics/data-model/#resets-and-gaps>
+//!
+//! The SDK also reserves memory for as many series as a histogram may have. So series are recorded in
+//! layers, each with a meter provider for a part of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use opentelemetry::KeyValue;
 
-use super::outlet::Outlet;
+use super::outlet::{Outlet, room};
 use crate::core::tally::Label;
-use crate::metrics::Family;
 use crate::metrics::compatible::{DEPLOYMENT_NAME, FLOW_NAME};
+use crate::metrics::{Family, OVERFLOW};
 
 /// Up to this many series of deleted deployments are not worth a reset.
 const FEW: usize = 1_000;
@@ -27,12 +30,15 @@ pub struct Histograms {
     recorded: Mutex<HashMap<&'static str, Recorded>>,
 }
 
+/// A deployment: the place of its workspace, its name and the name of its flow.
+type Place = (usize, [Label; 2]);
+
 /// The series of one family since the providers were last replaced.
 #[derive(Debug, Default)]
 struct Recorded {
-    /// Hashes of the attributes of each series, by the workspace's place, deployment name and flow
-    /// name.
-    places: HashMap<(usize, [Label; 2]), HashSet<u64>>,
+    /// The layer of each series by the hash of its attributes, by deployment; `None` for those of
+    /// families without deployments.
+    places: HashMap<Option<Place>, HashMap<u64, usize>>,
     count: usize,
     /// Whether the limit of series was exceeded.
     is_full: bool,
@@ -64,13 +70,22 @@ impl Histograms {
         attributes: &[KeyValue],
     ) {
         let value = |attribute| family.value(values, attribute).cloned();
-        if let (Some(deployment), Some(flow)) = (value(DEPLOYMENT_NAME), value(FLOW_NAME)) {
-            let mut recorded = self.recorded();
-            let family = recorded.entry(family.name).or_default();
-            family.note((place, [deployment, flow]), attributes, self.limit);
+        let names = value(DEPLOYMENT_NAME).zip(value(FLOW_NAME));
+        let place = names.map(|(deployment, flow)| (place, [deployment, flow]));
+        let mut recorded = self.recorded();
+        let of_family = recorded.entry(family.name).or_default();
+        let layer = of_family.layer(place, attributes, self.limit);
+        drop(recorded);
+        let layers = layer.unwrap_or_default().saturating_add(1);
+        let mut outlets = self.outlets.iter();
+        if let Err(error) = outlets.try_for_each(|outlet| outlet.add_layers(layers)) {
+            tracing::error!(%error, "there is no room for a new series of a histogram");
         }
         for outlet in &self.outlets {
-            outlet.record(family.name, seconds, attributes);
+            match layer {
+                Some(layer) => outlet.record(layer, family.name, seconds, attributes),
+                None => outlet.record(0, family.name, seconds, &[KeyValue::new(OVERFLOW, true)]),
+            }
         }
     }
 
@@ -85,9 +100,10 @@ impl Histograms {
         let mut recorded = self.recorded();
         let (mut live, mut dead, mut in_the_way) = (0, 0, false);
         for family in recorded.values() {
-            let gone = family.places.iter();
-            let gone = gone.filter(|((of, [deployment, flow]), _)| {
-                *of == place && !is_alive(deployment, flow)
+            let gone = family.places.iter().filter(|(of, _)| {
+                of.as_ref().is_some_and(|(of, [deployment, flow])| {
+                    *of == place && !is_alive(deployment, flow)
+                })
             });
             let gone: usize = gone.map(|(_, series)| series.len()).sum();
             live = family.count.saturating_sub(gone).saturating_add(live);
@@ -118,24 +134,39 @@ impl Histograms {
 }
 
 impl Recorded {
-    fn note(&mut self, place: (usize, [Label; 2]), attributes: &[KeyValue], limit: usize) {
+    /// The layer of a series; `None` if it is beyond the limit.
+    fn layer(
+        &mut self,
+        place: Option<Place>,
+        attributes: &[KeyValue],
+        limit: usize,
+    ) -> Option<usize> {
         let mut hasher = DefaultHasher::new();
         attributes.hash(&mut hasher);
         let series = hasher.finish();
-        if self
-            .places
-            .get(&place)
-            .is_some_and(|all| all.contains(&series))
-        {
-            return;
+        let known = self.places.get(&place).and_then(|all| all.get(&series));
+        if let Some(layer) = known {
+            return Some(*layer);
         }
         if self.count >= limit {
             self.is_full = true;
-            return;
+            return None;
         }
+        let layer = layer_of(self.count);
         self.count = self.count.saturating_add(1);
-        self.places.entry(place).or_default().insert(series);
+        self.places.entry(place).or_default().insert(series, layer);
+        Some(layer)
     }
+}
+
+/// The layer of the series with this number: the first one that those before it have not filled.
+fn layer_of(number: usize) -> usize {
+    let (mut layer, mut before) = (0_usize, room(0));
+    while before <= number {
+        layer = layer.saturating_add(1);
+        before = before.saturating_add(room(layer));
+    }
+    layer
 }
 
 #[cfg(test)]

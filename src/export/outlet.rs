@@ -1,11 +1,13 @@
 //! The instruments of one exporter, in parts by where their values come from.
 //!
-//! Each part has a meter provider of its own. The SDK reserves memory for as many series as an
+//! Each part has meter providers of its own. The SDK reserves memory for as many series as an
 //! instrument may have, and keeps the series of a histogram for as long as its meter provider
-//! lives. So the provider of the observed part is replaced when it needs more room, and that of the
-//! measured part when most of its series belong to deleted deployments.
+//! lives. So the provider of the observed part is replaced when it needs more room. The measured part
+//! gets another provider, a layer for new series, and all of its providers are replaced when most of
+//! their series belong to deleted deployments.
 
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::mem;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
@@ -64,7 +66,8 @@ pub(super) struct Outlet {
     how: How,
     part: Part,
     common: Arc<Common>,
-    current: RwLock<Generation>,
+    /// Only the measured part has more than one.
+    layers: RwLock<Vec<Generation>>,
 }
 
 /// One meter provider with its reader and instruments, until it is replaced.
@@ -77,8 +80,13 @@ struct Generation {
 }
 
 impl Generation {
-    /// A provider with room for the points of the slots, and for those of `coming`.
-    fn new(how: How, part: Part, common: &Common, coming: &[Reading]) -> Result<Self, Error> {
+    /// The provider of a layer with room for the points of the slots, and for those of `coming`.
+    fn new(
+        (how, part): (How, Part),
+        common: &Common,
+        coming: &[Reading],
+        layer: usize,
+    ) -> Result<Self, Error> {
         let builder = SdkMeterProvider::builder().with_resource(common.resource.clone());
         let registry = Registry::new();
         let (builder, reader, exponential) = match how {
@@ -97,7 +105,7 @@ impl Generation {
         let families: Vec<_> = families.filter(|family| Part::of(family) == part).collect();
         let limits = families
             .iter()
-            .map(|family| (family.name, limit(family, common, coming)));
+            .map(|family| (family.name, limit(family, common, coming, layer)));
         let limits = Arc::new(limits.collect());
         let (provider, histograms) =
             instruments::provider(builder, common, &families, Arc::clone(&limits), exponential);
@@ -121,7 +129,7 @@ impl Generation {
 
 /// The SDK's limit of series for a family. `Points` applies `METRICS_CARDINALITY_LIMIT` to observed
 /// families itself. The series that combines the rest does not count.
-fn limit(family: &Family, common: &Common, coming: &[Reading]) -> usize {
+fn limit(family: &Family, common: &Common, coming: &[Reading], layer: usize) -> usize {
     match Part::of(family) {
         Part::Observed => {
             let now = common.slots.points(family.name).len();
@@ -130,9 +138,17 @@ fn limit(family: &Family, common: &Common, coming: &[Reading]) -> usize {
             let next = next.map_or(0, |reading| reading.points.len());
             now.max(next).saturating_mul(2).max(FEWEST)
         }
-        Part::Measured => common.options.histogram_limit(),
+        // And the series that combines the rest.
+        Part::Measured => room(layer).saturating_add(1),
         Part::Recorded => FEW.saturating_mul(common.options.workspaces),
     }
+}
+
+/// The number of series of each measured family in a layer. Each layer has twice as many as the one
+/// before, so that there are few.
+pub(super) fn room(layer: usize) -> usize {
+    let doubled = u32::try_from(layer).unwrap_or(u32::MAX);
+    FEW.saturating_mul(2_usize.saturating_pow(doubled))
 }
 
 impl Outlet {
@@ -141,30 +157,49 @@ impl Outlet {
             how,
             part,
             common: Arc::clone(common),
-            current: RwLock::new(Generation::new(how, part, common, &[])?),
+            layers: RwLock::new(vec![Generation::new((how, part), common, &[], 0)?]),
         })
     }
 
-    fn current(&self) -> RwLockReadGuard<'_, Generation> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner)
+    fn layers(&self) -> RwLockReadGuard<'_, Vec<Generation>> {
+        self.layers.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The histograms, by name.
     pub(super) fn histograms(&self) -> HashMap<&'static str, Histogram<f64>> {
-        self.current().histograms.clone()
+        let layers = self.layers();
+        let histograms = layers.iter().map(|layer| layer.histograms.clone());
+        histograms.flatten().collect()
     }
 
-    /// Records a value into a histogram.
-    pub(super) fn record(&self, name: &str, seconds: f64, attributes: &[KeyValue]) {
-        if let Some(histogram) = self.current().histograms.get(name) {
+    /// Records a value into a histogram of a layer.
+    pub(super) fn record(&self, layer: usize, name: &str, seconds: f64, attributes: &[KeyValue]) {
+        let layers = self.layers();
+        let histogram = layers
+            .get(layer)
+            .and_then(|layer| layer.histograms.get(name));
+        if let Some(histogram) = histogram {
             histogram.record(seconds, attributes);
         }
+    }
+
+    /// Adds layers, until there are `count`.
+    pub(super) fn add_layers(&self, count: usize) -> Result<(), Error> {
+        if self.layers().len() >= count {
+            return Ok(());
+        }
+        let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
+        while layers.len() < count {
+            let next = Generation::new((self.how, self.part), &self.common, &[], layers.len())?;
+            layers.push(next);
+        }
+        Ok(())
     }
 
     /// Makes room for `coming`, the next points of observed families. Their instruments have no
     /// values of their own, so nothing is lost.
     pub(super) fn fit(&self, coming: &[Reading]) {
-        if self.current().fits(coming) {
+        if self.layers().iter().all(|layer| layer.fits(coming)) {
             return;
         }
         if let Err(error) = self.replace_for(coming) {
@@ -172,36 +207,54 @@ impl Outlet {
         }
     }
 
-    /// Replaces the provider and its instruments. Histograms start at zero again.
+    /// Replaces all layers and their instruments by one. Histograms start at zero again.
     pub(super) fn replace(&self) -> Result<(), Error> {
         self.replace_for(&[])
     }
 
     fn replace_for(&self, coming: &[Reading]) -> Result<(), Error> {
-        let next = Generation::new(self.how, self.part, &self.common, coming)?;
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let last = mem::replace(&mut *current, next);
-        drop(current);
-        shut_down(&last.provider);
+        let next = Generation::new((self.how, self.part), &self.common, coming, 0)?;
+        let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
+        let last = mem::replace(&mut *layers, vec![next]);
+        drop(layers);
+        last.iter().for_each(|layer| shut_down(&layer.provider));
         Ok(())
     }
 
     /// Collects for a push.
-    pub(super) fn collect(&self) -> Result<ResourceMetrics, OTelSdkError> {
-        let mut metrics = ResourceMetrics::default();
-        if let Some(reader) = &self.current().reader {
-            reader.collect(&mut metrics)?;
-        }
-        Ok(metrics)
+    pub(super) fn collect(&self) -> Result<Vec<ResourceMetrics>, OTelSdkError> {
+        let layers = self.layers();
+        let readers = layers.iter().filter_map(|layer| layer.reader.as_ref());
+        let collect = |reader: &Reader| {
+            let mut metrics = ResourceMetrics::default();
+            reader.collect(&mut metrics).map(|()| metrics)
+        };
+        readers.map(collect).collect()
     }
 
     /// Collects for `/metrics`.
     pub(super) fn gather(&self) -> Vec<MetricFamily> {
-        self.current().registry.gather()
+        let layers = self.layers();
+        let families = layers.iter().flat_map(|layer| layer.registry.gather());
+        let mut by_name = BTreeMap::<String, MetricFamily>::new();
+        for mut family in families {
+            match by_name.entry(family.name().to_owned()) {
+                Entry::Vacant(entry) => _ = entry.insert(family),
+                Entry::Occupied(mut entry) => {
+                    entry
+                        .get_mut()
+                        .mut_metric()
+                        .append(&mut family.take_metric());
+                }
+            }
+        }
+        by_name.into_values().collect()
     }
 
     fn shutdown(&self) {
-        shut_down(&self.current().provider);
+        self.layers()
+            .iter()
+            .for_each(|layer| shut_down(&layer.provider));
     }
 }
 
@@ -233,9 +286,11 @@ impl Outlets {
         [&self.observed, &self.recorded, &self.measured]
     }
 
-    /// Collects for a push. No metric is in two of the results.
+    /// Collects for a push. No series is in two of the results.
     pub(super) fn collect(&self) -> Result<Vec<ResourceMetrics>, OTelSdkError> {
-        self.all().into_iter().map(Outlet::collect).collect()
+        let parts = self.all().into_iter().map(Outlet::collect);
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        Ok(parts.into_iter().flatten().collect())
     }
 
     /// Collects for `/metrics`.

@@ -40,7 +40,7 @@ use agent::{Checkpoints, CycleCounts};
 pub use lingering::Lingering;
 pub use options::{Options, TagAttributes};
 use points::Size;
-pub use points::{Point, Points};
+pub use points::{OVERFLOW, Point, Points};
 
 /// The kind of instrument.
 #[derive(Debug, Clone, Copy, PartialEq)]

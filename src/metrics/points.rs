@@ -12,7 +12,7 @@ use crate::core::tally::{Label, Total, Totals};
 
 /// The attribute of the series that combines all series beyond the limit.
 /// <https://opentelemetry.io/docs/specs/otel/metrics/sdk/#overflow-attribute>
-const OVERFLOW: &str = "otel.metric.overflow";
+pub const OVERFLOW: &str = "otel.metric.overflow";
 
 /// One series and its value.
 #[derive(Debug, Clone)]

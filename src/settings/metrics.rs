@@ -50,7 +50,7 @@ pub(super) fn load(reader: &Reader) -> Result<Metrics, Error> {
     Ok(Metrics {
         flow_run_name_label: reader.required("ENABLE_FLOW_RUN_NAME_LABEL", boolean)?,
         cardinality_limit: reader.required("METRICS_CARDINALITY_LIMIT", |text| {
-            // The SDK reserves memory for the limit, in each exporter and metric.
+            // Memory grows with the number of series.
             integer(text, 1, 200_000)
         })?,
         include: list("METRICS_INCLUDE")?.unwrap_or_default(),

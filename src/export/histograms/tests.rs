@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use opentelemetry_sdk::Resource;
@@ -70,9 +71,10 @@ impl Exported {
     }
 
     fn pushed(&self) -> Vec<Series> {
-        let metrics = self.pushed.collect().unwrap();
+        let parts = self.pushed.collect().unwrap();
+        let scopes = parts.iter().flat_map(|part| part.scope_metrics());
         let mut series = Vec::new();
-        for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {
+        for metric in scopes.flat_map(|scope| scope.metrics()) {
             let AggregatedMetrics::F64(MetricData::Histogram(histogram)) = metric.data() else {
                 panic!("{metric:?}");
             };
@@ -137,6 +139,24 @@ fn series_of_existing_deployments_continue_with_a_new_start_time() {
     let after = exported.pushed();
     assert_eq!((after.len(), after[0].1), (1, 1), "a reset: {after:?}");
     assert!(after[0].2 >= last_shown && last_shown >= started);
+}
+
+#[test]
+fn more_series_get_more_room_and_each_keeps_its_count() {
+    let exported = exported("50000");
+    let most = room(0) + room(1) + 1;
+    for round in 1..=2 {
+        for number in 0..most {
+            exported.run(&format!("{number}"));
+        }
+        let pushed = exported.pushed();
+        assert_eq!((pushed.len(), exported.scraped()), (most, most));
+        assert!(pushed.iter().all(|(_, count, _)| *count == round));
+        let names: HashSet<_> = pushed.iter().map(|(name, ..)| name).collect();
+        assert_eq!(names.len(), most);
+    }
+    // `/metrics` has each name once.
+    assert_eq!(exported.scraped.gather().len(), 1);
 }
 
 #[test]

@@ -43,7 +43,7 @@ struct Round<'a> {
 }
 
 impl Delivery {
-    /// Delivers one collection, in parts that have the same resource and no metric in common. It
+    /// Delivers one collection, in parts that have the same resource and no series in common. It
     /// ends once `give_up` is notified; the messages accepted until then count.
     ///
     /// # Errors
