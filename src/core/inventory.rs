@@ -54,6 +54,15 @@ pub struct Inventory {
 }
 
 impl Inventory {
+    /// The number of objects of a section that may have very many.
+    pub(super) fn size(&self, section: Section) -> usize {
+        match section {
+            Section::Deployments => self.deployments.len(),
+            Section::Flows => self.flows.len(),
+            _ => 0,
+        }
+    }
+
     /// The name of the flow with this id, as a label.
     pub fn flow_name(&self, id: Option<&Id>) -> Label {
         id.and_then(|id| self.flows.get(id))

@@ -229,7 +229,9 @@ impl Core {
     /// Begins a cycle.
     pub fn begin(&mut self, moment: Moment) {
         let was_up = self.sections.up();
-        self.sections.begin(moment.uptime);
+        let inventory = self.reader.inventory();
+        self.sections
+            .begin(moment.uptime, |section| inventory.size(section));
         self.reader.begin(&self.sections);
         let first_page_only = self.config.first_page_only;
         self.runs.begin(moment.uptime, first_page_only, was_up);

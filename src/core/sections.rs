@@ -13,9 +13,6 @@ pub enum Cadence {
     Cycle,
     /// Every `INVENTORY_INTERVAL_SECONDS`, since it changes rarely.
     Inventory,
-    /// The same, but up to half as often if reading it keeps Prefect busy: it may have tens of
-    /// thousands of objects.
-    LargeInventory,
 }
 
 /// Declares the sections, one per row.
@@ -60,9 +57,9 @@ sections! {
     /// The server itself: whether it answers, and its version.
     Server = "server", Cycle, false;
     /// All deployments.
-    Deployments = "deployments", LargeInventory, true;
+    Deployments = "deployments", Inventory, true;
     /// All flows.
-    Flows = "flows", LargeInventory, true;
+    Flows = "flows", Inventory, true;
     /// All work pools.
     WorkPools = "work_pools", Inventory, true;
     /// All work queues.
@@ -94,9 +91,11 @@ pub const STALE_AFTER_INTERVALS: u32 = 3;
 /// or an unexpected answer.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(600);
 
-/// Reading a large list takes at most this part of Prefect's time, as long as it is not read less
-/// often than every second interval. After two intervals, one more can pass before the list is stale.
-const SHARE_OF_TIME: u32 = 60;
+/// Larger lists are read less often: every 4,000 deployments take a server some 0.8 s.
+const LARGE: usize = 4_000;
+
+/// The maximum time from one reading of a large list to the next one, in intervals.
+const LONGEST_INTERVAL: f64 = 2.5;
 
 /// Timer ticks are a little early or late, which must not delay a reading by a whole interval.
 const SLACK: Duration = Duration::from_millis(500);
@@ -186,21 +185,20 @@ impl Sections {
     fn interval(&self, section: Section) -> Duration {
         match section.cadence() {
             Cadence::Cycle => self.interval,
-            Cadence::Inventory | Cadence::LargeInventory => self.inventory_interval,
+            Cadence::Inventory => self.inventory_interval,
         }
     }
 
-    /// The time from one reading of a section to the next one.
-    fn due_after(&self, section: Section, status: &Status) -> Duration {
+    /// The time from one reading of a section, with so many objects, to the next one. It is read in
+    /// the last cycle before it is stale at the latest.
+    fn due_after(&self, section: Section, objects: usize) -> Duration {
         let interval = self.inventory_interval;
-        match section.cadence() {
-            Cadence::Cycle => Duration::ZERO,
-            Cadence::Inventory => interval,
-            Cadence::LargeInventory => status
-                .reading
-                .saturating_mul(SHARE_OF_TIME)
-                .clamp(interval, interval.saturating_mul(2)),
+        if section.cadence() == Cadence::Cycle {
+            return Duration::ZERO;
         }
+        let longer = (objects as f64 / LARGE as f64).clamp(1.0, LONGEST_INTERVAL);
+        let last_cycle = self.stale_after(section).saturating_sub(self.interval);
+        interval.mul_f64(longer).min(last_cycle.max(interval))
     }
 
     /// How old a section is; `None` if it is not enabled.
@@ -218,13 +216,14 @@ impl Sections {
         interval.saturating_mul(STALE_AFTER_INTERVALS)
     }
 
-    /// Begins a cycle: decides which sections are due.
-    pub(super) fn begin(&mut self, uptime: Duration) {
+    /// Begins a cycle: decides which sections are due. `size` is the number of objects that a
+    /// section had when it was last read.
+    pub(super) fn begin(&mut self, uptime: Duration, size: impl Fn(Section) -> usize) {
         let soon = uptime.saturating_add(SLACK);
         self.began = uptime;
         let all = self.all.iter();
         let due_after: Vec<_> = all
-            .map(|(section, status)| self.due_after(*section, status))
+            .map(|(section, _)| self.due_after(*section, size(*section)))
             .collect();
         for ((_, status), interval) in self.all.iter_mut().zip(due_after) {
             let read_at = status.read_at.filter(|_| status.failures == 0);
@@ -325,7 +324,7 @@ impl Sections {
             }
             status.failures = status.failures.saturating_add(1);
             // Runs are requested in every cycle: what happens to them cannot wait.
-            let waits = section.cadence() != Cadence::Cycle;
+            let waits = section.cadence() == Cadence::Inventory;
             if waits && !error.is_transient() && !error.is_timeout() {
                 let doubled = 2_u32.saturating_pow(status.failures.saturating_sub(1).min(10));
                 let wait = interval.saturating_mul(doubled.saturating_sub(1));
@@ -415,7 +414,7 @@ mod tests {
     fn the_inventory_is_due_at_its_own_interval() {
         let mut sections = sections();
         for (seconds, due) in [(0, true), (30, false), (60, true), (90, false)] {
-            sections.begin(up(seconds));
+            sections.begin(up(seconds), |_| 0);
             assert_eq!(sections.is_pending(Section::Flows), due, "{seconds}");
             assert!(sections.is_pending(Section::ActiveRuns));
             if due {
@@ -425,39 +424,44 @@ mod tests {
     }
 
     #[test]
-    fn a_large_list_is_read_up_to_half_as_often_if_reading_it_takes_long() {
-        for (took, expected) in [
-            (1, [60, 120, 180]),
-            (2, [120, 240, 360]),
-            (9, [120, 240, 360]),
-        ] {
+    fn a_large_list_is_read_less_often_but_before_it_is_stale() {
+        for (objects, expected) in [(4_000, 60), (8_000, 120), (10_000, 150), (500_000, 150)] {
             let mut sections = sections();
-            let (mut deployments, mut workers) = (Vec::new(), 0);
+            let (mut deployments, mut workers) = (Vec::new(), Vec::new());
             for seconds in (0..=360).step_by(30) {
-                sections.begin(up(seconds));
-                if sections.is_pending(Section::Deployments) {
-                    deployments.push(seconds);
-                    sections.read(Section::Deployments, up(seconds + took));
-                }
-                if sections.is_pending(Section::Workers) {
-                    workers += 1;
-                    sections.read(Section::Workers, up(seconds + took));
+                sections.begin(up(seconds), |section| match section {
+                    Section::Deployments => objects,
+                    _ => 0,
+                });
+                let freshness = sections.freshness(Section::Deployments, up(seconds + 1));
+                assert_eq!(freshness.unwrap().stale, seconds == 0);
+                for (section, read) in [
+                    (Section::Deployments, &mut deployments),
+                    (Section::Workers, &mut workers),
+                ] {
+                    if sections.is_pending(section) {
+                        read.push(seconds);
+                        // A reading that takes seconds does not delay the next one.
+                        sections.read(section, up(seconds + 2));
+                    }
                 }
             }
-            assert_eq!(deployments[1..4], expected, "{took}");
-            assert!(workers > 4, "{took}: {workers}");
+            assert_eq!(deployments[..3], [0, expected, 2 * expected], "{objects}");
+            assert_eq!(workers[..3], [0, 60, 120]);
         }
+        let rare = Sections::new(up(60), up(60), |_| true);
+        assert_eq!(rare.due_after(Section::Deployments, 10_000), up(120));
     }
 
     #[test]
     fn once_a_key_is_accepted_again_every_section_is_read_in_the_next_cycle() {
         let mut sections = sections();
         for seconds in (0..600).step_by(30) {
-            sections.begin(up(seconds));
+            sections.begin(up(seconds), |_| 0);
             sections.fail_unread(&forbidden(), up(seconds));
             sections.retry_all();
         }
-        sections.begin(up(600));
+        sections.begin(up(600), |_| 0);
         for section in Section::ALL {
             assert!(sections.is_pending(*section), "{section:?}");
         }
@@ -468,7 +472,7 @@ mod tests {
         let mut sections = sections();
         let mut tries = Vec::new();
         for seconds in (0..4_000).step_by(30) {
-            sections.begin(up(seconds));
+            sections.begin(up(seconds), |_| 0);
             if sections.is_pending(Section::Workers) {
                 tries.push(seconds);
                 sections.failed(Section::Workers, forbidden(), up(seconds));
