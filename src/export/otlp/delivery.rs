@@ -16,12 +16,11 @@ use super::transport::Transport;
 use crate::export::Error;
 use crate::export::collected::{Collected, Exporter, NotAccepted};
 use crate::metrics::Point;
-use crate::settings::{Otlp, Protocol, Temporality};
+use crate::settings::{Otlp, Temporality};
 
-/// Just below a collector's default limit for gRPC, 4 MiB.
-const GRPC_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
-/// Just below a collector's default limit for HTTP, 20 MiB.
-const HTTP_BYTES: usize = 20 * 1024 * 1024 - 64 * 1024;
+/// Just below a collector's default limit for gRPC, 4 MiB. For HTTP it is 20 MiB, but a message takes
+/// several times its size in memory until it is accepted.
+const MESSAGE_BYTES: usize = 4 * 1024 * 1024 - 64 * 1024;
 
 /// The latest points of a family.
 pub type PointsOf = Arc<dyn Fn(&str) -> Arc<Vec<Point>> + Send + Sync>;
@@ -101,10 +100,6 @@ impl Delivery {
     ///
     /// If the settings contradict each other.
     pub fn new(otlp: &Otlp, config: DeliveryConfig) -> Result<Self, Error> {
-        let default = match otlp.protocol {
-            Protocol::HttpProtobuf => HTTP_BYTES,
-            Protocol::Grpc => GRPC_BYTES,
-        };
         // Without a file, counts do not survive a restart.
         let counted = match (&config.file, config.temporality) {
             (Some(_), Temporality::Delta) => config.counted,
@@ -113,7 +108,7 @@ impl Delivery {
         let ledger = Ledger::new(config.temporality, Vec::new(), Baselines::default());
         Ok(Delivery {
             transport: Transport::new(otlp)?,
-            limit: config.max_message_bytes.unwrap_or(default),
+            limit: config.max_message_bytes.unwrap_or(MESSAGE_BYTES),
             timeout: otlp.timeout,
             interval: config.interval,
             points: config.points,
