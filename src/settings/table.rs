@@ -163,7 +163,7 @@ pub static SETTINGS: &[Setting] = &[
         "INVENTORY_INTERVAL_SECONDS",
         Some("60"),
         SECONDS,
-        "How often deployments, flows, work pools, work queues, workers, concurrency limits, automations and the run history are read. Deployments and flows are read up to half as often if that takes longer than 1/60 of this time.",
+        "How often deployments, flows, work pools, work queues, workers, concurrency limits, automations and the run history are read. Lists of more than 4,000 deployments or flows are read less often, in proportion, up to every 2.5 intervals.",
     ),
     sampling(
         "SCHEDULED_LOOKAHEAD_MINUTES",
@@ -439,6 +439,6 @@ pub static SETTINGS: &[Setting] = &[
         "OTLP_MAX_MESSAGE_BYTES",
         None,
         "a whole number of bytes from 10000 to 1073741824",
-        "Maximum size of an encoded, uncompressed OTLP metrics message. Larger pushes are split. Default: just below the default limit of a collector, which is 4 MiB for gRPC and 20 MiB for HTTP.",
+        "Maximum size of an encoded, uncompressed OTLP metrics message. Larger pushes are split. Default: just below 4 MiB, the default limit of a collector for gRPC.",
     ),
 ];
