@@ -10,6 +10,8 @@ FROM rust:1.95.0-slim-trixie@sha256:e14e87345b4d5964ddcc3491d27ee046a0f23820f340
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 # Some distributions for ARM have pages of 64 KiB; jemalloc must not assume smaller ones.
 ENV AARCH64_UNKNOWN_LINUX_GNU_JEMALLOC_SYS_WITH_LG_PAGE=16
+# As in .cargo/config.toml.
+ENV JEMALLOC_SYS_WITH_MALLOC_CONF=dirty_decay_ms:1000,narenas:2
 WORKDIR /src
 # The workspace with empty sources: this builds only the dependencies, in layers that are rebuilt
 # only if Cargo.toml or Cargo.lock changes.
