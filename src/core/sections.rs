@@ -94,8 +94,9 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(600);
 /// Larger lists are read less often: every 4,000 deployments take a server some 0.8 s.
 const LARGE: usize = 4_000;
 
-/// The maximum time from one reading of a large list to the next one, in intervals.
-const LONGEST_INTERVAL: f64 = 2.5;
+/// A large list is read at least this often, unless `INVENTORY_INTERVAL_SECONDS` is longer: alerts and
+/// dashboards take a list that has not been read for 180 s for stale.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(150);
 
 /// Timer ticks are a little early or late, which must not delay a reading by a whole interval.
 const SLACK: Duration = Duration::from_millis(500);
@@ -196,9 +197,9 @@ impl Sections {
         if section.cadence() == Cadence::Cycle {
             return Duration::ZERO;
         }
-        let longer = (objects as f64 / LARGE as f64).clamp(1.0, LONGEST_INTERVAL);
+        let longer = interval.mul_f64(objects as f64 / LARGE as f64);
         let last_cycle = self.stale_after(section).saturating_sub(self.interval);
-        interval.mul_f64(longer).min(last_cycle.max(interval))
+        longer.min(LONGEST_INTERVAL).min(last_cycle).max(interval)
     }
 
     /// How old a section is; `None` if it is not enabled.
@@ -451,6 +452,8 @@ mod tests {
         }
         let rare = Sections::new(up(60), up(60), |_| true);
         assert_eq!(rare.due_after(Section::Deployments, 10_000), up(120));
+        let cloud = Sections::new(up(60), up(300), |_| true);
+        assert_eq!(cloud.due_after(Section::Deployments, 10_000), up(300));
     }
 
     #[test]
