@@ -55,6 +55,9 @@ their dots: `http.request.method` becomes the label `http_request_method`.
   counted only if the agent saw it before it ended.
 - `METRICS_INCLUDE` and `METRICS_EXCLUDE` select the families. `METRICS_ATTRIBUTES` adds attributes to every series, and
   `DEPLOYMENT_TAG_LABELS` adds attributes from a deployment's tags to every series of that deployment.
+- If an agent reads [several workspaces](settings.md#several-workspaces), each series of a workspace has its name as
+  `prefect.workspace` (the label `prefect_workspace`). Metrics of the whole process do not have it: `process_*`,
+  `http_server_*`, exports, reloads, `prefect_agent_series` and `prefect_agent_last_published_time_seconds`.
 
 ## Families";
 

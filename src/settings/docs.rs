@@ -33,14 +33,16 @@ setting. Warnings are logged at startup, and shown by `check` and `config`.
 
 ## Several workspaces
 
-One agent can read several workspaces, each with its own credentials, checkpoint and `prefect_up`:
+One agent can read several workspaces, each with its own credentials, checkpoint and `prefect_up`. Here, a workspace is a
+Prefect server or a workspace of Prefect Cloud. Name them in the file passed with `--config`; no variable or flag can:
 
 ```toml
-prefect_api_key_file = \"/run/secrets/prefect-api-key\"
+sample_interval_seconds = 30    # settings for all workspaces come before the first [[workspaces]]
 
 [[workspaces]]
 name = \"prod\"
-prefect_api_url = \"https://api.prefect.cloud/api/accounts/<account id>/workspaces/<workspace id>\"
+prefect_api_url = \"https://api.prefect.cloud/api/accounts/ACCOUNT_ID/workspaces/WORKSPACE_ID\"
+prefect_api_key_file = \"/run/secrets/prefect-api-key\"
 
 [[workspaces]]
 name = \"on-premises\"
@@ -50,11 +52,20 @@ prefect_api_auth_string_file = \"/run/secrets/prefect-password\"
 
 - Every series of a workspace has its name as the attribute `prefect.workspace` (the label `prefect_workspace`). A new name
   starts new series.
-- The settings of the group Prefect can differ between workspaces. Those of a workspace take precedence over all other
-  sources. A workspace with its own key or auth string uses no other key or auth string. `PREFECT_API_URL` outside the
-  list and the Prefect profile are not used.
-- Each workspace has its own requests, timeouts, counters and `METRICS_CARDINALITY_LIMIT`: one that cannot be read affects
-  no other. `/readyz` is ready while at least one can be read. All are published together, once per interval.
+- Each workspace needs a `name` of at most 100 characters and a `prefect_api_url`; no two may have the same. At most 200
+  are possible. `prefect-otel-agent check`, with the same `--config`, tests each of them.
+- The settings of the connection to Prefect, from `PREFECT_API_URL` to `PAGINATION_LIMIT` in the [reference](#reference),
+  can differ between workspaces. Those of a workspace take precedence over all other sources. All other settings apply to
+  every workspace. `PREFECT_API_URL` outside the list and the Prefect profile are not used.
+- A key, auth string or custom headers set for all are sent to every workspace that does not set its own, whatever its
+  URL. Unless all workspaces are on the same server, set them in each workspace. A workspace with its own key or auth
+  string uses no other key or auth string.
+- Each workspace has its own requests, timeouts and counters: one that cannot be read affects no other. `/readyz` is ready
+  while at least one can be read, so use `prefect_up` to monitor each. All are published together: as soon as each has been
+  read, but at most a quarter of `SAMPLE_INTERVAL_SECONDS` after the first. One that takes longer is published later, again
+  with the others.
+- `METRICS_CARDINALITY_LIMIT` applies to each workspace separately. Only histograms share one limit: the setting times
+  the number of workspaces.
 - Workspaces on one server share `MAX_CONCURRENT_REQUESTS`: each has an equal part, but at least two requests at a time.
 - With `STATE_DIR`, each workspace has its own checkpoint, which belongs to its URL. The `service.instance.id` is that of
   the first workspace; set it in `OTEL_RESOURCE_ATTRIBUTES` if the order may change.

@@ -163,7 +163,7 @@ pub static SETTINGS: &[Setting] = &[
         "INVENTORY_INTERVAL_SECONDS",
         Some("60"),
         SECONDS,
-        "How often deployments, flows, work pools, work queues, workers, concurrency limits, automations and the run history are read. Lists of more than 4,000 deployments or flows are read less often, in proportion, up to every 2.5 intervals.",
+        "How often deployments, flows, work pools, work queues, workers, concurrency limits, automations and the run history are read. For a list of more than 4,000 deployments or flows, the interval grows in proportion to its length, up to 150 s.",
     ),
     sampling(
         "SCHEDULED_LOOKAHEAD_MINUTES",
@@ -259,7 +259,7 @@ pub static SETTINGS: &[Setting] = &[
         "METRICS_CARDINALITY_LIMIT",
         Some("50000"),
         "a whole number from 1 to 200000",
-        "Maximum number of series per metric. Series beyond it are aggregated into one with `otel_metric_overflow=\"true\"`.",
+        "Maximum number of series per metric of Prefect and workspace; a histogram with all its buckets is one series. Series beyond it are aggregated into one with `otel_metric_overflow=\"true\"`.",
     ),
     endpoint(
         "METRICS_ADDR",
