@@ -4,13 +4,19 @@
 //!     cargo bench --bench beside -- "PYTHON prometheus-prefect-exporter/main.py"
 //!
 //! PYTHON has the packages in the exporter's requirements.txt. The server is a real one on
-//! PostgreSQL, with 1,200 deployments and 250,000 runs, 926 of them active, and 2,000 due within the
-//! hour or late. While the agent runs, runs of one in a hundred deployments end in each cycle, and
-//! one of every deployment has ended before, so that its histograms are filled.
+//! PostgreSQL, with 1,200 deployments and 250,000 runs: 926 are active, 2,000 late or due within the
+//! hour, 48,000 scheduled for the days after, and 7,700 have failed within seven days. While the agent
+//! runs, runs of one in a hundred deployments end in each cycle, and one of every deployment has ended
+//! before, so that its histograms are filled.
 //!
-//! The figures of a scrape are the means of three, and so are those of the agent, each the mean of
+//! The figures of a scrape are the means of two, and so are those of the agent, each the mean of
 //! ten cycles, half of which read the inventory. CPU time and memory are those that Linux reports
 //! for the process. With `UPDATE_DOCS=1`, the tables of the documentation are replaced.
+//!
+//!     cargo bench --bench beside -- history
+//!
+//! Compares cycles of the agent with 10,000 ended and 5,000 scheduled runs on the server, and with
+//! a hundred times as many.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,7 +33,7 @@ mod support;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use measured::{cpu, mebibytes, memory, publish, table};
+use measured::{cpu, mebibytes, memory, publish, table, wait_for_cycles};
 use serde_json::{Value, json};
 use support::page::Page;
 use support::points::over_http;
@@ -39,14 +45,35 @@ use tokio::runtime::Runtime;
 const DEPLOYMENTS: usize = 1_200;
 const FLOWS: usize = 150;
 const POOLS: usize = 25;
-const QUEUES: usize = 125;
-/// Of 250,000 runs in 30 days, one in eight has failed.
-const COMPLETED: usize = 218_750;
-const FAILED: usize = 31_250;
-const ROUNDS: usize = 3;
-const CYCLES: f64 = 10.0;
+/// Including the one that each pool has by default.
+const QUEUES: usize = 145;
+/// Of 250,000 runs, those that completed within 30 days, and those that are due after the next hours.
+const HISTORY: History = History {
+    completed: 166_074,
+    scheduled: 48_000,
+};
+const FAILED: usize = 33_000;
+const RUNNING: usize = 800;
+const PENDING: usize = 126;
+const DUE: usize = 2_000;
+const ROUNDS: usize = 2;
+const CYCLES: u32 = 10;
 /// A scrape of the exporter takes minutes on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(900);
+
+/// Runs that do not change.
+#[derive(Clone, Copy)]
+struct History {
+    completed: usize,
+    scheduled: usize,
+}
+
+impl History {
+    /// The number of all runs.
+    fn runs(self) -> usize {
+        self.completed + self.scheduled + FAILED + RUNNING + PENDING + DUE
+    }
+}
 
 /// What a scrape or a cycle costs.
 #[derive(Default, Clone, Copy)]
@@ -80,18 +107,17 @@ struct Fleet {
 }
 
 impl Fleet {
-    fn fill(server: Server, database: String) -> Self {
+    fn fill(server: Server, database: String, history: History) -> Self {
         let create = |path: &str, body: Value| server.create(path, body);
         let flow = create("/flows/", json!({"name": "template"}));
         let mut queues = Vec::new();
         for pool in 0..POOLS {
             let pool = format!("pool-{pool}");
             create("/work_pools/", json!({"name": pool, "type": "process"}));
-            let of_pool = QUEUES / POOLS - 1;
-            for queue in 0..of_pool {
-                let queue = json!({"name": format!("queue-{queue}")});
-                queues.push(create(&format!("/work_pools/{pool}/queues"), queue));
-            }
+        }
+        for queue in 0..QUEUES - POOLS {
+            let pool = format!("/work_pools/pool-{}/queues", queue % POOLS);
+            queues.push(create(&pool, json!({"name": format!("queue-{queue}")})));
         }
         let deployment = json!({"name": "template", "flow_id": flow, "work_pool_name": "pool-0"});
         let deployment = create("/deployments/", deployment);
@@ -114,23 +140,25 @@ impl Fleet {
             run(json!({"type": "PENDING"})),
         );
         let scheduled = run(json!({"type": "SCHEDULED"}));
-        let month = 30.0 * 86_400.0;
+        let (hour, day) = (3_600.0, 86_400.0);
         let plan = json!({
             "flow": flow, "deployment": deployment, "queues": queues,
             "flows": FLOWS, "deployments": DEPLOYMENTS,
             "runs": [
-                [completed, COMPLETED, month, 120.0],
-                [failed, FAILED, month, 120.0],
-                [running, 800, 3_600.0, 120.0],
-                [pending, 126, 60.0, 0.0],
-                [scheduled, 2_000, 1_800.0, -3_500.0],
+                [completed, history.completed, 30.0 * day, hour],
+                [failed, FAILED, 30.0 * day, 120.0],
+                [running, RUNNING, hour, 120.0],
+                [pending, PENDING, 60.0, 0.0],
+                [scheduled, DUE, 0.5 * hour, -hour],
+                // Far enough in the future that none of them becomes due during the measurement.
+                [scheduled, history.scheduled, -4.0 * hour, -7.0 * day],
             ],
         });
         let fleet = Fleet {
             server,
             database,
             completed,
-            ended: std::cell::Cell::new(COMPLETED + FAILED + 2_926),
+            ended: std::cell::Cell::new(history.runs()),
         };
         fleet.python(&["fill", &plan.to_string()]);
         fleet
@@ -198,44 +226,52 @@ impl Exporter<'_> {
             requests,
             cpu: (cpu(process.id()) - before).as_secs_f64(),
             memory: memory(process.id()),
-            series: Page::parse(&page).series.len() as f64,
+            series: lines(&page),
         }
     }
+}
+
+/// The samples of a page.
+fn lines(page: &str) -> f64 {
+    let samples = page.lines().filter(|line| !line.starts_with('#'));
+    samples.count() as f64
 }
 
 /// Cycles of the agent with these settings.
 fn cycles(fleet: &Fleet, settings: &[(&str, &str)]) -> Cost {
     let base = [
-        ("SAMPLE_INTERVAL_SECONDS", "5"),
-        ("INVENTORY_INTERVAL_SECONDS", "10"),
+        ("SAMPLE_INTERVAL_SECONDS", "10"),
+        ("INVENTORY_INTERVAL_SECONDS", "20"),
+        ("LOG_LEVEL", "DEBUG"),
     ];
-    let settings = [&base, settings].concat();
+    let settings = [&base[..], settings].concat();
     let agent = AgentProcess::start(&fleet.server.url, &settings);
     let pid = agent.process.id();
-    agent.wait_for_cycles(1.0);
+    wait_for_cycles(&agent, 1);
     fleet.end_runs(DEPLOYMENTS);
-    agent.wait_for_cycles(3.0);
+    wait_for_cycles(&agent, 3);
     let sum = |page: &Page, family: &str| -> f64 { page.family(family).values().sum() };
     let figures = || {
+        let used = cpu(pid).as_secs_f64();
         let page = agent.page();
-        let cycles = sum(&page, "prefect_agent_cycle_duration_seconds_count");
         let seconds = sum(&page, "prefect_agent_cycle_duration_seconds_sum");
         let requests = sum(&page, "http_client_request_duration_seconds_count");
-        (cycles, seconds, requests, cpu(pid).as_secs_f64())
+        (seconds, requests, used)
     };
     let before = figures();
-    while figures().0 < before.0 + CYCLES {
+    for cycle in 0..CYCLES {
         fleet.end_runs(DEPLOYMENTS / 100);
-        agent.wait_for_cycles(1.0);
+        wait_for_cycles(&agent, 4 + cycle);
+        agent.get("/metrics");
     }
     let after = figures();
-    let cycles = after.0 - before.0;
+    let cycles = f64::from(CYCLES);
     Cost {
-        seconds: (after.1 - before.1) / cycles,
-        requests: (after.2 - before.2) / cycles,
-        cpu: (after.3 - before.3) / cycles,
+        seconds: (after.0 - before.0) / cycles,
+        requests: (after.1 - before.1) / cycles,
+        cpu: (after.2 - before.2) / cycles,
         memory: memory(pid),
-        series: agent.page().series.len() as f64,
+        series: lines(&agent.get("/metrics").1),
     }
 }
 
@@ -277,41 +313,67 @@ fn report(exporter: Cost, agent: Cost, compatible: Cost) -> String {
     table(&head, &rows)
 }
 
-fn main() {
-    let mut arguments = std::env::args()
-        .skip(1)
-        .filter(|argument| argument != "--bench");
-    // `cargo test --benches` also runs this, but it takes half an hour and is not a test.
-    let Some(command) = arguments.next() else {
-        println!("usage: cargo bench --bench beside -- \"PYTHON CHECKOUT/main.py\"");
-        return;
-    };
+/// A server with these runs, and its database.
+fn fleet(history: History) -> (Fleet, Postgres) {
     let postgres = Postgres::start("beside").unwrap();
     let server = Server::start(&[("PREFECT_API_DATABASE_CONNECTION_URL", &postgres.url())]);
     let database = postgres.url().replace("+asyncpg", "");
-    let fleet = Fleet::fill(server, database);
-    let runtime = Runtime::new().unwrap();
-    let (_receiver, endpoint) = runtime.block_on(over_http());
-    let default = [
-        ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
+    (Fleet::fill(server, database, history), postgres)
+}
+
+/// Whether the agent's costs depend on the runs that do not change.
+fn compare_histories(settings: &[(&str, &str)]) {
+    let sizes = [(10_000, 5_000), (1_000_000, 500_000)];
+    let costs = sizes.map(|(completed, scheduled)| {
+        let history = History {
+            completed,
+            scheduled,
+        };
+        let (fleet, _database) = fleet(history);
+        cycles(&fleet, settings)
+    });
+    let head = [
+        "per cycle",
+        "10,000 ended, 5,000 scheduled",
+        "1,000,000 ended, 500,000 scheduled",
     ];
+    let row = |name: &str, show: fn(&Cost) -> String| {
+        let values = costs.iter().map(show);
+        std::iter::once(name.to_owned()).chain(values).collect()
+    };
+    let rows = [
+        row("time to read Prefect", |cost| {
+            format!("{:.2} s", cost.seconds)
+        }),
+        row("requests to Prefect", |cost| {
+            format!("{:.1}", cost.requests)
+        }),
+        row("CPU time", |cost| format!("{:.2} s", cost.cpu)),
+        row("memory", |cost| mebibytes(cost.memory)),
+        row("lines of `/metrics`", |cost| format!("{:.0}", cost.series)),
+    ];
+    let head = head.map(str::to_owned);
+    publish("histories", &table(&head, &rows), &["docs/performance.md"]);
+}
+
+/// Takes turns with the exporter.
+fn compare_with_exporter(command: &str, settings: &[(&str, &str)]) {
+    let (fleet, _database) = fleet(HISTORY);
     let compatible = prefect_otel_agent::metrics::catalogue()
         .filter(|family| family.stability == prefect_otel_agent::metrics::Stability::Compatible);
     let names: Vec<_> = compatible.map(|family| family.name).collect();
     let names = names.join(",");
     let compatible = [("METRICS_INCLUDE", &*names)];
-
     let exporter = Exporter {
         fleet: &fleet,
-        command: &command,
+        command,
     };
     let requests = exporter.requests();
     let (mut scrapes, mut all, mut alone) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         println!("round {round} of {ROUNDS}");
         scrapes.push(exporter.scrape(requests));
-        all.push(cycles(&fleet, &default));
+        all.push(cycles(&fleet, settings));
         alone.push(cycles(&fleet, &compatible));
     }
     let table = report(Cost::mean(&scrapes), Cost::mean(&all), Cost::mean(&alone));
@@ -320,4 +382,25 @@ fn main() {
         &table,
         &["README.md", "docs/performance.md"],
     );
+}
+
+fn main() {
+    let mut arguments = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench");
+    // `cargo test --benches` also runs this, but it takes half an hour and is not a test.
+    let Some(command) = arguments.next() else {
+        println!("usage: cargo bench --bench beside -- \"PYTHON CHECKOUT/main.py\" | history");
+        return;
+    };
+    let runtime = Runtime::new().unwrap();
+    let (_receiver, endpoint) = runtime.block_on(over_http());
+    let settings = [
+        ("OTEL_METRICS_EXPORTER", "otlp,prometheus"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
+    ];
+    match &*command {
+        "history" => compare_histories(&settings),
+        command => compare_with_exporter(command, &settings),
+    }
 }

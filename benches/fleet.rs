@@ -28,14 +28,13 @@ mod support;
 use std::io::Write as _;
 use std::time::Duration;
 
-use measured::{cpu, mebibytes, memory, milliseconds, publish, table};
-
+use measured::{cpu, mebibytes, memory, milliseconds, publish, table, wait_for_cycles};
 use prost::Message as _;
 use serde_json::{Value, json};
 use support::fleet;
 use support::page::Page;
 use support::points::over_http;
-use support::process::{AgentProcess, wait_for};
+use support::process::AgentProcess;
 use support::stub::{Contents, Stub};
 use tokio::runtime::Runtime;
 
@@ -207,16 +206,6 @@ fn costs_as_table(costs: &[Cost]) -> String {
         row("push, uncompressed", costs, |cost| mebibytes(cost.pushed)),
     ];
     table(&head, &rows)
-}
-
-/// Waits until the agent has completed `count` cycles, according to its log, since scraping
-/// `/metrics` would add to the cost.
-fn wait_for_cycles(agent: &AgentProcess, count: u32) {
-    let done =
-        || (agent.process.lines_with("cycle outcome=\"success\"") >= count as usize).then_some(());
-    wait_for("cycles", done);
-    // The publication follows immediately.
-    std::thread::sleep(Duration::from_secs(1));
 }
 
 /// The cost of reading the unfinished runs, 585 active and 3,000 due ones, if none of them changes:

@@ -41,6 +41,7 @@ from flow_run t, generate_series($2::int, $3::int) n,
     'next_scheduled_start_time', case when t.state_type = 'SCHEDULED' then at end,
     'start_time', case when t.start_time is not null then at - interval '80 seconds' end,
     'end_time', case when t.end_time is not null then at end,
+    'total_run_time', case when t.end_time is not null then interval '80 seconds' else t.total_run_time end,
     'state_timestamp', at, 'created', at - interval '95 seconds', 'updated', at)) copy
 where t.id = $1::uuid
 """

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::support::process::{AgentProcess, wait_for};
+
 /// CPU time of a process: user and system, with a resolution of 10 ms.
 pub(crate) fn cpu(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -58,4 +60,14 @@ pub(crate) fn publish(name: &str, table: &str, files: &[&str]) {
         let new = format!("{before}{begin}\n{table}\n{end}{after}");
         std::fs::write(path, new).unwrap();
     }
+}
+
+/// Waits until the agent has completed `count` cycles, according to its log, since scraping
+/// `/metrics` would add to the cost.
+pub(crate) fn wait_for_cycles(agent: &AgentProcess, count: u32) {
+    let done =
+        || (agent.process.lines_with("cycle outcome=\"success\"") >= count as usize).then_some(());
+    wait_for("cycles", done);
+    // The publication follows immediately.
+    std::thread::sleep(Duration::from_secs(1));
 }

@@ -38,6 +38,25 @@ fn the_reference_of_metrics_is_current() {
     check("docs/metrics.md", &metrics::docs::reference());
 }
 
+/// The benchmarks write their tables between marks.
+#[test]
+fn the_tables_of_a_benchmark_are_the_same_wherever_they_are() {
+    let places = [
+        ("beside the exporter", "README.md", "docs/performance.md"),
+        ("fleets", "docs/scaling.md", "docs/performance.md"),
+    ];
+    for (name, one, other) in places {
+        let table = |file: &str| {
+            let text = project_text(file);
+            let (_, rest) = text.split_once(&format!("<!-- {name} -->\n")).unwrap();
+            let (table, _) = rest.split_once(&format!("<!-- end of {name} -->")).unwrap();
+            table.to_owned()
+        };
+        assert_eq!(table(one), table(other), "{name}");
+        assert!(table(one).lines().count() > 5, "{name}: {}", table(one));
+    }
+}
+
 /// The text of every file in a folder of the source, below it too.
 fn sources(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
@@ -107,6 +126,21 @@ const COMMANDS: &[(&str, By)] = &[
     (
         "cargo bench --bench fleet",
         By::Check("benches/fleet.rs", "cargo bench --bench fleet"),
+    ),
+    (
+        "cargo bench --bench beside*",
+        By::Check("benches/beside.rs", "cargo bench --bench beside"),
+    ),
+    (
+        "cargo bench --bench time",
+        By::Check("benches/time.rs", "cargo bench --bench time"),
+    ),
+    (
+        "cargo bench --bench instructions",
+        By::Check(
+            "benches/instructions.rs",
+            "cargo bench --bench instructions",
+        ),
     ),
     (
         "cargo build*",
