@@ -1,8 +1,9 @@
 //! Measures requests, CPU time and memory of the agent at fleets of several sizes.
 //!
 //!     cargo bench --bench fleet
+//!     cargo bench --bench fleet -- 1200
 //!
-//! The agent runs as a separate process in its default mode: it reads stubs of Prefect on loopback,
+//! The second form only measures fleets with so many deployments. The agent runs as a separate process in its default mode: it reads stubs of Prefect on loopback,
 //! pushes over OTLP to a receiver and serves `/metrics`, which is scraped once per cycle. Every
 //! deployment has run, so histograms are filled, and in each cycle runs of one in a hundred
 //! deployments end. CPU time and memory are those that Linux reports for the process: CPU time with a
@@ -173,8 +174,10 @@ fn row(name: &str, costs: &[Cost], value: impl Fn(&Cost) -> String) -> Vec<Strin
     std::iter::once(name.to_owned()).chain(values).collect()
 }
 
-fn costs_as_table(costs: &[Cost]) -> String {
-    let sizes = SIZES.map(|(workspaces, size)| match workspaces {
+fn costs_as_table(runtime: &Runtime, sizes: &[(usize, usize)]) -> String {
+    let costs: Vec<_> = sizes.iter().map(|size| measure(runtime, *size)).collect();
+    let costs = costs.as_slice();
+    let sizes = sizes.iter().map(|(workspaces, size)| match workspaces {
         1 => format!("{size} deployments"),
         _ => format!("{workspaces} × {size}"),
     });
@@ -264,10 +267,15 @@ fn main() {
     let runtime = Runtime::new().unwrap();
     let stub = runtime.block_on(Stub::start());
     let _guard = runtime.enter();
-    let costs = SIZES.map(|size| measure(&runtime, size));
+    let chosen = std::env::args().filter_map(|size| size.parse().ok());
+    let chosen: Vec<_> = chosen.map(|deployments| (1, deployments)).collect();
+    if !chosen.is_empty() {
+        println!("{}", costs_as_table(&runtime, &chosen));
+        return;
+    }
     publish(
         "fleets",
-        &costs_as_table(&costs),
+        &costs_as_table(&runtime, &SIZES),
         &["docs/performance.md", "docs/scaling.md"],
     );
     fleet::large(&mut stub.contents());

@@ -294,7 +294,7 @@ impl Publishing {
 
     /// The number of series on the page of `/metrics`.
     pub(crate) fn series(&self) -> usize {
-        let page = self.exporters.page().unwrap().scrape();
+        let page = self.exporters.page().unwrap().scrape().unwrap();
         let lines = page.split(|byte| *byte == b'\n');
         lines
             .filter(|line| line.first().is_some_and(|first| *first != b'#'))
@@ -306,7 +306,7 @@ impl Publishing {
         let number = self.published.get() + 1;
         self.published.set(number);
         self.exporters.publish(number, readings);
-        self.exporters.page().unwrap().scrape();
+        self.exporters.page().unwrap().scrape().unwrap();
     }
 
     /// Encodes a push.

@@ -84,7 +84,10 @@ pub async fn run(settings: Settings, format: Format) -> Result<bool, Error> {
     let reports = with_progress(&format!("reading {target}"), workspaces.cycle()).await;
     workspaces.publisher.publish(&reports).await;
     let text = match format {
-        Format::Prometheus => exporters.page().map(|page| page.scrape().to_vec()),
+        Format::Prometheus => {
+            let page = exporters.page().map(|page| page.scrape());
+            page.transpose()?.map(|text| text.to_vec())
+        }
         Format::Table => Some(table(&collector.collect()?).into_bytes()),
         Format::OtlpJson => {
             let mut json = serde_json::to_vec_pretty(&collector.collect()?)?;

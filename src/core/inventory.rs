@@ -515,18 +515,17 @@ impl Reader {
         let (mut deployments, mut flows) = (BTreeSet::new(), BTreeSet::new());
         let mut gone = HashSet::new();
         for run in runs {
-            for (id, missing) in [
-                (&run.deployment_id, &mut deployments),
-                (&run.flow_id, &mut flows),
-            ] {
+            let inventory = &self.inventory;
+            let deployment = run.deployment_id.as_ref();
+            let deployment = deployment.filter(|id| !inventory.deployments.contains_key(*id));
+            let flow = run.flow_id.as_ref();
+            let flow = flow.filter(|id| !inventory.flows.contains_key(*id));
+            for (id, missing) in [(deployment, &mut deployments), (flow, &mut flows)] {
                 let Some(id) = id else { continue };
-                if self.gone.contains(id) {
-                    gone.insert(Arc::clone(id));
-                } else if !self.inventory.deployments.contains_key(id)
-                    && !self.inventory.flows.contains_key(id)
-                {
-                    missing.insert(Arc::clone(id));
-                }
+                match self.gone.contains(id) {
+                    true => gone.insert(Arc::clone(id)),
+                    false => missing.insert(Arc::clone(id)),
+                };
             }
         }
         self.gone = gone;

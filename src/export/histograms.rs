@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use opentelemetry::KeyValue;
 
-use super::outlet::{Outlet, room};
+use super::outlet::{How, Outlet, room};
 use crate::core::tally::Label;
 use crate::metrics::compatible::{DEPLOYMENT_NAME, FLOW_NAME};
 use crate::metrics::{Family, OVERFLOW};
@@ -59,6 +59,12 @@ impl Histograms {
         self.outlets.push(Arc::clone(measured));
     }
 
+    /// Those of an exporter that reads them in this way, if there is one.
+    pub(super) fn read_as(&self, how: How) -> Option<Arc<Outlet>> {
+        let mut outlets = self.outlets.iter();
+        outlets.find(|outlet| outlet.how() == how).cloned()
+    }
+
     /// Records a value of the series with `attributes`, of the workspace at `place`. `values` are
     /// those of the attributes that `family` declares.
     pub fn record(
@@ -77,11 +83,8 @@ impl Histograms {
         let layer = of_family.layer(place, attributes, self.limit);
         drop(recorded);
         let layers = layer.unwrap_or_default().saturating_add(1);
-        let mut outlets = self.outlets.iter();
-        if let Err(error) = outlets.try_for_each(|outlet| outlet.add_layers(layers)) {
-            tracing::error!(%error, "there is no room for a new series of a histogram");
-        }
         for outlet in &self.outlets {
+            outlet.add_layers(layers);
             match layer {
                 Some(layer) => outlet.record(layer, family.name, seconds, attributes),
                 None => outlet.record(0, family.name, seconds, &[KeyValue::new(OVERFLOW, true)]),
@@ -113,12 +116,7 @@ impl Histograms {
         if !in_the_way && dead <= live.max(FEW) {
             return false;
         }
-        for outlet in &self.outlets {
-            if let Err(error) = outlet.replace() {
-                tracing::error!(%error, "cannot drop the histogram series of deleted deployments");
-                return false;
-            }
-        }
+        self.outlets.iter().for_each(|outlet| outlet.replace());
         recorded.clear();
         tracing::debug!(
             live,

@@ -15,11 +15,13 @@ mod push;
 mod reader;
 mod resource;
 pub mod shown;
+mod text;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use opentelemetry::metrics::Histogram;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_sdk::metrics::Temporality;
 
@@ -32,7 +34,7 @@ pub use histograms::Histograms;
 pub use instruments::Recorder;
 use instruments::{Common, Slots};
 use otlp::PointCounts;
-use outlet::{How, Outlets};
+use outlet::{How, Outlet, Outlets, Part};
 use prometheus::Bridge;
 pub use push::{Delivered, Push};
 pub use reader::Reader;
@@ -75,7 +77,7 @@ impl Collector {
 }
 
 /// All exporters with their data. Each has its own instruments, since histograms may differ between
-/// exporters.
+/// exporters; `/metrics` shares those of a push that are equal.
 pub struct Exporters {
     common: Arc<Common>,
     outlets: Vec<Outlets>,
@@ -100,15 +102,20 @@ impl Exporters {
             exporters.points = Some(exporter.counts());
             let patience = exporter.patience();
             let exponential = settings.otel.exponential_histograms;
-            let how = How::Pushed(exporter.temporality(), exponential);
-            let outlets = exporters.outlets(how)?;
+            let outlets = exporters.outlets(How {
+                temporality: exporter.temporality(),
+                exponential,
+            });
             let target = &otlp.shown_endpoint();
             let push = Push::start("otlp", target, exporter, outlets, patience);
             exporters.pushes.push(push);
         }
         if settings.otel.metrics.console {
             let exporter = console::Console::default();
-            let outlets = exporters.outlets(How::Pushed(exporter.temporality(), false))?;
+            let outlets = exporters.outlets(How {
+                temporality: exporter.temporality(),
+                exponential: false,
+            });
             let patience = Duration::from_secs(10);
             let push = Push::start("console", "stdout", exporter, outlets, patience);
             exporters.pushes.push(push);
@@ -126,9 +133,11 @@ impl Exporters {
     /// When the page cannot be had.
     pub fn collecting(settings: &Settings, options: &Options) -> Result<(Self, Collector), Error> {
         let mut exporters = Exporters::none(settings, options);
+        let outlets = exporters.outlets(How {
+            temporality: Temporality::Cumulative,
+            exponential: settings.otel.exponential_histograms,
+        });
         exporters.add_bridge()?;
-        let exponential = settings.otel.exponential_histograms;
-        let outlets = exporters.outlets(How::Pushed(Temporality::Cumulative, exponential))?;
         let slots = exporters.common.slots.clone();
         Ok((exporters, Collector { outlets, slots }))
     }
@@ -151,20 +160,32 @@ impl Exporters {
     }
 
     fn add_bridge(&mut self) -> Result<(), Error> {
-        let outlets = self.outlets(How::Scraped)?;
-        self.bridge = Some(Bridge::new(outlets));
+        // Histograms take most memory per series, so they are shared with pushes where possible.
+        let shared = self.histograms.read_as(How::SCRAPED);
+        let measured = shared.unwrap_or_else(|| {
+            let own = Arc::new(Outlet::new(How::SCRAPED, Part::Measured, &self.common));
+            self.histograms.add(&own);
+            own
+        });
+        let (bridge, recorded) = Bridge::new(&self.common, measured)?;
+        self.add_recorders(recorded);
+        self.bridge = Some(bridge);
         Ok(())
     }
 
-    /// The instruments of another exporter.
-    fn outlets(&mut self, how: How) -> Result<Outlets, Error> {
-        let outlets = Outlets::new(how, &self.common)?;
+    /// The instruments of another exporter of pushes.
+    fn outlets(&mut self, how: How) -> Outlets {
+        let outlets = Outlets::new(how, &self.common);
         self.histograms.add(&outlets.measured);
-        for (name, histogram) in outlets.recorded.histograms() {
+        self.add_recorders(outlets.recorded.histograms());
+        self.outlets.push(outlets.clone());
+        outlets
+    }
+
+    fn add_recorders(&mut self, histograms: HashMap<&'static str, Histogram<f64>>) {
+        for (name, histogram) in histograms {
             self.recorders.entry(name).or_default().add(histogram);
         }
-        self.outlets.push(outlets.clone());
-        Ok(outlets)
     }
 
     /// Returns a recorder for a family that the agent records directly.
@@ -264,6 +285,9 @@ impl Exporters {
         let ends = self.pushes.iter().map(|push| push.finish(number, patience));
         futures_util::future::join_all(ends).await;
         self.outlets.iter().for_each(Outlets::shutdown);
+        if let Some(bridge) = &self.bridge {
+            bridge.shutdown();
+        }
     }
 }
 

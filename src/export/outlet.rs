@@ -1,4 +1,4 @@
-//! The instruments of one exporter, in parts by where their values come from.
+//! The instruments of one exporter of pushes, in parts by where their values come from.
 //!
 //! Each part has meter providers of its own. The SDK reserves memory for as many series as an
 //! instrument may have, and keeps the series of a histogram for as long as its meter provider
@@ -6,24 +6,19 @@
 //! gets another provider, a layer for new series, and all of its providers are replaced when most of
 //! their series belong to deleted deployments.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::mem;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use super::instruments::{self, Common};
+use super::reader::Reader;
+use crate::metrics::{Family, Reading, Source};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Histogram;
 use opentelemetry_sdk::error::OTelSdkError;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::reader::MetricReader as _;
 use opentelemetry_sdk::metrics::{SdkMeterProvider, Temporality};
-use prometheus::Registry;
-use prometheus::proto::MetricFamily;
-
-use super::Error;
-use super::instruments::{self, Common};
-use super::reader::{self, Reader};
-use crate::metrics::{Family, Reading, Source};
 
 /// The SDK's default limit of series per instrument.
 const FEW: usize = 2_000;
@@ -43,7 +38,7 @@ pub(super) enum Part {
 }
 
 impl Part {
-    fn of(family: &Family) -> Self {
+    pub(super) fn of(family: &Family) -> Self {
         match family.source {
             Source::Read(..) | Source::Agent(_) | Source::Counted(_) => Part::Observed,
             Source::Recorded => Part::Recorded,
@@ -53,12 +48,19 @@ impl Part {
 }
 
 /// How an exporter reads its instruments.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum How {
-    /// For pushes, with this temporality, and with exponential histograms or not.
-    Pushed(Temporality, bool),
-    /// For `/metrics`.
-    Scraped,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct How {
+    pub(super) temporality: Temporality,
+    /// Whether histograms are exponential.
+    pub(super) exponential: bool,
+}
+
+impl How {
+    /// As `/metrics` needs it.
+    pub(super) const SCRAPED: How = How {
+        temporality: Temporality::Cumulative,
+        exponential: false,
+    };
 }
 
 /// One part of the instruments of one exporter.
@@ -74,48 +76,33 @@ pub(super) struct Outlet {
 struct Generation {
     provider: SdkMeterProvider,
     histograms: HashMap<&'static str, Histogram<f64>>,
-    reader: Option<Reader>,
-    registry: Registry,
+    reader: Reader,
     limits: Arc<HashMap<&'static str, usize>>,
 }
 
 impl Generation {
     /// The provider of a layer with room for the points of the slots, and for those of `coming`.
-    fn new(
-        (how, part): (How, Part),
-        common: &Common,
-        coming: &[Reading],
-        layer: usize,
-    ) -> Result<Self, Error> {
-        let builder = SdkMeterProvider::builder().with_resource(common.resource.clone());
-        let registry = Registry::new();
-        let (builder, reader, exponential) = match how {
-            How::Pushed(temporality, exponential) => {
-                let reader = Reader::new(temporality);
-                let builder = builder.with_reader(reader.clone());
-                (builder, Some(reader), exponential)
-            }
-            How::Scraped => {
-                // A page has the resource once.
-                let reader = reader::bridge(&registry, part == Part::Observed)?;
-                (builder.with_reader(reader), None, false)
-            }
-        };
+    fn new((how, part): (How, Part), common: &Common, coming: &[Reading], layer: usize) -> Self {
+        let reader = Reader::new(how.temporality);
+        let builder = SdkMeterProvider::builder()
+            .with_resource(common.resource.clone())
+            .with_reader(reader.clone());
         let families = common.options.families();
         let families: Vec<_> = families.filter(|family| Part::of(family) == part).collect();
-        let limits = families
-            .iter()
-            .map(|family| (family.name, limit(family, common, coming, layer)));
-        let limits = Arc::new(limits.collect());
-        let (provider, histograms) =
-            instruments::provider(builder, common, &families, Arc::clone(&limits), exponential);
-        Ok(Generation {
+        let limits = limits(&families, common, coming, layer);
+        let (provider, histograms) = instruments::provider(
+            builder,
+            common,
+            &families,
+            Arc::clone(&limits),
+            how.exponential,
+        );
+        Generation {
             provider,
             histograms,
             reader,
-            registry,
             limits,
-        })
+        }
     }
 
     /// Whether there is room for `coming`.
@@ -125,6 +112,19 @@ impl Generation {
             limit.is_none_or(|limit| reading.points.len() <= *limit)
         })
     }
+}
+
+/// The SDK's limit of series for each of `families`, by name.
+pub(super) fn limits(
+    families: &[&'static Family],
+    common: &Common,
+    coming: &[Reading],
+    layer: usize,
+) -> Arc<HashMap<&'static str, usize>> {
+    let limits = families
+        .iter()
+        .map(|family| (family.name, limit(family, common, coming, layer)));
+    Arc::new(limits.collect())
 }
 
 /// The SDK's limit of series for a family. `Points` applies `METRICS_CARDINALITY_LIMIT` to observed
@@ -152,13 +152,18 @@ pub(super) fn room(layer: usize) -> usize {
 }
 
 impl Outlet {
-    pub(super) fn new(how: How, part: Part, common: &Arc<Common>) -> Result<Self, Error> {
-        Ok(Outlet {
+    /// How it is read.
+    pub(super) fn how(&self) -> How {
+        self.how
+    }
+
+    pub(super) fn new(how: How, part: Part, common: &Arc<Common>) -> Self {
+        Outlet {
             how,
             part,
             common: Arc::clone(common),
-            layers: RwLock::new(vec![Generation::new((how, part), common, &[], 0)?]),
-        })
+            layers: RwLock::new(vec![Generation::new((how, part), common, &[], 0)]),
+        }
     }
 
     fn layers(&self) -> RwLockReadGuard<'_, Vec<Generation>> {
@@ -184,87 +189,62 @@ impl Outlet {
     }
 
     /// Adds layers, until there are `count`.
-    pub(super) fn add_layers(&self, count: usize) -> Result<(), Error> {
+    pub(super) fn add_layers(&self, count: usize) {
         if self.layers().len() >= count {
-            return Ok(());
+            return;
         }
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
         while layers.len() < count {
-            let next = Generation::new((self.how, self.part), &self.common, &[], layers.len())?;
+            let next = Generation::new((self.how, self.part), &self.common, &[], layers.len());
             layers.push(next);
         }
-        Ok(())
     }
 
     /// Makes room for `coming`, the next points of observed families. Their instruments have no
     /// values of their own, so nothing is lost.
     pub(super) fn fit(&self, coming: &[Reading]) {
-        if self.layers().iter().all(|layer| layer.fits(coming)) {
-            return;
-        }
-        if let Err(error) = self.replace_for(coming) {
-            tracing::error!(%error, "there is no room for new series; they are combined into one");
+        if !self.layers().iter().all(|layer| layer.fits(coming)) {
+            self.replace_for(coming);
         }
     }
 
     /// Replaces all layers and their instruments by one. Histograms start at zero again.
-    pub(super) fn replace(&self) -> Result<(), Error> {
-        self.replace_for(&[])
+    pub(super) fn replace(&self) {
+        self.replace_for(&[]);
     }
 
-    fn replace_for(&self, coming: &[Reading]) -> Result<(), Error> {
-        let next = Generation::new((self.how, self.part), &self.common, coming, 0)?;
+    fn replace_for(&self, coming: &[Reading]) {
+        let next = Generation::new((self.how, self.part), &self.common, coming, 0);
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
         let last = mem::replace(&mut *layers, vec![next]);
         drop(layers);
         last.iter().for_each(|layer| shut_down(&layer.provider));
-        Ok(())
     }
 
-    /// Collects for a push.
+    /// Collects the values of all layers.
     pub(super) fn collect(&self) -> Result<Vec<ResourceMetrics>, OTelSdkError> {
         let layers = self.layers();
-        let readers = layers.iter().filter_map(|layer| layer.reader.as_ref());
-        let collect = |reader: &Reader| {
+        let collect = |layer: &Generation| {
             let mut metrics = ResourceMetrics::default();
-            reader.collect(&mut metrics).map(|()| metrics)
+            layer.reader.collect(&mut metrics).map(|()| metrics)
         };
-        readers.map(collect).collect()
+        layers.iter().map(collect).collect()
     }
 
-    /// Collects for `/metrics`.
-    pub(super) fn gather(&self) -> Vec<MetricFamily> {
-        let layers = self.layers();
-        let families = layers.iter().flat_map(|layer| layer.registry.gather());
-        let mut by_name = BTreeMap::<String, MetricFamily>::new();
-        for mut family in families {
-            match by_name.entry(family.name().to_owned()) {
-                Entry::Vacant(entry) => _ = entry.insert(family),
-                Entry::Occupied(mut entry) => {
-                    entry
-                        .get_mut()
-                        .mut_metric()
-                        .append(&mut family.take_metric());
-                }
-            }
-        }
-        by_name.into_values().collect()
-    }
-
-    fn shutdown(&self) {
+    pub(super) fn shutdown(&self) {
         self.layers()
             .iter()
             .for_each(|layer| shut_down(&layer.provider));
     }
 }
 
-fn shut_down(provider: &SdkMeterProvider) {
+pub(super) fn shut_down(provider: &SdkMeterProvider) {
     if let Err(error) = provider.shutdown() {
         tracing::debug!(%error, "a meter provider could not be shut down");
     }
 }
 
-/// The instruments of one exporter.
+/// The instruments of one exporter of pushes.
 #[derive(Clone)]
 pub(super) struct Outlets {
     pub(super) observed: Arc<Outlet>,
@@ -273,13 +253,13 @@ pub(super) struct Outlets {
 }
 
 impl Outlets {
-    pub(super) fn new(how: How, common: &Arc<Common>) -> Result<Self, Error> {
-        let outlet = |part| Outlet::new(how, part, common).map(Arc::new);
-        Ok(Outlets {
-            observed: outlet(Part::Observed)?,
-            recorded: outlet(Part::Recorded)?,
-            measured: outlet(Part::Measured)?,
-        })
+    pub(super) fn new(how: How, common: &Arc<Common>) -> Self {
+        let outlet = |part| Arc::new(Outlet::new(how, part, common));
+        Outlets {
+            observed: outlet(Part::Observed),
+            recorded: outlet(Part::Recorded),
+            measured: outlet(Part::Measured),
+        }
     }
 
     fn all(&self) -> [&Outlet; 3] {
@@ -291,11 +271,6 @@ impl Outlets {
         let parts = self.all().into_iter().map(Outlet::collect);
         let parts = parts.collect::<Result<Vec<_>, _>>()?;
         Ok(parts.into_iter().flatten().collect())
-    }
-
-    /// Collects for `/metrics`.
-    pub(super) fn gather(&self) -> Vec<MetricFamily> {
-        self.all().into_iter().flat_map(Outlet::gather).collect()
     }
 
     /// Shuts the meter providers down.

@@ -47,15 +47,11 @@ impl MetricReader for Reader {
 }
 
 /// The bridge's reader, which `registry` gathers from.
-pub(super) fn bridge(registry: &Registry, target_info: bool) -> Result<PrometheusExporter, Error> {
-    let builder = opentelemetry_prometheus::exporter()
+pub(super) fn bridge(registry: &Registry) -> Result<PrometheusExporter, Error> {
+    let built = opentelemetry_prometheus::exporter()
         .with_registry(registry.clone())
         // There is only one scope, so its labels would be the same on every series.
-        .scope_info_enabled(false);
-    let builder = match target_info {
-        true => builder,
-        false => builder.without_target_info(),
-    };
-    let built = builder.build();
+        .scope_info_enabled(false)
+        .build();
     built.map_err(|error| Error::Prometheus(error.to_string()))
 }

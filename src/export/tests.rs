@@ -3,6 +3,7 @@ use std::thread;
 
 use opentelemetry::KeyValue;
 
+use super::prometheus::Coding;
 use super::*;
 use crate::metrics::{Point, catalogue};
 use crate::settings::Sources;
@@ -63,9 +64,9 @@ fn a_page_shows_one_publication_while_others_are_made() {
         });
         let mut shown = 0;
         while shown < last {
-            let rendered = page.source.render();
+            let rendered = page.source.render(Coding::Identity).unwrap();
             shown = rendered.number;
-            let text = String::from_utf8(rendered.text.to_vec()).unwrap();
+            let text = String::from_utf8(rendered.body.to_vec()).unwrap();
             let samples = text.lines().filter(|line| line.contains("{id="));
             let others = samples.filter(|line| !line.ends_with(&format!(" {shown}")));
             assert_eq!(
@@ -84,12 +85,38 @@ fn a_publication_is_rendered_once_and_only_if_it_is_scraped() {
     let (exporters, _) = Exporters::collecting(&settings, &options).unwrap();
     let page = exporters.page().unwrap();
     exporters.publish(1, readings(20));
-    assert!(page.source.last().text.is_empty());
+    assert!(page.source.current(Coding::Identity).is_none());
     assert_eq!(exporters.shown(Duration::from_secs(60)), 0);
-    let (first, again) = (page.scrape(), page.scrape());
+    let (first, again) = (page.scrape().unwrap(), page.scrape().unwrap());
     assert!(!first.is_empty());
     assert_eq!(first.as_ptr(), again.as_ptr());
     assert_eq!(exporters.shown(Duration::from_secs(60)), 1);
     exporters.publish(2, with_value(20, 2.0));
-    assert_ne!(page.scrape(), first);
+    assert!(page.source.current(Coding::Identity).is_none());
+    assert_ne!(page.scrape().unwrap(), first);
+}
+
+#[test]
+fn a_histogram_in_several_layers_is_on_the_page_once() {
+    let settings = Settings::load(&Sources::default()).unwrap();
+    let options = Options::new(&settings).unwrap();
+    let (exporters, _) = Exporters::collecting(&settings, &options).unwrap();
+    let family = catalogue().find(|family| family.name == "prefect.flow_run.duration");
+    let family = family.unwrap();
+    let series = outlet::room(0) + 1;
+    for number in 0..series {
+        let mut values = vec![crate::core::tally::Label::from("etl"); family.attributes.len()];
+        values[0] = number.to_string().into();
+        let attributes = options.counted(family, &values, &[]);
+        let histograms = exporters.histograms();
+        histograms.record(family, 0, &values, 1.5, &attributes);
+    }
+    exporters.publish(1, Vec::new());
+    let text = exporters.page().unwrap().scrape().unwrap();
+    let text = std::str::from_utf8(&text).unwrap();
+    let head = "# TYPE prefect_flow_run_duration_seconds histogram";
+    assert_eq!(text.lines().filter(|line| *line == head).count(), 1);
+    let counts = text.lines();
+    let counts = counts.filter(|line| line.starts_with("prefect_flow_run_duration_seconds_count"));
+    assert_eq!(counts.count(), series);
 }

@@ -29,7 +29,7 @@ pub use request_metrics::RequestMetrics;
 pub use server::serve;
 pub use web_config::{Security, uses_tls};
 
-use crate::export::prometheus::{self, Page};
+use crate::export::prometheus::{self, Coding, Page};
 use crate::status::{Latest, page as status_html};
 
 /// The routes. Without a page, there is no `/metrics`. Probes need no credentials.
@@ -63,10 +63,16 @@ pub fn router(
 }
 
 async fn metrics(State(page): State<Page>, method: Method, headers: HeaderMap) -> Response {
-    let rendered = page.current().await;
-    let packed = match encoding::prefers_gzip(&headers) {
-        true => rendered.gzip().await,
-        false => None,
+    let coding = match encoding::prefers_gzip(&headers) {
+        true => Coding::Gzip,
+        false => Coding::Identity,
+    };
+    let rendered = match page.current(coding).await {
+        Ok(rendered) => rendered,
+        Err(error) => {
+            tracing::error!(%error, "cannot render /metrics");
+            return freshness::unavailable("the metrics cannot be rendered; see the log");
+        }
     };
     // HEAD has no samples.
     if method != Method::HEAD {
@@ -79,12 +85,12 @@ async fn metrics(State(page): State<Page>, method: Method, headers: HeaderMap) -
         ),
         (VARY, HeaderValue::from_static("accept-encoding")),
     ];
-    match packed {
-        Some(packed) => {
+    match coding {
+        Coding::Gzip => {
             let coding = [(CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
-            (described, coding, packed).into_response()
+            (described, coding, rendered.body).into_response()
         }
-        None => (described, rendered.text()).into_response(),
+        Coding::Identity => (described, rendered.body).into_response(),
     }
 }
 

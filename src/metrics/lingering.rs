@@ -4,9 +4,9 @@
 //! For some minutes, receivers keep the last value of a series that is no longer sent, and include
 //! it in every sum. So a series stays at zero for ten minutes after its last count.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use opentelemetry::KeyValue;
 
 use super::{Family, Point};

@@ -1,9 +1,9 @@
 //! The points of a family while it is being read. Points with equal attributes are merged.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use foldhash::{HashMap, HashSet};
 use opentelemetry::KeyValue;
 
 use super::options::sorted;
@@ -69,10 +69,10 @@ impl<'a> Points<'a> {
             family,
             options,
             tags,
-            index: HashMap::new(),
+            index: HashMap::default(),
             points: Vec::new(),
             overflow: None,
-            dropped: HashSet::new(),
+            dropped: HashSet::default(),
         }
     }
 

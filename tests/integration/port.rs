@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Bytes;
 use axum::routing::get;
+use prefect_otel_agent::export::prometheus::Coding;
 use prefect_otel_agent::http::{Limits, Security, serve};
 use prefect_otel_agent::settings::Web;
 use prefect_otel_agent::shutdown::{Shutdown, Trigger};
@@ -305,13 +306,13 @@ async fn a_page_is_compressed_once() {
     let mut agent = agent(&stub.url, &[]).await;
     agent.cycle().await;
     let page = agent.page().unwrap();
-    let rendered = page.current().await;
-    let packed = rendered.gzip().await.unwrap();
-    assert!(packed.len() < rendered.text().len() / 2);
-    let again = page.current().await.gzip().await.unwrap();
+    let current = async |coding| page.current(coding).await.unwrap().body;
+    let packed = current(Coding::Gzip).await;
+    assert!(packed.len() < current(Coding::Identity).await.len() / 2);
+    let again = current(Coding::Gzip).await;
     assert_eq!(packed.as_ptr(), again.as_ptr(), "the same bytes");
     agent.cycle().await;
-    let next = page.current().await.gzip().await.unwrap();
+    let next = current(Coding::Gzip).await;
     assert_ne!(packed.as_ptr(), next.as_ptr(), "another page");
 }
 

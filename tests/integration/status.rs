@@ -74,7 +74,7 @@ async fn what_was_read_is_reported_with_its_age() {
     });
     let mut agent = agent(&stub.url, &[]).await;
     agent.cycle().await;
-    let scraped = agent.page().unwrap().scrape();
+    let scraped = agent.page().unwrap().scrape().unwrap();
     assert!(!scraped.is_empty());
     let status = cycle(&mut agent).await;
 

@@ -1,9 +1,10 @@
 //! Attributes of series: an order-independent hash, and their representation in a file.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, Hash, Hasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hash, Hasher as _};
 use std::time::SystemTime;
 
+use foldhash::quality::RandomState;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, KeyValueList};
 use prost::Message as _;

@@ -96,6 +96,6 @@ pub(crate) async fn cycle(agent: &mut Agent) -> page::Page {
 
 /// The current page.
 pub(crate) fn current(agent: &Agent) -> page::Page {
-    let text = agent.page().unwrap().scrape();
+    let text = agent.page().unwrap().scrape().unwrap();
     page::Page::parse(std::str::from_utf8(&text).unwrap())
 }
