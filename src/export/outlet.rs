@@ -106,12 +106,22 @@ impl Generation {
     }
 
     /// Whether there is room for `coming`.
-    fn fits(&self, coming: &[Reading]) -> bool {
+    fn fits(&self, common: &Common, coming: &[Reading]) -> bool {
         coming.iter().all(|reading| {
             let limit = self.limits.get(reading.family.name);
-            limit.is_none_or(|limit| reading.points.len() <= *limit)
+            limit.is_none_or(|limit| at_once(reading.family, common, coming) <= *limit)
         })
     }
+}
+
+/// The number of series of an observed family that the SDK has at the end of a collection of
+/// `coming`: those of the collection before are removed only then.
+fn at_once(family: &Family, common: &Common, coming: &[Reading]) -> usize {
+    let mut coming = coming.iter();
+    let next = coming.find(|reading| reading.family.name == family.name);
+    let next = next.map_or(0, |reading| reading.points.len());
+    let now = common.slots.points(family.name).len();
+    now.saturating_add(next)
 }
 
 /// The SDK's limit of series for each of `families`, by name.
@@ -132,11 +142,9 @@ pub(super) fn limits(
 fn limit(family: &Family, common: &Common, coming: &[Reading], layer: usize) -> usize {
     match Part::of(family) {
         Part::Observed => {
-            let now = common.slots.points(family.name).len();
-            let mut coming = coming.iter();
-            let next = coming.find(|reading| reading.family.name == family.name);
-            let next = next.map_or(0, |reading| reading.points.len());
-            now.max(next).saturating_mul(2).max(FEWEST)
+            let at_once = at_once(family, common, coming);
+            // A third of it for growth.
+            (at_once / 2).saturating_add(at_once).max(FEWEST)
         }
         // And the series that combines the rest.
         Part::Measured => room(layer).saturating_add(1),
@@ -203,7 +211,9 @@ impl Outlet {
     /// Makes room for `coming`, the next points of observed families. Their instruments have no
     /// values of their own, so nothing is lost.
     pub(super) fn fit(&self, coming: &[Reading]) {
-        if !self.layers().iter().all(|layer| layer.fits(coming)) {
+        let fits = |layer: &Generation| layer.fits(&self.common, coming);
+        let is_room = self.layers().iter().all(fits);
+        if !is_room {
             self.replace_for(coming);
         }
     }

@@ -13,8 +13,12 @@ fn readings(points: usize) -> Vec<Reading> {
 }
 
 fn with_value(points: usize, value: f64) -> Vec<Reading> {
+    with_ids(0..points, value)
+}
+
+fn with_ids(ids: std::ops::Range<usize>, value: f64) -> Vec<Reading> {
     let observed = |family: &&Family| matches!(family.source, Source::Read(..));
-    let points = (0..points).map(|number| Point {
+    let points = ids.map(|number| Point {
         value,
         attributes: vec![KeyValue::new("id", number.to_string())],
         start: None,
@@ -46,6 +50,24 @@ fn series_that_appear_while_a_push_is_collected_are_never_combined() {
                 assert!(!collected.contains("overflow"), "{collected:.1000}");
             }
         });
+    }
+}
+
+#[test]
+fn series_that_replace_all_others_between_two_pushes_are_never_combined() {
+    let settings = Settings::load(&Sources::default()).unwrap();
+    let options = Options::new(&settings).unwrap();
+    for points in [10, 300] {
+        let (exporters, collector) = Exporters::collecting(&settings, &options).unwrap();
+        for number in 0..5 {
+            let all = with_ids(number * points..(number + 1) * points, 1.0);
+            exporters.publish(number as u64, all);
+            let collected = format!("{:?}", collector.collect().unwrap());
+            assert!(
+                !collected.contains("overflow"),
+                "{number}: {collected:.1000}"
+            );
+        }
     }
 }
 
