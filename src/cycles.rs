@@ -11,8 +11,8 @@ use tracing::Instrument as _;
 use crate::checkpoint;
 use crate::core::sections::{STALE_AFTER_INTERVALS, Section};
 use crate::core::version;
-use crate::core::{Config, Core, Cycle, Outcome, Snapshot, State};
-use crate::export::{Exporters, Histograms, Recorder};
+use crate::core::{Config, Core, Cycle, Outcome, State};
+use crate::export::{Exporters, Recorder};
 use crate::http::Readiness;
 use crate::keeper::Keeper;
 use crate::metrics::Options;
@@ -80,6 +80,8 @@ pub struct Cycles {
     counts: CycleCounts,
     condition: Condition,
     in_use: Duration,
+    /// The state after the last cycle.
+    last: Option<Arc<State>>,
     /// Whether the last cycle could read Prefect.
     up: bool,
     journal: Journal,
@@ -120,6 +122,7 @@ impl Cycles {
             counts: CycleCounts::default(),
             condition: Condition::default(),
             in_use: IN_USE.max(interval.saturating_mul(4)),
+            last: None,
             up: false,
             journal: Journal::new(interval),
             calls,
@@ -141,15 +144,13 @@ impl Cycles {
         let publications = &self.shared.publications;
         self.sampler
             .mark_shown(publications.state(shown, self.place));
+        // Before the cycle, since any workspace may measure something during it.
+        self.forget_deleted(shown);
         let cycle = self.sampler.cycle(&mut self.keeper);
         let cycle = cycle.instrument(span.clone()).await;
         let outcome = cycle.outcome();
         span.record("outcome", outcome.as_str());
         self.counts.count(outcome);
-        if self.shared.publications.has_measured(shown) {
-            let histograms = self.shared.exporters.histograms();
-            forget_deleted(histograms, self.place, &cycle.state.snapshot);
-        }
         let (duration, now) = (started.elapsed(), Timestamp::now());
         self.record(&cycle, duration);
         self.journal.note(&cycle, duration, now, &self.calls);
@@ -167,6 +168,7 @@ impl Cycles {
             "cycle"
         );
         self.condition.note(&cycle);
+        self.last = Some(Arc::clone(&cycle.state));
         self.report(cycle.state)
     }
 
@@ -208,6 +210,40 @@ impl Cycles {
         self.measure(cycle);
     }
 
+    /// Drops the histogram series of deleted deployments and flows, if their lists are fresh and the
+    /// publication `shown`, which has been delivered, contains everything that was measured.
+    fn forget_deleted(&self, shown: u64) {
+        let Some(state) = &self.last else {
+            return;
+        };
+        if !state
+            .snapshot
+            .is_fresh(&[Section::Deployments, Section::Flows])
+        {
+            return;
+        }
+        let inventory = &state.snapshot.inventory;
+        let deployments = inventory.deployments.values();
+        let deployments: HashSet<_> = deployments
+            .map(|deployment| {
+                let flow = inventory.flow_name(deployment.flow_id.as_ref());
+                (deployment.name.label(), flow)
+            })
+            .collect();
+        let flows = inventory.flows.values();
+        let flows: HashSet<_> = flows.map(|flow| flow.name.label()).collect();
+        let null = null();
+        let is_delivered = || self.shared.publications.has_measured(shown);
+        let histograms = self.shared.exporters.histograms();
+        histograms.forget(self.place, is_delivered, |deployment, flow| {
+            // A run may have no deployment.
+            match *deployment == null {
+                true => *flow == null || flows.contains(flow),
+                false => deployments.contains(&(deployment.clone(), flow.clone())),
+            }
+        });
+    }
+
     fn measure(&self, cycle: &Cycle) {
         let Shared {
             exporters,
@@ -215,36 +251,10 @@ impl Cycles {
             ..
         } = &self.shared;
         if !cycle.events.is_empty() {
-            exporters.measure(self.place, &self.options, &cycle.events);
-            publications.note_measured();
+            let note = || publications.note_measured();
+            exporters.measure(self.place, &self.options, &cycle.events, note);
         }
     }
-}
-
-/// Drops the histogram series of deleted deployments and flows of a workspace, if their lists are
-/// fresh.
-fn forget_deleted(histograms: &Histograms, place: usize, snapshot: &Snapshot) {
-    if !snapshot.is_fresh(&[Section::Deployments, Section::Flows]) {
-        return;
-    }
-    let inventory = &snapshot.inventory;
-    let deployments = inventory.deployments.values();
-    let deployments: HashSet<_> = deployments
-        .map(|deployment| {
-            let flow = inventory.flow_name(deployment.flow_id.as_ref());
-            (deployment.name.label(), flow)
-        })
-        .collect();
-    let flows = inventory.flows.values();
-    let flows: HashSet<_> = flows.map(|flow| flow.name.label()).collect();
-    let null = null();
-    histograms.forget(place, |deployment, flow| {
-        // A run may have no deployment.
-        match *deployment == null {
-            true => *flow == null || flows.contains(flow),
-            false => deployments.contains(&(deployment.clone(), flow.clone())),
-        }
-    });
 }
 
 /// The configuration of the core, from the settings.

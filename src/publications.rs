@@ -37,11 +37,12 @@ impl Publications {
         number
     }
 
-    /// The number of the state of `workspace` in the publication `number`; 0 if that is not known.
+    /// The number of the state of `workspace` in the publication `number`, or in the last one before
+    /// it; 0 if that is not known.
     pub fn state(&self, number: u64, workspace: usize) -> u64 {
         let known = self.known();
-        let states = known.states.get(&number);
-        let state = states.and_then(|states| states.get(workspace));
+        let last = known.states.range(..=number).next_back();
+        let state = last.and_then(|(_, states)| states.get(workspace));
         state.copied().unwrap_or_default()
     }
 
@@ -76,6 +77,8 @@ mod tests {
         assert_eq!(publications.state(second, 0), 5);
         assert_eq!(publications.state(second, 1), 7);
         assert_eq!(publications.state(second, 2), 0);
+        // Without exporters, everything counts as delivered.
+        assert_eq!(publications.state(u64::MAX, 0), 5);
         for _ in 0..KEPT {
             publications.add(vec![9, 9]);
         }

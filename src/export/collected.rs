@@ -20,7 +20,12 @@ impl Collected {
         outlets.collect().map(Collected)
     }
 
-    /// The parts that are not empty. No series is in two of them, but a histogram may be.
+    /// All parts. No series is in two of them, but a histogram may be.
+    pub(super) fn all(&self) -> Vec<&ResourceMetrics> {
+        self.0.iter().collect()
+    }
+
+    /// The parts that are not empty.
     pub(super) fn parts(&self) -> impl Iterator<Item = &ResourceMetrics> {
         let has_metrics = |part: &&ResourceMetrics| {
             let mut scopes = part.scope_metrics();

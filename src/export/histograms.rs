@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use opentelemetry::KeyValue;
 
@@ -27,13 +27,27 @@ const FEW: usize = 1_000;
 pub struct Histograms {
     limit: usize,
     outlets: Vec<Arc<Outlet>>,
-    recorded: Mutex<HashMap<&'static str, Recorded>>,
+    recorded: Mutex<All>,
+}
+
+/// What is recorded, since the providers were last replaced.
+#[derive(Debug, Default)]
+struct All {
+    families: HashMap<&'static str, Recorded>,
+    /// The number of series of deleted deployments, by the place of their workspace.
+    deleted: HashMap<usize, usize>,
+}
+
+/// Records values, while no series is dropped.
+pub(super) struct Recording<'a> {
+    histograms: &'a Histograms,
+    all: MutexGuard<'a, All>,
 }
 
 /// A deployment: the place of its workspace, its name and the name of its flow.
 type Place = (usize, [Label; 2]);
 
-/// The series of one family since the providers were last replaced.
+/// The series of one family.
 #[derive(Debug, Default)]
 struct Recorded {
     /// The layer of each series by the hash of its attributes, by deployment; `None` for those of
@@ -65,10 +79,71 @@ impl Histograms {
         outlets.find(|outlet| outlet.how() == how).cloned()
     }
 
+    /// Records what `measure` measures. Nothing is dropped in the meantime, and what was measured is
+    /// noted by `note` before anything can be.
+    pub(super) fn record(&self, measure: impl FnOnce(&mut Recording<'_>), note: impl FnOnce()) {
+        let mut recording = Recording {
+            histograms: self,
+            all: self.recorded(),
+        };
+        measure(&mut recording);
+        note();
+    }
+
+    /// Drops the series of deleted deployments of all workspaces if there are more than 1,000 of them
+    /// and they outnumber the others, or if they leave no room for new series below the limit.
+    /// Returns whether it did. `is_alive` gets the deployment name and the flow name of the workspace
+    /// at `place`; series of families without these attributes count as alive. For the other
+    /// workspaces, the deleted deployments are those that were found the last time.
+    ///
+    /// Everything recorded before must have been delivered, which `is_delivered` tells: exporters
+    /// that have not delivered it lose it.
+    pub fn forget(
+        &self,
+        place: usize,
+        is_delivered: impl FnOnce() -> bool,
+        is_alive: impl Fn(&Label, &Label) -> bool,
+    ) -> bool {
+        let mut recorded = self.recorded();
+        let All { families, deleted } = &mut *recorded;
+        let (mut gone_here, mut in_the_way) = (0_usize, false);
+        for family in families.values() {
+            let gone = family.places.iter().filter(|(of, _)| {
+                of.as_ref().is_some_and(|(of, [deployment, flow])| {
+                    *of == place && !is_alive(deployment, flow)
+                })
+            });
+            let gone: usize = gone.map(|(_, series)| series.len()).sum();
+            gone_here = gone_here.saturating_add(gone);
+            in_the_way |= family.is_full && gone > 0;
+        }
+        deleted.insert(place, gone_here);
+        let all: usize = families.values().map(|family| family.count).sum();
+        let dead: usize = deleted.values().sum();
+        let live = all.saturating_sub(dead);
+        if !(in_the_way || dead > live.max(FEW)) || !is_delivered() {
+            return false;
+        }
+        self.outlets.iter().for_each(|outlet| outlet.replace());
+        *recorded = All::default();
+        tracing::debug!(
+            live,
+            dead,
+            "histograms of runs were reset to drop the series of deleted deployments"
+        );
+        true
+    }
+
+    fn recorded(&self) -> MutexGuard<'_, All> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recording<'_> {
     /// Records a value of the series with `attributes`, of the workspace at `place`. `values` are
     /// those of the attributes that `family` declares.
-    pub fn record(
-        &self,
+    pub(super) fn add(
+        &mut self,
         family: &Family,
         place: usize,
         values: &[Label],
@@ -78,56 +153,16 @@ impl Histograms {
         let value = |attribute| family.value(values, attribute).cloned();
         let names = value(DEPLOYMENT_NAME).zip(value(FLOW_NAME));
         let place = names.map(|(deployment, flow)| (place, [deployment, flow]));
-        let mut recorded = self.recorded();
-        let of_family = recorded.entry(family.name).or_default();
-        let layer = of_family.layer(place, attributes, self.limit);
-        drop(recorded);
+        let of_family = self.all.families.entry(family.name).or_default();
+        let layer = of_family.layer(place, attributes, self.histograms.limit);
         let layers = layer.unwrap_or_default().saturating_add(1);
-        for outlet in &self.outlets {
+        for outlet in &self.histograms.outlets {
             outlet.add_layers(layers);
             match layer {
                 Some(layer) => outlet.record(layer, family.name, seconds, attributes),
                 None => outlet.record(0, family.name, seconds, &[KeyValue::new(OVERFLOW, true)]),
             }
         }
-    }
-
-    /// Drops the series of deleted deployments of the workspace at `place` if there are more than
-    /// 1,000 of them and they outnumber the others, or if they leave no room for new series below
-    /// the limit. Returns whether it did. `is_alive` gets the deployment name and the flow name;
-    /// series of families without these attributes count as alive.
-    ///
-    /// Everything recorded before must have been delivered: exporters that have not delivered it
-    /// lose it.
-    pub fn forget(&self, place: usize, is_alive: impl Fn(&Label, &Label) -> bool) -> bool {
-        let mut recorded = self.recorded();
-        let (mut live, mut dead, mut in_the_way) = (0, 0, false);
-        for family in recorded.values() {
-            let gone = family.places.iter().filter(|(of, _)| {
-                of.as_ref().is_some_and(|(of, [deployment, flow])| {
-                    *of == place && !is_alive(deployment, flow)
-                })
-            });
-            let gone: usize = gone.map(|(_, series)| series.len()).sum();
-            live = family.count.saturating_sub(gone).saturating_add(live);
-            dead = gone.saturating_add(dead);
-            in_the_way |= family.is_full && gone > 0;
-        }
-        if !in_the_way && dead <= live.max(FEW) {
-            return false;
-        }
-        self.outlets.iter().for_each(|outlet| outlet.replace());
-        recorded.clear();
-        tracing::debug!(
-            live,
-            dead,
-            "histograms of runs were reset to drop the series of deleted deployments"
-        );
-        true
-    }
-
-    fn recorded(&self) -> std::sync::MutexGuard<'_, HashMap<&'static str, Recorded>> {
-        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

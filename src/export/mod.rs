@@ -31,6 +31,7 @@ use crate::settings::Settings;
 pub use collected::NotAccepted;
 use collected::{Collected, Exporter as _};
 pub use histograms::Histograms;
+use histograms::Recording;
 pub use instruments::Recorder;
 use instruments::{Common, Slots};
 use otlp::PointCounts;
@@ -194,22 +195,24 @@ impl Exporters {
     }
 
     /// Records the events of a cycle of the workspace at `place` into the families that are measured
-    /// from them.
-    pub fn measure(&self, place: usize, options: &Options, events: &[Event]) {
-        for family in options.families() {
-            let Source::Measured(measure) = family.source else {
-                continue;
-            };
-            for event in events {
-                if let Some((values, seconds)) = measure(event)
-                    && options.has_series(family, &values)
-                {
-                    let attributes = options.counted(family, &values, event.tags());
-                    let histograms = &self.histograms;
-                    histograms.record(family, place, &values, seconds, &attributes);
+    /// from them. Then `note` is called, before anything recorded can be dropped.
+    pub fn measure(&self, place: usize, options: &Options, events: &[Event], note: impl FnOnce()) {
+        let measure = |recording: &mut Recording<'_>| {
+            for family in options.families() {
+                let Source::Measured(measure) = family.source else {
+                    continue;
+                };
+                for event in events {
+                    if let Some((values, seconds)) = measure(event)
+                        && options.has_series(family, &values)
+                    {
+                        let attributes = options.counted(family, &values, event.tags());
+                        recording.add(family, place, &values, seconds, &attributes);
+                    }
                 }
             }
-        }
+        };
+        self.histograms.record(measure, note);
     }
 
     /// The families that are measured from events.

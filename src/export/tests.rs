@@ -126,13 +126,15 @@ fn a_histogram_in_several_layers_is_on_the_page_once() {
     let family = catalogue().find(|family| family.name == "prefect.flow_run.duration");
     let family = family.unwrap();
     let series = outlet::room(0) + 1;
-    for number in 0..series {
-        let mut values = vec![crate::core::tally::Label::from("etl"); family.attributes.len()];
-        values[0] = number.to_string().into();
-        let attributes = options.counted(family, &values, &[]);
-        let histograms = exporters.histograms();
-        histograms.record(family, 0, &values, 1.5, &attributes);
-    }
+    let measure = |recording: &mut Recording<'_>| {
+        for number in 0..series {
+            let mut values = vec![crate::core::tally::Label::from("etl"); family.attributes.len()];
+            values[0] = number.to_string().into();
+            let attributes = options.counted(family, &values, &[]);
+            recording.add(family, 0, &values, 1.5, &attributes);
+        }
+    };
+    exporters.histograms().record(measure, || {});
     exporters.publish(1, Vec::new());
     let text = exporters.page().unwrap().scrape().unwrap();
     let text = std::str::from_utf8(&text).unwrap();

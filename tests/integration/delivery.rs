@@ -12,7 +12,7 @@ use tonic_types::StatusExt as _;
 use crate::support::collected::{Collection, Process, delivery, export, outcome};
 use crate::support::fleet;
 use crate::support::otlp::{Answer, Received, Receiver, translated};
-use crate::support::points::{Got, all_three, got, is, over_grpc, over_http, values};
+use crate::support::points::{Got, all_three, got, got_of, is, over_grpc, over_http, values};
 use crate::support::prefect::free_port;
 use crate::support::process::{AgentProcess, wait_for};
 use crate::support::small_stub;
@@ -48,6 +48,26 @@ async fn a_series_that_ends_is_marked_until_the_mark_is_accepted() {
     export(&delivery, &rest).await.unwrap();
     let expected = [is("gauge", "doubtful", None), is("gauge", "stays", 1.0)];
     assert_eq!(values(&receiver), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gauges_that_are_all_withheld_are_marked() {
+    let stub = small_stub().await;
+    let (receiver, endpoint) = over_http().await;
+    let settings = [
+        ("SAMPLE_INTERVAL_SECONDS", "1"),
+        ("INVENTORY_INTERVAL_SECONDS", "1"),
+        ("METRICS_INCLUDE", "prefect_info_*"),
+        ("OTEL_METRICS_EXPORTER", "otlp"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+    ];
+    tokio::task::block_in_place(|| {
+        let _agent = AgentProcess::start(&stub.url, &settings);
+        let flows = || got_of(&receiver, "prefect_info_flows").pop();
+        wait_for("a flow", || flows()?.value);
+        stub.contents().delay = Duration::from_secs(600);
+        wait_for("its mark", || flows()?.value.is_none().then_some(()));
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]

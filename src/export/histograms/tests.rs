@@ -52,12 +52,19 @@ type Series = (String, u64, SystemTime);
 
 impl Exported {
     fn record(&self, family: &str, first: &str) {
+        self.record_in(0, family, first);
+    }
+
+    fn record_in(&self, workspace: usize, family: &str, first: &str) {
         let mut families = catalogue();
         let family = families.find(|declared| declared.name == family).unwrap();
         let mut values = vec![Label::from("etl"); family.attributes.len()];
         values[0] = Label::from(first);
         let attributes = self.options.counted(family, &values, &[]);
-        self.histograms.record(family, 0, &values, 1.5, &attributes);
+        let add = |recording: &mut Recording<'_>| {
+            recording.add(family, workspace, &values, 1.5, &attributes);
+        };
+        self.histograms.record(add, || {});
     }
 
     fn run(&self, deployment: &str) {
@@ -66,7 +73,7 @@ impl Exported {
 
     fn forget_all_but(&self, alive: &[&str]) -> bool {
         self.histograms
-            .forget(0, |deployment, _| alive.contains(&&**deployment))
+            .forget(0, || true, |deployment, _| alive.contains(&&**deployment))
     }
 
     fn pushed(&self) -> Vec<Series> {
@@ -115,7 +122,7 @@ fn under_churn_the_series_of_deleted_deployments_are_dropped() {
     }
     // 10,001 deployments have existed; at most `FEW` series of deleted ones are kept.
     assert!(most <= FEW + 251, "{most}");
-    assert!(exported.histograms.recorded().len() <= 1);
+    assert!(exported.histograms.recorded().families.len() <= 1);
 }
 
 #[test]
@@ -188,11 +195,56 @@ fn many_series_of_existing_deployments_are_not_reset() {
         // Whether a task still exists is unknown.
         exported.record("prefect.task_run.duration", &format!("task-{number}"));
     }
-    let forgotten = exported
-        .histograms
-        .forget(0, |deployment, _| deployment.starts_with("alive"));
+    let forgotten =
+        exported
+            .histograms
+            .forget(0, || true, |deployment, _| deployment.starts_with("alive"));
     assert!(!forgotten);
     let alive = exported.pushed();
     let alive = alive.iter().find(|(name, ..)| name == "alive").unwrap();
     assert_eq!(alive.1, 15);
+}
+
+#[test]
+fn deleted_deployments_of_several_workspaces_are_dropped_together() {
+    let exported = exported("50000");
+    let half = FEW / 2 + 1;
+    for workspace in [0, 1] {
+        for number in 0..half {
+            let name = format!("{workspace}-{number}");
+            exported.record_in(workspace, "prefect.flow_run.duration", &name);
+        }
+    }
+    let forget = |workspace, is_delivered| {
+        let histograms = &exported.histograms;
+        histograms.forget(workspace, || is_delivered, |_, _| false)
+    };
+    assert!(!forget(0, true), "a few are kept");
+    assert!(!forget(1, false), "they have not been delivered");
+    assert_eq!(exported.pushed().len(), 2 * half);
+    assert!(forget(1, true));
+    assert_eq!((exported.pushed(), exported.scraped()), (vec![], 0));
+}
+
+#[test]
+fn nothing_is_dropped_while_values_are_recorded() {
+    let exported = exported("50000");
+    (0..=FEW).for_each(|number| exported.run(&format!("gone-{number}")));
+    let is_noted = std::sync::atomic::AtomicBool::new(false);
+    let load = || is_noted.load(std::sync::atomic::Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let (began, begins) = std::sync::mpsc::channel();
+        let (exported, is_noted) = (&exported, &is_noted);
+        scope.spawn(move || {
+            let wait = |_: &mut Recording<'_>| {
+                began.send(()).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            };
+            let note = || is_noted.store(true, std::sync::atomic::Ordering::SeqCst);
+            exported.histograms.record(wait, note);
+        });
+        begins.recv().unwrap();
+        let forgotten = exported.histograms.forget(0, || !load(), |_, _| false);
+        assert!(!forgotten, "what was recorded has not been delivered");
+    });
 }

@@ -175,8 +175,8 @@ pub(super) fn collected_at(parts: &[&ResourceMetrics]) -> SystemTime {
 
 impl Exporter for Delivery {
     async fn export(&self, collected: &Collected, give_up: &Notify) -> Result<(), NotAccepted> {
-        let parts: Vec<_> = collected.parts().collect();
-        self.deliver(&parts, give_up).await
+        // Also the empty ones: series that have ended are marked even if there are no others.
+        self.deliver(&collected.all(), give_up).await
     }
 
     fn shutdown(&self) -> OTelSdkResult {
