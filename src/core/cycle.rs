@@ -126,11 +126,18 @@ impl Core {
         let inventory = self.reader.inventory();
         let deployments = inventory.deployments.values();
         let places: HashSet<Place> = deployments
+            .clone()
             .map(|deployment| self.reader.place(deployment))
             .collect();
         let since = self.counts_since(now);
-        for place in &places {
-            self.changed |= self.counters.start_at_zero(place, since);
+        // A flow that is not known yet will be, under its name. If only first pages are read, many
+        // never are.
+        let first_page_only = self.config.first_page_only;
+        let ready =
+            deployments.filter(|deployment| first_page_only || !inventory.lacks_flow(deployment));
+        for deployment in ready {
+            let place = self.reader.place(deployment);
+            self.changed |= self.counters.start_at_zero(&place, since);
         }
         self.begins = false;
         let keep = KEEP_AFTER_DELETION;

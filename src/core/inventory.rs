@@ -54,13 +54,19 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// The number of objects of a section that may have very many.
+    /// The number of objects of a section that may have very many. Deployments and flows are read
+    /// equally often, since the series of a deployment have the name of its flow.
     pub(super) fn size(&self, section: Section) -> usize {
         match section {
-            Section::Deployments => self.deployments.len(),
-            Section::Flows => self.flows.len(),
+            Section::Deployments | Section::Flows => self.deployments.len().max(self.flows.len()),
             _ => 0,
         }
+    }
+
+    /// Whether the flow of a deployment is not known yet.
+    pub(super) fn lacks_flow(&self, deployment: &Deployment) -> bool {
+        let flow = deployment.flow_id.as_ref();
+        flow.is_some_and(|id| !self.flows.contains_key(id))
     }
 
     /// The name of the flow with this id, as a label.

@@ -96,7 +96,7 @@ const LARGE: usize = 4_000;
 
 /// A large list is read at least this often, unless `INVENTORY_INTERVAL_SECONDS` is longer: alerts and
 /// dashboards take a list that has not been read for 180 s for stale.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(150);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(120);
 
 /// Timer ticks are a little early or late, which must not delay a reading by a whole interval.
 const SLACK: Duration = Duration::from_millis(500);
@@ -190,16 +190,17 @@ impl Sections {
         }
     }
 
-    /// The time from one reading of a section, with so many objects, to the next one. It is read in
-    /// the last cycle before it is stale at the latest.
+    /// The time from one reading of a section, with so many objects, to the next one. Once it is due,
+    /// there are two cycles to read it before it is stale, in case the first one fails.
     fn due_after(&self, section: Section, objects: usize) -> Duration {
         let interval = self.inventory_interval;
         if section.cadence() == Cadence::Cycle {
             return Duration::ZERO;
         }
         let longer = interval.mul_f64(objects as f64 / LARGE as f64);
-        let last_cycle = self.stale_after(section).saturating_sub(self.interval);
-        longer.min(LONGEST_INTERVAL).min(last_cycle).max(interval)
+        let cycles = self.interval.saturating_mul(2);
+        let latest = self.stale_after(section).saturating_sub(cycles);
+        longer.min(LONGEST_INTERVAL).min(latest).max(interval)
     }
 
     /// How old a section is; `None` if it is not enabled.
@@ -426,7 +427,7 @@ mod tests {
 
     #[test]
     fn a_large_list_is_read_less_often_but_before_it_is_stale() {
-        for (objects, expected) in [(4_000, 60), (8_000, 120), (10_000, 150), (500_000, 150)] {
+        for (objects, expected) in [(4_000, 60), (6_000, 90), (10_000, 120), (500_000, 120)] {
             let mut sections = sections();
             let (mut deployments, mut workers) = (Vec::new(), Vec::new());
             for seconds in (0..=360).step_by(30) {
@@ -451,9 +452,27 @@ mod tests {
             assert_eq!(workers[..3], [0, 60, 120]);
         }
         let rare = Sections::new(up(60), up(60), |_| true);
-        assert_eq!(rare.due_after(Section::Deployments, 10_000), up(120));
+        assert_eq!(rare.due_after(Section::Deployments, 10_000), up(60));
         let cloud = Sections::new(up(60), up(300), |_| true);
         assert_eq!(cloud.due_after(Section::Deployments, 10_000), up(300));
+    }
+
+    #[test]
+    fn a_large_list_is_not_stale_if_reading_it_fails_once() {
+        let mut sections = sections();
+        let mut was_read = 0;
+        for seconds in (0..=3_600).step_by(30) {
+            sections.begin(up(seconds), |_| 100_000);
+            let freshness = sections.freshness(Section::Deployments, up(seconds));
+            assert!(seconds == 0 || !freshness.unwrap().stale, "{seconds}");
+            if sections.is_pending(Section::Deployments) {
+                match was_read {
+                    2 => sections.failed(Section::Deployments, forbidden(), up(seconds + 29)),
+                    _ => sections.read(Section::Deployments, up(seconds + 2)),
+                }
+                was_read = (was_read + 1) % 3;
+            }
+        }
     }
 
     #[test]
