@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use tracing::{Instrument as _, Span};
 
 use crate::cycles::{self, Cycles, Shared};
@@ -56,17 +56,21 @@ impl Workspaces {
         requests: RequestMetrics,
     ) -> Result<Self, cycles::Error> {
         let shared = Shared::new(settings, Arc::clone(&exporters));
-        let (mut all, mut sources) = (Vec::new(), Vec::new());
-        for (place, (name, settings)) in settings.each().into_iter().enumerate() {
+        let new = async |place, name: Option<Arc<str>>, settings: &Settings| {
             let options = match &name {
                 Some(name) => Arc::new(options.of_workspace(name)),
                 None => Arc::clone(&options),
             };
-            sources.push(Source::new(name.as_ref(), Arc::clone(&options), &settings));
-            let cycles = Cycles::new(&settings, options, shared.clone(), place);
+            let source = Source::new(name.as_ref(), Arc::clone(&options), settings);
+            let cycles = Cycles::new(settings, options, shared.clone(), place);
             let cycles = cycles.instrument(span(name.as_deref())).await?;
-            all.push(Workspace { name, cycles });
-        }
+            Ok::<_, cycles::Error>((Workspace { name, cycles }, source))
+        };
+        let each = settings.each();
+        let each = each.iter().enumerate();
+        // A disk that does not respond delays the start only once.
+        let all = each.map(|(place, (name, settings))| new(place, name.clone(), settings));
+        let (all, sources) = try_join_all(all).await?.into_iter().unzip();
         let publications = shared.publications;
         let publisher = Publisher::new(
             settings,

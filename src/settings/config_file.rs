@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use config::{FileFormat, Map, Value, ValueKind};
+use reqwest::Url;
 
 use super::Error;
 use super::file::{parse, read, text};
@@ -125,11 +126,10 @@ fn workspaces(tables: Value, path: &Path, known: &Known) -> Result<Vec<Table>, E
         let url = table
             .values
             .iter()
-            .find(|(name, _)| name == "PREFECT_API_URL");
+            .find(|(name, url)| name == "PREFECT_API_URL" && !url.is_empty());
         let (_, url) =
             url.ok_or_else(|| wrong(format!("workspace {name:?} needs its own prefect_api_url")))?;
-        let url = url.trim_end_matches('/').to_owned();
-        if let Some(other) = urls.insert(url, name.clone()) {
+        if let Some(other) = urls.insert(normalized(url), name.clone()) {
             return Err(wrong(format!(
                 "the workspaces {other:?} and {name:?} have the same prefect_api_url"
             )));
@@ -165,6 +165,12 @@ fn workspace(number: usize, table: Value, path: &Path, known: &Known) -> Result<
     };
     let values = settings(&values, &of_prefect, unknown)?;
     Ok(Table { name, values })
+}
+
+/// Equal URLs may be written differently.
+fn normalized(url: &str) -> String {
+    let parsed = Url::parse(url).map_or_else(|_| url.to_owned(), String::from);
+    parsed.trim_end_matches('/').to_owned()
 }
 
 fn is_name(text: &str) -> bool {

@@ -215,10 +215,14 @@ impl Merged {
         };
         let has_credentials = { workspace.values.iter() }
             .any(|(name, _)| profile::CREDENTIALS.contains(&without_file(name)));
-        // Key and auth string are treated as one, and so are a secret and its file.
+        // Key and auth string are treated as one, and so are a secret and its file. An empty secret
+        // means none, while any other empty value is as if it were not there.
+        let own = workspace.values.iter();
+        let own = own.filter(|(name, value)| !value.is_empty() || is_secret(name));
+        let own: Vec<_> = own.collect();
         merged.values.retain(|name, _| {
             let name = without_file(name);
-            let is_replaced = { workspace.values.iter() }.any(|(own, _)| without_file(own) == name);
+            let is_replaced = own.iter().any(|(own, _)| without_file(own) == name);
             !(is_replaced || (has_credentials && profile::CREDENTIALS.contains(&name)))
         });
         for (name, value) in &workspace.values {
@@ -320,6 +324,12 @@ fn is_service_link(name: &str, value: &str) -> bool {
 }
 
 /// The name of a setting; for `NAME_FILE`, that of the secret.
+fn is_secret(name: &str) -> bool {
+    let name = without_file(name);
+    let mut settings = SETTINGS.iter().filter(|setting| setting.is_secret());
+    settings.any(|setting| setting.names().iter().any(|own| own == name))
+}
+
 fn without_file(name: &str) -> &str {
     name.strip_suffix(FILE).unwrap_or(name)
 }

@@ -50,6 +50,29 @@ fn each_workspace_has_its_own_connection_and_the_other_settings_of_all() {
 }
 
 #[test]
+fn an_empty_value_of_a_workspace_is_as_if_it_were_not_there_except_for_secrets() {
+    let settings = loaded(
+        r#"
+            prefect_api_key = "pnu_all"
+            max_retries = 5
+            [[workspaces]]
+            name = "a"
+            prefect_api_url = "http://a/api"
+            prefect_api_key = ""
+            max_retries = ""
+        "#,
+        &[],
+    );
+    let settings = settings.unwrap();
+    let [(_, one)] = &settings.each()[..] else {
+        panic!("{:?}", settings.workspaces);
+    };
+    assert_eq!(one.prefect.max_retries, 5);
+    let credentials = &one.prefect.authentication.credentials;
+    assert!(matches!(credentials, Credentials::None), "{credentials:?}");
+}
+
+#[test]
 fn workspaces_on_one_server_share_the_requests_to_it() {
     let of = |name: &str, url: &str| {
         format!("[[workspaces]]\nname = \"{name}\"\nprefect_api_url = \"{url}\"\n")
@@ -129,6 +152,14 @@ fn a_workspace_that_cannot_be_used_is_named() {
         (
             two(a, "name = \"b\"\nprefect_api_url = \"http://a/api/\""),
             "the workspaces \"a\" and \"b\" have the same prefect_api_url",
+        ),
+        (
+            two(a, "name = \"b\"\nprefect_api_url = \"HTTP://A:80/api\""),
+            "the workspaces \"a\" and \"b\" have the same prefect_api_url",
+        ),
+        (
+            two(a, "name = \"b\"\nprefect_api_url = \"\""),
+            "workspace \"b\" needs its own prefect_api_url",
         ),
         (
             two(a, "name = \"b\"\nprefect_api_url = \"b\""),
