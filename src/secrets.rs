@@ -5,7 +5,9 @@
 //! text comes from.
 
 use std::borrow::Cow;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
@@ -19,7 +21,7 @@ const SHORTEST: usize = 4;
 const UNMISTAKABLE: usize = 8;
 
 /// Secrets in each form in which they may be repeated.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct Secrets(Vec<String>);
 
 impl Secrets {
@@ -41,7 +43,11 @@ impl Secrets {
                 self.0.push(form);
             }
         }
-        // A secret that contains another one is masked first.
+        self.sort();
+    }
+
+    /// A secret that contains another one is masked first.
+    fn sort(&mut self) {
         self.0.sort_by_key(|form| std::cmp::Reverse(form.len()));
     }
 
@@ -52,7 +58,7 @@ impl Secrets {
             mask_each(text, secret.as_bytes(), |_, _| true);
             mask_cut_off(text, secret.as_bytes());
         }
-        known().hide_in_message(text);
+        known().all.hide_in_message(text);
         hide_user_info(text);
     }
 
@@ -193,17 +199,78 @@ fn into_text(bytes: Vec<u8>) -> String {
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
-/// Every secret that the process has read.
-static KNOWN: RwLock<Secrets> = RwLock::new(Secrets(Vec::new()));
+/// So many contents of a file that is read again are remembered: a server may repeat one that was
+/// replaced a moment ago, and every line of the log is searched for all of them.
+const KEPT: usize = 4;
 
-fn known() -> RwLockReadGuard<'static, Secrets> {
+/// The secrets that the process has read.
+#[derive(Debug, Default)]
+struct Known {
+    /// All of them.
+    all: Secrets,
+    /// Those that are never replaced.
+    constant: Secrets,
+    /// Those of the last contents of files that are read again, by reader.
+    replaced: BTreeMap<usize, VecDeque<Secrets>>,
+}
+
+static KNOWN: RwLock<Known> = RwLock::new(Known {
+    all: Secrets(Vec::new()),
+    constant: Secrets(Vec::new()),
+    replaced: BTreeMap::new(),
+});
+
+thread_local! {
+    /// Those that this thread is reading again.
+    static READING: RefCell<Option<Secrets>> = const { RefCell::new(None) };
+}
+
+fn known() -> RwLockReadGuard<'static, Known> {
     KNOWN.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn change_known() -> RwLockWriteGuard<'static, Known> {
+    KNOWN.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Remembers secrets, so that no message contains them.
 pub(crate) fn learn<'a>(values: impl IntoIterator<Item = &'a str>) {
-    let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
-    values.into_iter().for_each(|value| known.add(value));
+    let mut known = change_known();
+    let Known { all, constant, .. } = &mut *known;
+    READING.with_borrow_mut(|reading| {
+        let own = reading.as_mut().unwrap_or(constant);
+        for value in values {
+            all.add(value);
+            own.add(value);
+        }
+    });
+}
+
+/// Reads secrets that may have been replaced, and forgets those that `reader` has read long before.
+pub(crate) fn read_again<T>(reader: usize, read: impl FnOnce() -> T) -> T {
+    READING.set(Some(Secrets::default()));
+    let result = read();
+    let learnt = READING.take().unwrap_or_default();
+    let mut known = change_known();
+    let Known {
+        all,
+        constant,
+        replaced,
+    } = &mut *known;
+    let last = replaced.entry(reader).or_default();
+    if last.back() != Some(&learnt) {
+        last.retain(|earlier| *earlier != learnt);
+        last.push_back(learnt);
+        if last.len() > KEPT {
+            last.pop_front();
+        }
+        let current = replaced.values().flatten();
+        let forms = constant.0.iter().chain(current.flat_map(|of| &of.0));
+        let forms: BTreeSet<_> = forms.cloned().collect();
+        all.0 = forms.into_iter().collect();
+        all.sort();
+    }
+    result
 }
 
 /// Remembers a password, and how basic authentication sends it.
@@ -221,11 +288,11 @@ pub fn scrubbed(message: &str) -> String {
 /// The same for bytes.
 pub(crate) fn scrub(message: &[u8]) -> Cow<'_, [u8]> {
     let known = known();
-    if known.0.is_empty() && find(message, AUTHORITY).is_none() {
+    if known.all.0.is_empty() && find(message, AUTHORITY).is_none() {
         return Cow::Borrowed(message);
     }
     let mut text = message.to_vec();
-    known.hide_in_message(&mut text);
+    known.all.hide_in_message(&mut text);
     hide_user_info(&mut text);
     Cow::Owned(text)
 }
@@ -341,6 +408,23 @@ mod tests {
             stars(4)
         );
         assert_eq!(written, expected);
+    }
+
+    #[test]
+    fn of_a_secret_that_is_replaced_every_hour_only_the_last_ones_are_remembered() {
+        learn(["constant-0123"]);
+        let read = |reader, token: &str| read_again(reader, || learn([token]));
+        let token = |number: usize| format!("token-{number:04}");
+        read(1, "another-0123");
+        for number in 0..100 {
+            read(2, &token(number));
+            // The file is read every few seconds.
+            read(2, &token(number));
+            let hidden = scrubbed(&format!("{} constant-0123 another-0123", token(number)));
+            assert_eq!(hidden, "********** ************* ************");
+        }
+        assert_eq!(scrubbed(&token(99 - KEPT)), token(99 - KEPT));
+        assert_eq!(scrubbed(&token(100 - KEPT)), "**********");
     }
 
     #[test]

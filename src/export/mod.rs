@@ -304,10 +304,12 @@ fn delivery(settings: &Settings, options: &Options, slots: Slots) -> otlp::Deliv
         interval: settings.sampling.interval,
         points: Arc::new(move |name| slots.points(name)),
         counted: counted.map(|family| family.name).collect(),
-        file: settings
-            .state_dir
-            .as_ref()
-            .map(|folder| otlp::DeliveredFile::new(folder, api)),
+        file: settings.state_dir.as_ref().map(|folder| {
+            let workspaces = settings.workspaces.iter();
+            let names: Vec<_> = workspaces.map(|one| Arc::clone(&one.name)).collect();
+            let identity = format!("{} {}", options.identity(), names.is_empty());
+            otlp::DeliveredFile::new(folder, api, identity, names)
+        }),
     }
 }
 

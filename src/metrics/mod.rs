@@ -38,6 +38,7 @@ use crate::core::tally::Label;
 use crate::prefect::Id;
 use agent::{Checkpoints, CycleCounts};
 pub use lingering::Lingering;
+pub(crate) use options::WORKSPACE;
 pub use options::{Options, TagAttributes};
 use points::Size;
 pub use points::{OVERFLOW, Point, Points};

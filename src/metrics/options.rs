@@ -16,7 +16,7 @@ use crate::core::tally::{Label, Series};
 use crate::settings::{self, Settings, Shard};
 
 /// The attribute with the name of the workspace, if an agent reads several.
-const WORKSPACE: &str = "prefect.workspace";
+pub(crate) const WORKSPACE: &str = "prefect.workspace";
 
 /// The metrics settings.
 #[derive(Debug, Clone)]
@@ -201,6 +201,17 @@ impl Options {
     /// The attributes that every series has.
     pub fn common(&self) -> &[KeyValue] {
         &self.attributes
+    }
+
+    /// What distinguishes the series of this agent from those that it would export of the same
+    /// objects with other settings.
+    pub fn identity(&self) -> String {
+        let attributes = self.attributes.iter();
+        let attributes = attributes.map(|pair| format!("{}={}", pair.key, pair.value));
+        let attributes: Vec<_> = attributes.collect();
+        let tags: Vec<_> = self.tag_labels.iter().map(Key::as_str).collect();
+        let shard = self.shard.map(|shard| shard.to_string());
+        format!("{attributes:?} {tags:?} {shard:?}")
     }
 
     /// The keys of deployment tags that are exported as attributes.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Error;
 use crate::failure::Failure;
+use crate::secrets;
 
 type Read<T> = dyn Fn() -> Result<T, Error> + Send + Sync;
 
@@ -90,7 +91,8 @@ impl<T> Reload<T> {
     ///
     /// If a file cannot be read, or has a value that is not valid.
     pub fn read(&self) -> Result<T, Error> {
-        (self.read)()
+        let reader = Arc::as_ptr(self.watched.names()).addr();
+        secrets::read_again(reader, || (self.read)())
     }
 
     /// The settings, and whether reading them works.

@@ -17,6 +17,7 @@ use crate::support::process::{AgentProcess, wait_for};
 use crate::support::{fleet, pass, small_stub};
 
 const DELTA: (&str, &str) = ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta");
+const CUMULATIVE: (&str, &str) = (DELTA.0, "cumulative");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_pushes_lose_and_repeat_nothing() {
@@ -79,6 +80,29 @@ async fn a_histogram_that_was_reset_and_has_the_same_count_is_new() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn instruments_that_are_recreated_to_make_room_repeat_no_count() {
+    let (receiver, endpoint) = over_http().await;
+    for (temporality, increases) in [(DELTA, [0.0, 3.0, 0.0]), (CUMULATIVE, [20.0, 23.0, 23.0])] {
+        let delivery = delivery(&endpoint, &[temporality], vec![]);
+        let mut starts = Vec::new();
+        // At the first push, what has been counted is its baseline.
+        let counted = |value| Collection::default().counter("runs", value);
+        export(&delivery, &counted(20.0)).await.unwrap();
+        got(&receiver);
+        for (value, increase) in [20.0, 23.0, 23.0].into_iter().zip(increases) {
+            export(&delivery, &counted(value)).await.unwrap();
+            let all = got(&receiver);
+            assert_eq!(all[0].value, Some(increase));
+            starts.push(all[0].start);
+        }
+        if temporality == CUMULATIVE {
+            starts.dedup();
+            assert_eq!(starts.len(), 1, "{starts:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_last_count_of_a_series_that_ends_is_delivered() {
     let (receiver, endpoint) = over_http().await;
     let delivery = delivery(&endpoint, &[DELTA], vec![]);
@@ -135,6 +159,14 @@ async fn after_a_restart_deltas_continue_from_the_last_accepted_push() {
             .all(|(_, _, value)| *value == Some(0.0))
     );
     drop(third);
+    // The same objects in other series: their counts have been delivered.
+    let attributes = [&state[..], &[("METRICS_ATTRIBUTES", "stage=prod")]].concat();
+    let other = delivery(&endpoint, &attributes, vec![]);
+    let more = counted(25.0).counter("other", 7.0);
+    export(&other, &more).await.unwrap();
+    let expected = [is("counter", "other", 0.0), is("counter", "runs", 0.0)];
+    assert_eq!(values(&receiver), expected);
+    drop(other);
     // A damaged file is renamed, and the restored counts are assumed to be delivered.
     let file = |part: &str| {
         let files = std::fs::read_dir(folder.path()).unwrap();

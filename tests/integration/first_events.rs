@@ -2,15 +2,17 @@
 //! because `increase()` would otherwise miss them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 
 use crate::support::otlp::{Answer, Receiver};
+use crate::support::page::Page;
 use crate::support::points::{got_of, over_http};
 use crate::support::process::{AgentProcess, wait_for};
 use crate::support::stub::Stub;
-use crate::support::{fleet, pass, small_stub};
+use crate::support::{agent, cycle, fleet, pass, small_stub};
 
 /// Creates a deployment, with runs that ended before the agent has seen it.
 fn deploy(stub: &Stub, number: usize, runs: usize) {
@@ -145,4 +147,36 @@ async fn with_scrapes_and_pushes_both_receivers_get_the_zero_first() {
         });
         assert_eq!((counts[0], counts.last()), (0.0, Some(&2.0)), "{counts:?}");
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_has_zeros_once_its_flow_is_known() {
+    let stub = small_stub().await;
+    let mut agent = agent(&stub.url, &[("INVENTORY_INTERVAL_SECONDS", "1")]).await;
+    cycle(&mut agent).await;
+    let flow = {
+        let mut contents = stub.contents();
+        fleet::deploy(&mut contents, 7);
+        let id = contents.deployments.last().unwrap()["flow_id"].clone();
+        let place = contents.flows.iter().position(|flow| flow["id"] == id);
+        // It is created between the two lists.
+        contents.flows.remove(place.unwrap())
+    };
+    let zeros = |page: &Page| -> Vec<String> {
+        let family = page.family("prefect_flow_runs_finished_total");
+        let of_it = family
+            .keys()
+            .filter(|labels| labels["deployment_name"] == "deployment-7");
+        of_it.map(|labels| labels["flow_name"].clone()).collect()
+    };
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(zeros(&cycle(&mut agent).await), [""; 0]);
+    let name = flow["name"].as_str().unwrap().to_owned();
+    stub.contents().flows.push(flow);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let flows = zeros(&cycle(&mut agent).await);
+    assert!(
+        !flows.is_empty() && flows.iter().all(|flow| *flow == name),
+        "{flows:?}"
+    );
 }

@@ -101,12 +101,14 @@ impl Ledger {
             seen: 0,
             counted: delta && self.counted.contains(&metric.name.as_str()),
             delta,
+            began: 0,
             series: HashMap::new(),
         }
     }
 
     fn observe(&mut self, mut family: Family, metric: &mut Metric, points: &[Point]) -> Family {
         let is_gauge = matches!(metric.data, Some(Data::Gauge(_)));
+        let is_sum = matches!(metric.data, Some(Data::Sum(_)));
         let is_monotonic = matches!(&metric.data, Some(Data::Sum(sum)) if sum.is_monotonic);
         let starts = match is_monotonic {
             true => self.hasher.starts(points),
@@ -119,7 +121,13 @@ impl Ledger {
                 let key = self.hasher.key(point.attributes());
                 let series = family.series.entry(key);
                 let series = series.or_insert_with(|| self.new_series(point.attributes(), is_gauge));
-                let (began, time) = (*point.start(), point.time());
+                let (mut began, time) = (*point.start(), point.time());
+                // All sums are observed. They continue if an instrument is created again, in order
+                // to have room for more series.
+                if is_sum {
+                    family.began = if family.began == 0 { began } else { family.began };
+                    began = family.began;
+                }
                 series.begin(began, starts.get(&key).copied(), time);
                 series.seen = self.number;
                 series.gone = 0;

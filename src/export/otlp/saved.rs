@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::blocking::Blocking;
 use crate::checkpoint;
+use crate::metrics::WORKSPACE;
 
 /// The version of the file's format, which is also part of its name.
 const VERSION: u32 = 1;
@@ -29,13 +31,17 @@ type Attributes = Map<String, Json>;
 pub(super) enum Delivered {
     /// The total delivered, and the time of the last delivery in nanoseconds since 1970.
     Until(f64, u64),
-    /// Unknown: the file does not have the family.
+    /// Unknown: the file does not have the family, or the workspace.
     Unknown,
 }
 
 /// What was delivered of each family.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Baselines(HashMap<String, Family>);
+pub(super) struct Baselines {
+    families: HashMap<String, Family>,
+    /// The names of the workspaces, if they are known.
+    pub(super) workspaces: Option<Vec<Arc<str>>>,
+}
 
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Family {
@@ -48,6 +54,11 @@ struct Family {
 struct Content {
     version: u32,
     prefect_api_url: String,
+    /// Which series there are. Older files have neither this nor the workspaces.
+    #[serde(default)]
+    identity: Option<String>,
+    #[serde(default)]
+    workspaces: Option<Vec<Arc<str>>>,
     families: Vec<SavedFamily>,
 }
 
@@ -67,7 +78,10 @@ impl Baselines {
         attributes: &Attributes,
         is_first_collection: bool,
     ) -> Option<Delivered> {
-        match self.0.get_mut(metric) {
+        if is_first_collection && self.lacks(attributes) {
+            return Some(Delivered::Unknown);
+        }
+        match self.families.get_mut(metric) {
             Some(family) => {
                 let accepted = family.series.remove(&key(attributes))?;
                 Some(Delivered::Until(accepted, family.time))
@@ -76,9 +90,16 @@ impl Baselines {
         }
     }
 
+    /// Whether a series is of a workspace that was not read when they were saved.
+    fn lacks(&self, attributes: &Attributes) -> bool {
+        let workspace = attributes.get(WORKSPACE).and_then(Json::as_str);
+        let known = self.workspaces.as_ref().zip(workspace);
+        known.is_some_and(|(known, workspace)| !known.iter().any(|name| **name == *workspace))
+    }
+
     /// Forgets the series of a family that were not taken out. Returns whether there were any.
     pub(super) fn end(&mut self, metric: &str) -> bool {
-        let family = self.0.entry(metric.to_owned()).or_default();
+        let family = self.families.entry(metric.to_owned()).or_default();
         !std::mem::take(&mut family.series).is_empty()
     }
 
@@ -90,7 +111,7 @@ impl Baselines {
             time,
             series: series.collect(),
         };
-        self.0.insert(metric.to_owned(), family);
+        self.families.insert(metric.to_owned(), family);
     }
 }
 
@@ -104,14 +125,25 @@ fn key(attributes: &Attributes) -> String {
 pub struct DeliveredFile {
     path: PathBuf,
     prefect_api_url: String,
+    identity: String,
+    workspaces: Vec<Arc<str>>,
 }
 
 impl DeliveredFile {
-    /// The file that belongs to the checkpoint for `prefect_api_url`.
-    pub fn new(folder: &Path, prefect_api_url: &str) -> Self {
+    /// The file that belongs to the checkpoint for `prefect_api_url`. With another `identity`, there
+    /// are other series, of which it is unknown what was delivered; the same applies to
+    /// `workspaces` that were not there.
+    pub fn new(
+        folder: &Path,
+        prefect_api_url: &str,
+        identity: String,
+        workspaces: Vec<Arc<str>>,
+    ) -> Self {
         DeliveredFile {
             path: checkpoint::path(folder, "delivered", VERSION, prefect_api_url),
             prefect_api_url: prefect_api_url.to_owned(),
+            identity,
+            workspaces,
         }
     }
 
@@ -149,6 +181,10 @@ impl DeliveredFile {
             )));
         }
         let mut baselines = Baselines::default();
+        if content.identity.is_some_and(|saved| saved != self.identity) {
+            return Ok(baselines);
+        }
+        baselines.workspaces = content.workspaces;
         for family in content.families {
             baselines.set(&family.metric, family.delivered, family.time_unix_nano);
         }
@@ -157,7 +193,7 @@ impl DeliveredFile {
 
     /// The content of the file.
     pub(super) fn encode(&self, baselines: &Baselines) -> serde_json::Result<Vec<u8>> {
-        let families = baselines.0.iter().map(|(metric, family)| {
+        let families = baselines.families.iter().map(|(metric, family)| {
             let series = family.series.iter().filter_map(|(key, value)| {
                 let attributes: Attributes = serde_json::from_str(key).ok()?;
                 Some((attributes, *value))
@@ -171,6 +207,8 @@ impl DeliveredFile {
         serde_json::to_vec(&Content {
             version: VERSION,
             prefect_api_url: self.prefect_api_url.clone(),
+            identity: Some(self.identity.clone()),
+            workspaces: Some(self.workspaces.clone()),
             families: families.collect(),
         })
     }
@@ -244,5 +282,31 @@ impl Saved {
         }
         self.is_failing = written.is_err();
         written.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_workspace_that_was_not_there_nothing_is_known() {
+        let file = |workspaces: &[&str]| {
+            let names = workspaces.iter().map(|name| Arc::from(*name)).collect();
+            DeliveredFile::new(Path::new("/nowhere"), "http://a/api", String::new(), names)
+        };
+        let series = |workspace: &str| {
+            let attributes = serde_json::json!({"flow_name": "etl", WORKSPACE: workspace});
+            attributes.as_object().cloned().unwrap_or_default()
+        };
+        let mut delivered = Baselines::default();
+        delivered.set("runs", vec![(series("a"), 7.0)], 9);
+        let written = file(&["a", "b"]).encode(&delivered).unwrap();
+        let mut read = file(&["a", "b", "c"]).decode(&written).unwrap();
+        let mut take = |workspace, is_first| read.take("runs", &series(workspace), is_first);
+        assert_eq!(take("a", true), Some(Delivered::Until(7.0, 9)));
+        assert_eq!(take("b", true), None, "its first run");
+        assert_eq!(take("c", true), Some(Delivered::Unknown));
+        assert_eq!(take("c", false), None, "a run that was counted later");
     }
 }

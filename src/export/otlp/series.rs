@@ -20,6 +20,8 @@ pub(super) struct Family {
     pub(super) seen: u64,
     pub(super) counted: bool,
     pub(super) delta: bool,
+    /// The start time of its first instrument, if it is a sum, or 0.
+    pub(super) began: u64,
     pub(super) series: HashMap<u64, Series>,
 }
 

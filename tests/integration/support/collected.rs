@@ -13,7 +13,7 @@ use opentelemetry_sdk::metrics::{
 };
 use prefect_otel_agent::export::Reader;
 use prefect_otel_agent::export::otlp::{DeliveredFile, Delivery, DeliveryConfig};
-use prefect_otel_agent::metrics::Point;
+use prefect_otel_agent::metrics::{Options, Point};
 use prefect_otel_agent::settings::Settings;
 use tokio::sync::Notify;
 
@@ -176,10 +176,10 @@ fn delivery_by(settings: &Settings, points: Vec<Point>) -> Delivery {
             _ => Arc::default(),
         }),
         counted: vec!["test.counter"],
-        file: settings
-            .state_dir
-            .as_ref()
-            .map(|folder| DeliveredFile::new(folder, "http://prefect/api")),
+        file: settings.state_dir.as_ref().map(|folder| {
+            let identity = Options::new(settings).unwrap().identity();
+            DeliveredFile::new(folder, "http://prefect/api", identity, Vec::new())
+        }),
     };
     Delivery::new(settings.otel.otlp_metrics.as_ref().unwrap(), config).unwrap()
 }
