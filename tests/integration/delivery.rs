@@ -63,7 +63,7 @@ async fn gauges_that_are_all_withheld_are_marked() {
     ];
     tokio::task::block_in_place(|| {
         let _agent = AgentProcess::start(&stub.url, &settings);
-        let flows = || got_of(&receiver, "prefect_info_flows").pop();
+        let flows = || got_of(&receiver, "prefect.info.flows").pop();
         wait_for("a flow", || flows()?.value);
         stub.contents().delay = Duration::from_secs(600);
         wait_for("its mark", || flows()?.value.is_none().then_some(()));
