@@ -33,7 +33,7 @@ from flow_run t, generate_series($2::int, $3::int) n,
     lateral (select now() - make_interval(
         secs => $6::float + ($7::float - $6::float) * (n - $2::int) / ($3::int - $2::int + 1)) as at) moment,
     jsonb_populate_record(t, jsonb_build_object(
-    'id', md5('run' || n)::uuid, 'name', 'run-' || n, 'state_id', null,
+    'id', md5('run' || n)::uuid, 'name', 'run-' || n, 'state_id', md5('state' || n)::uuid,
     'deployment_id', md5('deployment' || n % $4::int)::uuid,
     'flow_id', md5('flow' || n % $4::int % $5::int)::uuid,
     'work_queue_id', (select work_queue_id from deployment where id = md5('deployment' || n % $4::int)::uuid),
@@ -53,17 +53,12 @@ from flow_run t join flow_run_state s on s.id = t.state_id, generate_series($2::
     'id', md5('state' || n)::uuid, 'flow_run_id', r.id, 'timestamp', r.state_timestamp)) copy
 where t.id = $1::uuid
 """
-CURRENT = """
-update flow_run set state_id = md5('state' || n)::uuid
-from generate_series($1::int, $2::int) n where flow_run.id = md5('run' || n)::uuid
-"""
 
 
 async def runs(database, template, first, count, deployments, flows, since, until):
     last = first + count - 1
     await database.execute(RUNS, template, first, last, deployments, flows, since, until)
     await database.execute(STATES, template, first, last)
-    await database.execute(CURRENT, first, last)
 
 
 async def fill(database, plan):
@@ -80,7 +75,7 @@ async def fill(database, plan):
 
 async def main():
     url, command, *rest = sys.argv[1:]
-    database = await asyncpg.connect(url, command_timeout=600)
+    database = await asyncpg.connect(url, command_timeout=3600)
     if command == "fill":
         await fill(database, json.loads(rest[0]))
     else:

@@ -252,7 +252,7 @@ impl Publishing {
         let (process, _) = steady(series);
         let (exporters, collector) =
             Exporters::collecting(&process.settings, &process.options).unwrap();
-        exporters.measure(0, &process.options, &process.events);
+        exporters.measure(0, &process.options, &process.events, || {});
         Publishing {
             process,
             exporters,

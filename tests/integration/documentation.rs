@@ -138,8 +138,8 @@ const COMMANDS: &[(&str, By)] = &[
     (
         "cargo bench --bench instructions",
         By::Check(
-            "benches/instructions.rs",
-            "cargo bench --bench instructions",
+            ".ci/check-instructions",
+            "cargo bench --locked --bench instructions",
         ),
     ),
     (
