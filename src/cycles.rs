@@ -12,7 +12,7 @@ use crate::checkpoint;
 use crate::core::sections::{STALE_AFTER_INTERVALS, Section};
 use crate::core::version;
 use crate::core::{Config, Core, Cycle, Outcome, State};
-use crate::export::{Exporters, Recorder};
+use crate::export::{Exporters, Forgotten, Recorder};
 use crate::http::Readiness;
 use crate::keeper::Keeper;
 use crate::metrics::Options;
@@ -80,8 +80,9 @@ pub struct Cycles {
     counts: CycleCounts,
     condition: Condition,
     in_use: Duration,
-    /// The state after the last cycle.
-    last: Option<Arc<State>>,
+    /// The state after the last cycle, if the histogram series of its deleted deployments could not
+    /// be dropped yet.
+    deleted: Option<Arc<State>>,
     /// Whether the last cycle could read Prefect.
     up: bool,
     journal: Journal,
@@ -122,7 +123,7 @@ impl Cycles {
             counts: CycleCounts::default(),
             condition: Condition::default(),
             in_use: IN_USE.max(interval.saturating_mul(4)),
-            last: None,
+            deleted: None,
             up: false,
             journal: Journal::new(interval),
             calls,
@@ -144,13 +145,19 @@ impl Cycles {
         let publications = &self.shared.publications;
         self.sampler
             .mark_shown(publications.state(shown, self.place));
-        // Before the cycle, since any workspace may measure something during it.
-        self.forget_deleted(shown);
+        if let Some(state) = self.deleted.take() {
+            // Before the other workspaces measure more that has not been delivered.
+            self.forget_deleted(&state, shown);
+        }
         let cycle = self.sampler.cycle(&mut self.keeper);
         let cycle = cycle.instrument(span.clone()).await;
         let outcome = cycle.outcome();
         span.record("outcome", outcome.as_str());
         self.counts.count(outcome);
+        // Before the events of the cycle are measured: their series are kept.
+        if self.forget_deleted(&cycle.state, shown) == Forgotten::NotYet {
+            self.deleted = Some(Arc::clone(&cycle.state));
+        }
         let (duration, now) = (started.elapsed(), Timestamp::now());
         self.record(&cycle, duration);
         self.journal.note(&cycle, duration, now, &self.calls);
@@ -168,7 +175,6 @@ impl Cycles {
             "cycle"
         );
         self.condition.note(&cycle);
-        self.last = Some(Arc::clone(&cycle.state));
         self.report(cycle.state)
     }
 
@@ -212,15 +218,10 @@ impl Cycles {
 
     /// Drops the histogram series of deleted deployments and flows, if their lists are fresh and the
     /// publication `shown`, which has been delivered, contains everything that was measured.
-    fn forget_deleted(&self, shown: u64) {
-        let Some(state) = &self.last else {
-            return;
-        };
-        if !state
-            .snapshot
-            .is_fresh(&[Section::Deployments, Section::Flows])
-        {
-            return;
+    fn forget_deleted(&self, state: &State, shown: u64) -> Forgotten {
+        let lists = [Section::Deployments, Section::Flows];
+        if !state.snapshot.is_fresh(&lists) {
+            return Forgotten::Nothing;
         }
         let inventory = &state.snapshot.inventory;
         let deployments = inventory.deployments.values();
@@ -241,7 +242,7 @@ impl Cycles {
                 true => *flow == null || flows.contains(flow),
                 false => deployments.contains(&(deployment.clone(), flow.clone())),
             }
-        });
+        })
     }
 
     fn measure(&self, cycle: &Cycle) {

@@ -38,6 +38,17 @@ struct All {
     deleted: HashMap<usize, usize>,
 }
 
+/// Whether the series of deleted deployments were dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forgotten {
+    /// There are too few of them.
+    Nothing,
+    /// Something has not been delivered.
+    NotYet,
+    /// They were.
+    Deleted,
+}
+
 /// Records values, while no series is dropped.
 pub(super) struct Recording<'a> {
     histograms: &'a Histograms,
@@ -92,7 +103,7 @@ impl Histograms {
 
     /// Drops the series of deleted deployments of all workspaces if there are more than 1,000 of them
     /// and they outnumber the others, or if they leave no room for new series below the limit.
-    /// Returns whether it did. `is_alive` gets the deployment name and the flow name of the workspace
+    /// `is_alive` gets the deployment name and the flow name of the workspace
     /// at `place`; series of families without these attributes count as alive. For the other
     /// workspaces, the deleted deployments are those that were found the last time.
     ///
@@ -103,7 +114,7 @@ impl Histograms {
         place: usize,
         is_delivered: impl FnOnce() -> bool,
         is_alive: impl Fn(&Label, &Label) -> bool,
-    ) -> bool {
+    ) -> Forgotten {
         let mut recorded = self.recorded();
         let All { families, deleted } = &mut *recorded;
         let (mut gone_here, mut in_the_way) = (0_usize, false);
@@ -121,8 +132,11 @@ impl Histograms {
         let all: usize = families.values().map(|family| family.count).sum();
         let dead: usize = deleted.values().sum();
         let live = all.saturating_sub(dead);
-        if !(in_the_way || dead > live.max(FEW)) || !is_delivered() {
-            return false;
+        if !in_the_way && dead <= live.max(FEW) {
+            return Forgotten::Nothing;
+        }
+        if !is_delivered() {
+            return Forgotten::NotYet;
         }
         self.outlets.iter().for_each(|outlet| outlet.replace());
         *recorded = All::default();
@@ -131,7 +145,7 @@ impl Histograms {
             dead,
             "histograms of runs were reset to drop the series of deleted deployments"
         );
-        true
+        Forgotten::Deleted
     }
 
     fn recorded(&self) -> MutexGuard<'_, All> {

@@ -74,6 +74,7 @@ impl Exported {
     fn forget_all_but(&self, alive: &[&str]) -> bool {
         self.histograms
             .forget(0, || true, |deployment, _| alive.contains(&&**deployment))
+            == Forgotten::Deleted
     }
 
     fn pushed(&self) -> Vec<Series> {
@@ -199,7 +200,7 @@ fn many_series_of_existing_deployments_are_not_reset() {
         exported
             .histograms
             .forget(0, || true, |deployment, _| deployment.starts_with("alive"));
-    assert!(!forgotten);
+    assert_eq!(forgotten, Forgotten::Nothing);
     let alive = exported.pushed();
     let alive = alive.iter().find(|(name, ..)| name == "alive").unwrap();
     assert_eq!(alive.1, 15);
@@ -219,10 +220,10 @@ fn deleted_deployments_of_several_workspaces_are_dropped_together() {
         let histograms = &exported.histograms;
         histograms.forget(workspace, || is_delivered, |_, _| false)
     };
-    assert!(!forget(0, true), "a few are kept");
-    assert!(!forget(1, false), "they have not been delivered");
+    assert_eq!(forget(0, true), Forgotten::Nothing, "a few are kept");
+    assert_eq!(forget(1, false), Forgotten::NotYet);
     assert_eq!(exported.pushed().len(), 2 * half);
-    assert!(forget(1, true));
+    assert_eq!(forget(1, true), Forgotten::Deleted);
     assert_eq!((exported.pushed(), exported.scraped()), (vec![], 0));
 }
 
@@ -245,6 +246,6 @@ fn nothing_is_dropped_while_values_are_recorded() {
         });
         begins.recv().unwrap();
         let forgotten = exported.histograms.forget(0, || !load(), |_, _| false);
-        assert!(!forgotten, "what was recorded has not been delivered");
+        assert_eq!(forgotten, Forgotten::NotYet);
     });
 }
