@@ -76,6 +76,8 @@ async def fill(database, plan):
 async def main():
     url, command, *rest = sys.argv[1:]
     database = await asyncpg.connect(url, command_timeout=3600)
+    # A run refers to its state, and the state to its run.
+    await database.execute("set session_replication_role = replica")
     if command == "fill":
         await fill(database, json.loads(rest[0]))
     else:
