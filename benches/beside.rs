@@ -33,7 +33,7 @@ mod support;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use measured::{cpu, mebibytes, memory, publish, table, wait_for_cycles};
+use measured::{OVERLAP, cpu, mebibytes, memory, publish, table, wait_for_cycles};
 use serde_json::{Value, json};
 use support::page::Page;
 use support::points::over_http;
@@ -249,7 +249,7 @@ fn cycles(fleet: &Fleet, settings: &[(&str, &str)]) -> Cost {
     let pid = agent.process.id();
     wait_for_cycles(&agent, 1);
     fleet.end_runs(DEPLOYMENTS);
-    wait_for_cycles(&agent, 3);
+    wait_for_cycles(&agent, 2 + OVERLAP);
     let sum = |page: &Page, family: &str| -> f64 { page.family(family).values().sum() };
     let figures = || {
         let used = cpu(pid).as_secs_f64();
@@ -261,7 +261,7 @@ fn cycles(fleet: &Fleet, settings: &[(&str, &str)]) -> Cost {
     let before = figures();
     for cycle in 0..CYCLES {
         fleet.end_runs(DEPLOYMENTS / 100);
-        wait_for_cycles(&agent, 4 + cycle);
+        wait_for_cycles(&agent, 3 + OVERLAP + cycle);
         agent.get("/metrics");
     }
     let after = figures();

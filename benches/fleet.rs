@@ -29,7 +29,7 @@ mod support;
 use std::io::Write as _;
 use std::time::Duration;
 
-use measured::{cpu, mebibytes, memory, milliseconds, publish, table, wait_for_cycles};
+use measured::{OVERLAP, cpu, mebibytes, memory, milliseconds, publish, table, wait_for_cycles};
 use prost::Message as _;
 use serde_json::{Value, json};
 use support::fleet;
@@ -132,7 +132,7 @@ fn measure(runtime: &Runtime, (workspaces, size): (usize, usize)) -> Cost {
     for stub in &stubs {
         end_runs(stub, size, 0..size);
     }
-    wait_for_cycles(3);
+    wait_for_cycles(2 + OVERLAP);
     let take_requests = || {
         stubs
             .iter()
@@ -146,7 +146,7 @@ fn measure(runtime: &Runtime, (workspaces, size): (usize, usize)) -> Cost {
         for stub in &stubs {
             end_runs(stub, size, (0..size).skip(cycle as usize).step_by(100));
         }
-        wait_for_cycles(4 + cycle);
+        wait_for_cycles(3 + OVERLAP + cycle);
         agent.get("/metrics");
     }
     let (cpu_after, memory) = (cpu(pid), memory(pid));

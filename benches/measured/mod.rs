@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use crate::support::process::{AgentProcess, wait_for};
 
+/// The cycles, of 10 s each, until a run that ended is no longer read again: the agent does so for two
+/// minutes.
+pub(crate) const OVERLAP: u32 = 13;
+
 /// CPU time of a process: user and system, with a resolution of 10 ms.
 pub(crate) fn cpu(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
