@@ -18,13 +18,6 @@ pub(super) const IDS_PER_REQUEST: usize = 10_000;
 /// known runs are read by id.
 const GROUPS: usize = 2;
 
-/// If one of at most this many runs is missing, they are read by id to find out which one was
-/// deleted.
-const FEW: usize = 50;
-
-/// If more known runs than this are missing at once, all runs are listed.
-const MOST_MISSING: u64 = 50;
-
 /// The requests that are still to be sent.
 #[derive(Debug, Default)]
 pub(super) struct Difference {
@@ -32,10 +25,6 @@ pub(super) struct Difference {
     new: Vec<Range>,
     /// Known runs with the same state name; those without a name are read by id.
     changed: Vec<(Option<Arc<str>>, Vec<Id>)>,
-    /// Runs that are counted by the server, to check whether they still exist.
-    exist: Vec<Vec<Id>>,
-    /// Runs of which at least one was deleted; they are read by id.
-    suspects: Vec<Vec<Id>>,
 }
 
 /// What a request is for.
@@ -45,10 +34,6 @@ pub(super) enum Purpose {
     New,
     /// Known runs whose state name has changed, or that are read by id.
     Changed,
-    /// The number of known runs that still exist.
-    Exist,
-    /// Runs that may have been deleted.
-    Suspects,
 }
 
 impl Difference {
@@ -75,21 +60,15 @@ impl Difference {
         if !rest.is_empty() {
             changed.push((None, rest));
         }
-        let all: Vec<Id> = in_order.iter().map(|run| Arc::clone(&run.id)).collect();
         Difference {
             new: ranges(known.map(|run| run.expected_start_time)),
             changed,
-            exist: all.chunks(IDS_PER_REQUEST).map(<[Id]>::to_vec).collect(),
-            suspects: Vec::new(),
         }
     }
 
     /// Whether no requests are left.
     pub(super) fn is_done(&self) -> bool {
-        self.new.is_empty()
-            && self.changed.is_empty()
-            && self.exist.is_empty()
-            && self.suspects.is_empty()
+        self.new.is_empty() && self.changed.is_empty()
     }
 
     /// The requests to send next, given the runs that are `known` by now. New runs are in a state
@@ -131,71 +110,31 @@ impl Difference {
             filter.state.names = OneOf::not_any(name.clone());
             plan.push((Purpose::Changed, runs(filter, Order::Id)));
         }
-        for ids in &self.exist {
-            let filter = FlowRunFilter::of_ids(ids.iter().cloned());
-            plan.push((Purpose::Exist, Request::CountFlowRuns(filter)));
-        }
-        for ids in &self.suspects {
-            let filter = FlowRunFilter::of_ids(ids.iter().take(limit).cloned());
-            plan.push((Purpose::Suspects, runs(filter, Order::Id)));
-        }
         plan
     }
 
     /// Notes that the runs of a page have been processed. A `full` page of new runs is followed by
     /// another one, which excludes the runs that are known by then; after a full page of a group,
-    /// the runs that were not in it are requested again. Returns the runs that no longer exist.
+    /// the runs that were not in it are requested again.
     pub(super) fn answered(
         &mut self,
         purpose: Purpose,
         request: &Request,
         answered: &HashSet<Id>,
         full: bool,
-    ) -> Vec<Id> {
+    ) {
         match purpose {
             Purpose::New if full => {}
             Purpose::New => self.drop_range(request),
             Purpose::Changed => self.changed_answered(request, answered, full),
-            Purpose::Suspects => {
-                let asked = ids(request);
-                self.suspects
-                    .iter_mut()
-                    .for_each(|ids| ids.retain(|id| !asked.contains(id)));
-                self.suspects.retain(|ids| !ids.is_empty());
-                let gone = asked.iter().filter(|id| !answered.contains(*id));
-                return gone.cloned().collect();
-            }
-            Purpose::Exist => {}
         }
-        Vec::new()
-    }
-
-    /// Compares how many runs exist with how many were requested. `false` if so many are missing
-    /// that a full listing is cheaper.
-    pub(super) fn counted(&mut self, request: &Request, count: u64) -> bool {
-        let asked = ids(request).to_vec();
-        self.exist.retain(|ids| *ids != asked);
-        let missing = (asked.len() as u64).saturating_sub(count);
-        if missing == 0 {
-            return true;
-        }
-        if asked.len() <= FEW {
-            self.suspects.push(asked);
-        } else {
-            let (one, other) = asked.split_at(asked.len() / 2);
-            self.exist.extend([one.to_vec(), other.to_vec()]);
-        }
-        missing <= MOST_MISSING
     }
 
     /// Notes that a request failed: it is repeated in the next cycle.
     pub(super) fn failed(&mut self, purpose: Purpose, request: &Request) {
-        let asked = ids(request);
         match purpose {
             Purpose::New => self.drop_range(request),
             Purpose::Changed => self.changed_answered(request, &HashSet::new(), false),
-            Purpose::Exist => self.exist.retain(|ids| *ids != asked),
-            Purpose::Suspects => self.suspects.retain(|ids| !ids.starts_with(asked)),
         }
     }
 

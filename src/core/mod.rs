@@ -7,12 +7,13 @@
 //! simulation in the tests does the same against an in-memory Prefect in virtual time.
 //!
 //! - [`sections`]: the registry of what is read, how old it is and how it failed;
-//! - `inventory`, `unfinished`, `finished`, `task_runs`: how each part is read;
+//! - `reader`, `reading`, `workers`, `unfinished`, `difference`, `existence`, `finished`,
+//!   `task_runs`: how each part is read;
 //! - `runs`, `terminal`, `counted`: terminal states, each counted once;
 //! - [`counters`], [`tally`], [`tags`]: what is counted; [`events`]: what happened;
 //! - `cursor`, `keyed`, `listing`: how lists are paged through; `plan`: what to request next;
-//! - [`clock`]: the server's time; [`version`]: what its version supports; [`snapshot`],
-//!   [`state`]: the data that the catalogue reads; [`saved`]: the content of a checkpoint.
+//! - [`clock`]: the server's time; [`version`]: what its version supports; [`inventory`],
+//!   [`snapshot`], [`state`]: the data that the catalogue reads; [`saved`]: the content of a checkpoint.
 
 pub mod clock;
 mod comparison;
@@ -22,6 +23,7 @@ mod cursor;
 mod cycle;
 mod difference;
 pub mod events;
+mod existence;
 mod finished;
 pub mod inventory;
 mod keyed;
@@ -32,6 +34,8 @@ mod page_size;
 mod plan;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
+mod reader;
+mod reading;
 mod runs;
 pub mod saved;
 pub mod sections;
@@ -44,6 +48,7 @@ mod terminal;
 mod unfinished;
 pub mod version;
 mod windows;
+mod workers;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -59,10 +64,11 @@ use counters::{Counters, Place};
 pub use cycle::{Cycle, Outcome};
 use events::Event;
 use finished::Finished;
-use inventory::{Context, Reader};
 use last_runs::AllLastRuns;
 use plan::Purpose;
 pub use plan::{Answered, Ask, Lane};
+use reader::Reader;
+use reading::Context;
 use runs::Runs;
 use saved::SavedState;
 use sections::{Section, Sections};

@@ -13,7 +13,7 @@ use super::Run;
 use super::clock::before;
 use super::counted::{Counted, REMEMBER, Unread};
 use super::events::Event;
-use super::inventory::Reader;
+use super::reader::Reader;
 use super::terminal::{self, History, Terminal};
 use super::unfinished::{self, Unfinished};
 use super::windows::Windows;

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::Run;
 use super::events::FinishedRun;
-use super::inventory::Names;
+use super::reader::Names;
 use super::tally::Label;
 use crate::prefect::Id;
 use crate::prefect::runs::{FlowRun, RunState, StateType};

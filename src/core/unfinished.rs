@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use super::Run;
 use super::clock::after;
 use super::difference::{self, Difference, ids};
+use super::existence::Existence;
 use super::keyed::{Direction, Keyed};
 use super::page_size::PageSize;
 use super::sections::Section;
@@ -51,6 +52,8 @@ pub(super) enum Purpose {
     List(Section),
     /// A request for changes.
     Difference(Section, difference::Purpose),
+    /// Whether known runs of both sections still exist.
+    Existence,
     /// Known runs that a full listing lacks, by id.
     LookUp,
 }
@@ -60,7 +63,7 @@ impl Purpose {
     pub(super) fn section(self) -> Section {
         match self {
             Purpose::List(section) | Purpose::Difference(section, _) => section,
-            Purpose::LookUp => Section::ActiveRuns,
+            Purpose::Existence | Purpose::LookUp => Section::ActiveRuns,
         }
     }
 }
@@ -73,6 +76,8 @@ pub(super) struct Unfinished {
     /// Known runs that a full listing lacked, and since when they were known.
     missing: HashMap<Id, Timestamp>,
     parts: [Part; 2],
+    /// Of the runs that are read by difference.
+    existence: Existence,
     /// Whether only the first page of each list is read.
     first_page_only: bool,
     look_up_failed: bool,
@@ -144,6 +149,7 @@ impl Unfinished {
                 unreadable: HashSet::new(),
                 failed: false,
             }),
+            existence: Existence::default(),
             first_page_only: false,
             look_up_failed: false,
         }
@@ -213,6 +219,10 @@ impl Unfinished {
                 false => Job::Difference(Difference::new(of_section(known, part.section))),
             };
         }
+        let by_difference = |part: &&Part| matches!(part.job, Job::Difference(_));
+        let parts = self.parts.iter().filter(by_difference);
+        let known = parts.flat_map(|part| of_section(known, part.section));
+        self.existence = Existence::new(known.map(|run| Arc::clone(&run.id)).collect());
     }
 
     /// The requests to send next. The scheduled runs are those expected until `now` plus the
@@ -240,6 +250,8 @@ impl Unfinished {
                 _ => {}
             }
         }
+        let existence = self.existence.plan(limit);
+        plan.extend(existence.map(|request| (Purpose::Existence, request)));
         // A run that is missing in one list may be in the other.
         let listing = |part: &Part| matches!(part.job, Job::Listing(_)) && !part.failed;
         if !self.look_up_failed && !self.parts.iter().any(listing) {
@@ -281,12 +293,25 @@ impl Unfinished {
             (Purpose::Difference(section, purpose), Ok(Answer::FlowRuns(listed))) => {
                 self.differs(section, purpose, request, listed, now, found);
             }
-            (Purpose::Difference(section, _), Ok(Answer::Count(count))) => {
-                let part = self.part(section);
-                if let Job::Difference(difference) = &mut part.job
-                    && !difference.counted(request, count)
-                {
-                    part.job = Job::Listing(Listing::new());
+            (Purpose::Existence, Ok(Answer::Count(count))) => {
+                if !self.existence.counted(request, count) {
+                    self.list_all();
+                }
+            }
+            (Purpose::Existence, Ok(Answer::FlowRuns(listed))) => {
+                let answered = self.read(Section::ActiveRuns, listed, now, found);
+                for gone in self.existence.answered(request, &answered) {
+                    self.known.remove(&gone);
+                }
+            }
+            (Purpose::Existence, Err(error)) => {
+                self.existence.failed(request);
+                for part in &mut self.parts {
+                    if let Job::Difference(_) = part.job
+                        && !std::mem::replace(&mut part.failed, true)
+                    {
+                        found.outcomes.push((part.section, Err(error.clone())));
+                    }
                 }
             }
             (Purpose::List(section) | Purpose::Difference(section, _), Err(error)) => {
@@ -308,6 +333,16 @@ impl Unfinished {
         }
     }
 
+    /// Lists all runs in this cycle.
+    fn list_all(&mut self) {
+        for part in &mut self.parts {
+            if let Job::Difference(_) = part.job {
+                part.job = Job::Listing(Listing::new());
+            }
+        }
+        self.existence = Existence::default();
+    }
+
     fn part(&mut self, section: Section) -> &mut Part {
         let [active, scheduled] = &mut self.parts;
         match section {
@@ -318,12 +353,13 @@ impl Unfinished {
 
     /// At the end of a round, completes the sections that have no requests left.
     pub(super) fn complete(&mut self, uptime: Duration, now: Timestamp, found: &mut Found) {
+        let all_exist = self.existence.is_done();
         for section in SECTIONS {
             let part = self.part(section);
             let done = match &part.job {
                 Job::Idle => false,
                 Job::Listing(listing) => listing.keyed.is_done(),
-                Job::Difference(difference) => difference.is_done(),
+                Job::Difference(difference) => difference.is_done() && all_exist,
             };
             if !done {
                 continue;
@@ -454,14 +490,29 @@ impl Unfinished {
         found: &mut Found,
     ) {
         let full = request.is_full_page(listed.len()) && self.brings_new(section, purpose, &listed);
-        let mut answered = HashSet::with_capacity(listed.len());
+        let answered = self.read(section, listed, now, found);
+        if let Job::Difference(difference) = &mut self.part(section).job {
+            difference.answered(purpose, request, &answered, full);
+        }
+    }
+
+    /// Processes runs of a section. Returns their ids.
+    fn read(
+        &mut self,
+        section: Section,
+        listed: Listed<FlowRun>,
+        now: Timestamp,
+        found: &mut Found,
+    ) -> HashSet<Id> {
+        let mut ids = HashSet::with_capacity(listed.len());
         for skipped in listed.skipped {
-            self.known.remove(&skipped.id);
-            answered.insert(Arc::clone(&skipped.id));
+            let known = self.known.remove(&skipped.id);
+            let section = known.map_or(section, |known| self::section(&known.run));
+            ids.insert(Arc::clone(&skipped.id));
             self.part(section).unreadable.insert(skipped.id);
         }
         for run in listed.items {
-            answered.insert(Arc::clone(&run.id));
+            ids.insert(Arc::clone(&run.id));
             if run.is_final() {
                 let since = self.known.remove(&run.id).map(|known| known.since);
                 found.ended.push((Arc::new(run), since.unwrap_or(now)));
@@ -476,11 +527,7 @@ impl Unfinished {
                 }
             }
         }
-        if let Job::Difference(difference) = &mut self.part(section).job {
-            for gone in difference.answered(purpose, request, &answered, full) {
-                self.known.remove(&gone);
-            }
-        }
+        ids
     }
 }
 

@@ -70,6 +70,9 @@ pub struct WorkPool {
     /// `READY`, `NOT_READY` or `PAUSED`.
     #[serde(default)]
     pub status: Field<Arc<str>>,
+    /// When it was last changed, which includes its status.
+    #[serde(default, deserialize_with = "time")]
+    pub updated: Option<Timestamp>,
     /// Whether it is paused.
     #[serde(default)]
     pub is_paused: Field<bool>,

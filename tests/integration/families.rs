@@ -308,7 +308,7 @@ async fn a_worker_has_one_status_at_a_time() {
             vec![("DRAINING", 1.0), ("OFFLINE", 0.0), ("ONLINE", 0.0)],
         ),
     ] {
-        stub.contents().workers[0]["status"] = json!(status);
+        stub.contents().set_worker_status(status);
         let page = cycle(&mut agent(&stub.url, &[]).await).await;
         let family = page.family("prefect_worker_status");
         let all: Vec<_> = family

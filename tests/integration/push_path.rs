@@ -332,8 +332,8 @@ fn a_worker_that_goes_offline_is_never_in_two_states() {
     let mut worker = recorded("worker");
     worker["work_pool"] = json!("pool-0");
     worker["last_heartbeat_time"] = json!(jiff::Timestamp::now().to_string());
-    worker["status"] = json!("ONLINE");
     stub.contents().workers.push(worker);
+    stub.contents().set_worker_status("ONLINE");
     let collector = Collector::start(&programs);
     let settings = [
         ("OTEL_METRICS_EXPORTER", "otlp"),
@@ -354,9 +354,9 @@ fn a_worker_that_goes_offline_is_never_in_two_states() {
         });
     };
     wait_until("ONLINE");
-    stub.contents().workers[0]["status"] = json!("OFFLINE");
+    stub.contents().set_worker_status("OFFLINE");
     wait_until("OFFLINE");
-    stub.contents().workers[0]["status"] = json!("ONLINE");
+    stub.contents().set_worker_status("ONLINE");
     wait_until("ONLINE");
 }
 

@@ -16,3 +16,4 @@ mod schedule;
 mod seeds;
 mod smoke;
 mod support;
+mod workers;

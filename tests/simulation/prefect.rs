@@ -217,11 +217,61 @@ impl World {
             name: Field::Value(Arc::from(name)),
             kind: Field::Value(Arc::from("process")),
             status: Field::Value(Arc::from("NOT_READY")),
+            updated: Some(self.now),
             is_paused: Field::Value(false),
             concurrency_limit: None,
             active_slots: None,
         });
         self.create_work_queue(name, "default")
+    }
+
+    /// A heartbeat of a worker, which may be its first one (models/workers.py
+    /// `record_worker_heartbeat`).
+    pub(crate) fn worker_heartbeat(&mut self, pool: &str, name: &str) {
+        let (id, _) = self.id();
+        let is =
+            |field: &Field<Arc<str>>, text: &str| field.value().is_some_and(|is| &**is == text);
+        let mut workers = self.workers.iter_mut();
+        let known =
+            workers.find(|worker| is(&worker.name, name) && is(&worker.work_pool_name, pool));
+        let (status, now) = (Field::Value(Arc::from("ONLINE")), Some(self.now));
+        match known {
+            Some(worker) => (worker.status, worker.last_heartbeat_time) = (status, now),
+            None => self.workers.push(Worker {
+                id,
+                name: Field::Value(Arc::from(name)),
+                status,
+                last_heartbeat_time: now,
+                work_pool_name: Field::Value(Arc::from(pool)),
+            }),
+        }
+        for found in &mut self.work_pools {
+            if is(&found.name, pool) && is(&found.status, "NOT_READY") {
+                found.status = Field::Value(Arc::from("READY"));
+                found.updated = now;
+            }
+        }
+    }
+
+    /// Marks workers without a recent heartbeat, and pools without a live worker
+    /// (services/foreman.py).
+    pub(crate) fn watch_workers(&mut self) {
+        let online = |status: &Field<Arc<str>>| status.value().is_some_and(|is| &**is == "ONLINE");
+        let since = Some(self.now - Duration::from_secs(90));
+        for worker in &mut self.workers {
+            if online(&worker.status) && worker.last_heartbeat_time < since {
+                worker.status = Field::Value(Arc::from("OFFLINE"));
+            }
+        }
+        for pool in &mut self.work_pools {
+            let of_pool = |worker: &&Worker| worker.work_pool_name == pool.name;
+            let mut of_pool = self.workers.iter().filter(of_pool);
+            let ready = pool.status.value().is_some_and(|is| &**is == "READY");
+            if ready && !of_pool.any(|worker| online(&worker.status)) {
+                pool.status = Field::Value(Arc::from("NOT_READY"));
+                pool.updated = Some(self.now);
+            }
+        }
     }
 
     /// Creates a queue of a work pool.

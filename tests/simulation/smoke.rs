@@ -8,13 +8,14 @@ use prefect_otel_agent::core::clock::Moment;
 use prefect_otel_agent::core::counters::FLOW_RUNS_FINISHED;
 use prefect_otel_agent::core::tags::TagKeys;
 use prefect_otel_agent::core::{Answered, Config, Core};
+use prefect_otel_agent::prefect::Request;
 use prefect_otel_agent::prefect::runs::StateType;
 
 use crate::prefect::World;
 
-const INTERVAL: Duration = Duration::from_secs(30);
+pub(crate) const INTERVAL: Duration = Duration::from_secs(30);
 
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config {
         interval: INTERVAL,
         inventory_interval: Duration::from_secs(300),
@@ -31,14 +32,17 @@ fn config() -> Config {
     }
 }
 
-fn cycle(core: &mut Core, world: &World, moment: Moment) {
+/// Runs a cycle without faults. Returns its requests.
+pub(crate) fn cycle(core: &mut Core, world: &World, moment: Moment) -> Vec<Request> {
     core.begin(moment);
+    let mut requests = Vec::new();
     for round in 0.. {
         assert!(round < 100, "the cycle does not end");
         let plan = core.plan(moment);
         if plan.is_empty() {
             break;
         }
+        requests.extend(plan.iter().map(|ask| ask.request.clone()));
         let answer = |ask: prefect_otel_agent::core::Ask| Answered {
             result: world.reply(&ask.request),
             ask,
@@ -51,6 +55,7 @@ fn cycle(core: &mut Core, world: &World, moment: Moment) {
     let cycle = core.finish(moment, None);
     assert!(cycle.errors.is_empty(), "{:?}", cycle.errors);
     core.mark_shown(cycle.state.number);
+    requests
 }
 
 #[test]

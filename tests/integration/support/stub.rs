@@ -87,6 +87,24 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
+    /// Sets the status of the only worker, and that of its pool as a server does.
+    pub(crate) fn set_worker_status(&mut self, status: &str) {
+        let [worker] = self.workers.as_mut_slice() else {
+            panic!("one worker is expected");
+        };
+        worker["status"] = json!(status);
+        let mut pools = self.work_pools.iter_mut();
+        let pool = pools.find(|pool| pool["name"] == worker["work_pool"]);
+        let pool = pool.unwrap();
+        let ready = if status == "OFFLINE" {
+            "NOT_READY"
+        } else {
+            "READY"
+        };
+        pool["status"] = json!(ready);
+        pool["updated"] = json!(jiff::Timestamp::now().to_string());
+    }
+
     fn list(&self, name: &str) -> Option<&Vec<Value>> {
         Some(match name {
             "deployments" => &self.deployments,
