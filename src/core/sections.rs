@@ -91,8 +91,8 @@ pub const STALE_AFTER_INTERVALS: u32 = 3;
 /// or an unexpected answer.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(600);
 
-/// Larger lists are read less often: every 4,000 deployments take a server some 0.8 s.
-const LARGE: usize = 4_000;
+/// Larger lists are read less often: every 1,000 deployments take a server some 0.2 s.
+const LARGE: usize = 1_000;
 
 /// A large list is read at least this often, unless `INVENTORY_INTERVAL_SECONDS` is longer: alerts and
 /// dashboards take a list that has not been read for 180 s for stale.
@@ -427,7 +427,7 @@ mod tests {
 
     #[test]
     fn a_large_list_is_read_less_often_but_before_it_is_stale() {
-        for (objects, expected) in [(4_000, 60), (6_000, 90), (10_000, 120), (500_000, 120)] {
+        for (objects, expected) in [(1_000, 60), (1_500, 90), (2_000, 120), (500_000, 120)] {
             let mut sections = sections();
             let (mut deployments, mut workers) = (Vec::new(), Vec::new());
             for seconds in (0..=360).step_by(30) {

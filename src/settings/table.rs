@@ -163,7 +163,7 @@ pub static SETTINGS: &[Setting] = &[
         "INVENTORY_INTERVAL_SECONDS",
         Some("60"),
         SECONDS,
-        "How often deployments, flows, work pools, work queues, workers, concurrency limits, automations and the run history are read. For a list of more than 4,000 deployments or flows, the interval grows in proportion to its length, up to 120 s.",
+        "How often deployments, flows, work pools, work queues, workers, concurrency limits, automations and the run history are read. For a list of more than 1,000 deployments or flows, the interval grows in proportion to its length, up to 120 s.",
     ),
     sampling(
         "SCHEDULED_LOOKAHEAD_MINUTES",
