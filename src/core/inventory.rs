@@ -35,16 +35,16 @@ pub struct Inventory {
     pub automations: Arc<Vec<Automation>>,
     /// Runs of the last 24 hours by state, as counted by the server.
     pub run_history: Arc<Vec<StateCount>>,
-    /// The pools without a live worker, by id.
-    pub(super) offline: Arc<HashMap<Id, Offline>>,
+    /// The pools without workers, by id.
+    pub(super) vacant: Arc<HashMap<Id, Vacant>>,
 }
 
-/// A work pool without a live worker, when its workers were last read.
+/// A work pool without workers, when it was last asked for them.
 #[derive(Debug, Clone)]
-pub(super) struct Offline {
+pub(super) struct Vacant {
     /// When the pool was last changed.
     pub(super) updated: Timestamp,
-    /// When its workers were read.
+    /// When it was asked.
     pub(super) read: Timestamp,
 }
 

@@ -1,8 +1,8 @@
 //! Reads the workers of all work pools: one request per pool, since the API has no common list.
 //!
-//! A pool without a live worker has the status NOT_READY until one of its workers sends a heartbeat
-//! (`models/workers.py` `worker_heartbeat`, `services/foreman.py`), which also changes its time of
-//! the last update. Until then, its workers stay as they are, and need not be read again.
+//! A pool has the status NOT_READY until one of its workers sends a heartbeat
+//! (`models/workers.py` `record_worker_heartbeat`), which also changes its time of the last update.
+//! Until then, a pool without workers has none, and is not asked for them again.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::clock::before;
-use super::inventory::{Inventory, Offline};
+use super::inventory::{Inventory, Vacant};
 use super::reading::{Context, Reading};
 use super::sections::Section;
 use super::tally::Label;
@@ -23,7 +23,7 @@ use crate::prefect::{Answer, Error, Id, Request};
 /// worker creates a new one.
 const WITHIN: Duration = Duration::from_secs(86_400);
 
-/// How often the workers of a pool are read although it has no live one: some may have been deleted.
+/// How often a pool that had no workers is asked again, regardless of its status.
 const AGAIN: Duration = Duration::from_secs(3600);
 
 /// The reading of the workers, which begins once the pools have been read.
@@ -103,28 +103,26 @@ impl Reading for Workers {
 
     fn store(self: Box<Self>, context: &Context<'_>, inventory: &mut Inventory) {
         let now = context.now.unwrap_or(Timestamp::MAX);
-        let mut workers = self.workers;
-        let mut offline = HashMap::new();
-        let mut kept = HashSet::new();
+        let mut vacant = HashMap::new();
         for (pool, name) in named(inventory) {
-            let as_read = match self.pools.contains_key(name) {
-                true => as_offline(pool, &workers, now),
-                false => {
-                    kept.insert(Arc::clone(name));
-                    inventory.offline.get(&pool.id).cloned()
-                }
+            let found = match self.pools.contains_key(name) {
+                true => self.vacant(pool, now),
+                false => inventory.vacant.get(&pool.id).cloned(),
             };
-            offline.extend(as_read.map(|as_read| (Arc::clone(&pool.id), as_read)));
+            vacant.extend(found.map(|found| (Arc::clone(&pool.id), found)));
         }
-        let since = before(now, WITHIN);
-        let stays = |worker: &&Worker| {
-            let pool = worker.work_pool_name.value();
-            pool.is_some_and(|pool| kept.contains(pool))
-                && worker.last_heartbeat_time >= Some(since)
-        };
-        workers.extend(inventory.workers.iter().filter(stays).cloned());
-        inventory.workers = Arc::new(workers);
-        inventory.offline = Arc::new(offline);
+        inventory.workers = Arc::new(self.workers);
+        inventory.vacant = Arc::new(vacant);
+    }
+}
+
+impl Workers {
+    /// The pool as it was read, if it has no workers.
+    fn vacant(&self, pool: &WorkPool, now: Timestamp) -> Option<Vacant> {
+        let of_pool = |worker: &Worker| worker.work_pool_name.value() == pool.name.value();
+        let is_vacant = is_not_ready(pool) && !self.workers.iter().any(of_pool);
+        let updated = pool.updated.filter(|_| is_vacant)?;
+        Some(Vacant { updated, read: now })
     }
 }
 
@@ -141,13 +139,13 @@ fn wanted<'a>(
 ) -> impl Iterator<Item = (&'a WorkPool, &'a Label)> {
     let is_known = context.sections.has_read(Section::WorkPools);
     let same = move |pool: &WorkPool| {
-        let offline = inventory.offline.get(&pool.id);
-        let (Some(offline), Some(now)) = (offline.filter(|_| is_known), context.now) else {
+        let vacant = inventory.vacant.get(&pool.id);
+        let (Some(vacant), Some(now)) = (vacant.filter(|_| is_known), context.now) else {
             return false;
         };
-        let age = Duration::try_from(now.duration_since(offline.read));
+        let age = Duration::try_from(now.duration_since(vacant.read));
         let is_recent = age.is_ok_and(|age| age < AGAIN);
-        is_not_ready(pool) && pool.updated == Some(offline.updated) && is_recent
+        is_not_ready(pool) && pool.updated == Some(vacant.updated) && is_recent
     };
     named(inventory).filter(move |(pool, _)| !same(pool))
 }
@@ -156,19 +154,4 @@ fn is_not_ready(pool: &WorkPool) -> bool {
     pool.status
         .value()
         .is_some_and(|status| **status == *"NOT_READY")
-}
-
-/// The pool as its workers were read, if it has no live one. The server marks the pool after its
-/// workers.
-fn as_offline(pool: &WorkPool, workers: &[Worker], now: Timestamp) -> Option<Offline> {
-    let is_live = |worker: &Worker| {
-        let offline = worker.status.value();
-        worker.work_pool_name.value() == pool.name.value()
-            && offline.is_none_or(|status| **status != *"OFFLINE")
-    };
-    if !is_not_ready(pool) || workers.iter().any(is_live) {
-        return None;
-    }
-    let updated = pool.updated?;
-    Some(Offline { updated, read: now })
 }
