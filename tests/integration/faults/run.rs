@@ -174,6 +174,8 @@ impl World<'_> {
 
     fn stub(&self) -> (Stub, Front) {
         let stub = self.runtime.block_on(small_stub());
+        // Otherwise its workers are read once an hour.
+        stub.contents().work_pools[0]["status"] = "READY".into();
         let unfinished = ["RUNNING", "PENDING", "SCHEDULED"].into_iter().enumerate();
         let unfinished = unfinished.map(|(number, state)| fleet::run_at(number + 1, state, 5));
         stub.contents().flow_runs.extend(unfinished);
